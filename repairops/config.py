@@ -1,0 +1,275 @@
+"""Configuration: one frozen dataclass for each stage, a YAML file, key=value overrides, one digest.
+
+Configuration stops at the stage's door: `pipeline.py` unpacks it, inside the stages are plain arguments.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import types
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from repairops.errors import InvalidOption, UnknownOption, UsageError
+from repairops.records import Level
+
+# A field with this metadata changes where or how fast a job runs, not what it decides: it is not in the digest.
+_MACHINE = {"affects_result": False}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Overrides of what the model's metadata says about its input; unset values are read from there."""
+
+    image_size: tuple[int, ...] = ()  # (height, width), or one number for a square
+    channels: int = 0
+    value_range: tuple[float, ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    class_names: tuple[str, ...] = ()
+    resize: str = ""
+    factory: str = ""  # package.module:function that builds the network, for pt2 models
+
+
+@dataclass(frozen=True)
+class ImagesConfig:
+    memory_limit_mb: int = field(default=4096, metadata=_MACHINE)  # a larger set is memory-mapped
+    max_image_pixels: int = 50_000_000  # refused before decoding (decompression bombs)
+    max_image_bytes: int = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    min_rows: int = 30  # failures left after quarantine
+    min_classes: int = 2
+    max_quarantined_share: float = 0.5  # of the rows that are not merely stale
+    max_class_share: float = 0.9
+    max_source_share: float = 0.9  # only where two or more sources are named
+    data_docs: bool = field(default=True, metadata=_MACHINE)
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    heldout_fraction: float = 0.3
+    validation_fraction: float = 0.2  # of the failures that are not held out
+    near_duplicate_similarity: float = 0.98  # correlation of 8x8 thumbnails, where there is no group column
+
+
+@dataclass(frozen=True)
+class ClusteringConfig:
+    clusters: int = 5
+    per_class: bool = False  # cluster inside each class, as the authors' scripts do
+    restarts: int = 3
+
+
+@dataclass(frozen=True)
+class StyleConfig:
+    name: str = "fitted_degradation"
+    levels: int = 2  # Haar levels of subband_wct; wct2 takes 1 to 4
+    alpha: float = 1.0  # strength, 0 = content unchanged
+    group_size: int = 16  # fitted_degradation: alike failures that one estimate is made of
+    weights: str = ""  # wct2: path of encoder and decoder weights
+    weights_sha256: str = ""
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    name: str = "style_guided"
+    recipe: Literal["default", "paper"] = "default"
+    failure_share: float = 0.4  # failure images for each train image in a batch; 0 = never train on them
+    style_weight: float = 1.0  # of the cross-entropy on styled images
+    jsd_lambda: float = 12.0  # paper recipe
+    severity: int = 3  # of the general operations, paper recipe
+    chains: int = 3  # StyleAug's M
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    epochs: int = 5
+    batch_size: int = 100  # train images; styled and failure images come on top
+    learning_rate: float = 0.03
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    patience: int = 10  # epochs without a better validation score
+    validation_fraction: float = 0.1  # of the train set, kept for choosing the checkpoint
+    max_validation_images: int = 2000
+    max_train_images: int = 0  # 0 = all
+    crop_padding: int = -1  # pixels of random translation; -1 = an eighth of the side, 0 = none
+    horizontal_flip: bool = False  # wrong for digits, text and signs, so never on unasked
+    max_clean_drop: float = 0.5  # points on the validation part that a selected checkpoint may lose
+    max_minutes: float = 0.0  # 0 = no limit
+    device: str = field(default="auto", metadata=_MACHINE)
+    amp: Literal["auto", "on", "off"] = "auto"  # bfloat16 autocast; auto = on for CUDA
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    confidence: float = 0.95  # one-sided
+    margin_points: float = 0.5  # largest clean-accuracy loss allowed, percentage points
+    min_repair_rate: float = 0.3
+    class_margin_points: float = 5.0
+    max_negative_flips: float = 0.02  # share of the clean set
+    parity_tolerance: float = 1e-3  # absolute, logits
+    max_latency_ratio: float = 1.2
+    clean_non_regression: Level = "required"
+    repair_rate: Level = "required"
+    class_recall: Level = "required"
+    negative_flips: Level = "advisory"
+    onnx_parity: Level = "required"
+    latency: Level = "advisory"
+
+
+@dataclass(frozen=True)
+class RegisterConfig:
+    alias: str = "challenger"
+    promote: Literal["manual", "auto"] = "manual"
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that a repair can be told. `digest()` names it in a job's key."""
+
+    seed: int = 0
+    model: ModelConfig = field(default_factory=ModelConfig)
+    images: ImagesConfig = field(default_factory=ImagesConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    clustering: ClusteringConfig = field(default_factory=ClusteringConfig)
+    style: StyleConfig = field(default_factory=StyleConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
+    register: RegisterConfig = field(default_factory=RegisterConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def digest(self) -> str:
+        """sha256 of the values that affect the result, as canonical JSON."""
+        return hashlib.sha256(json.dumps(_result_values(self), sort_keys=True).encode()).hexdigest()
+
+
+def derive_seed(seed: int, *names: object) -> int:
+    """A stage's own seed, in 0..2**63-1, from the run's seed and the stage's name (as DomainBed's seed_hash)."""
+    text = "\0".join([str(seed), *map(str, names)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
+    """The defaults, then a YAML file's values, then `key=value` overrides such as `training.epochs=3`.
+
+    Raises UnknownOption, InvalidOption or UsageError, each naming the option.
+    """
+    values: dict[str, Any] = {}
+    if path:
+        values = _read_yaml(Path(path))
+    for override in overrides:
+        key, found, text = override.partition("=")
+        if not found:
+            raise UsageError(f"Override {override!r} has no '='. Write it as stage.option=value.")
+        _put(values, key.strip(), text.strip())
+    return config_from_dict(values)
+
+
+def config_from_dict(values: Mapping[str, Any]) -> Config:
+    """A configuration from nested plain values, each converted to its field's type or refused by name."""
+    built: Config = _build(Config, values, prefix="")
+    return built
+
+
+def option_names(cls: type = Config, prefix: str = "") -> list[str]:
+    """Dotted names of all options, for messages and docs."""
+    names: list[str] = []
+    for name, hint in get_type_hints(cls).items():
+        nested = dataclasses.is_dataclass(hint)
+        names += option_names(hint, f"{prefix}{name}.") if nested else [prefix + name]  # type: ignore[arg-type]
+    return names
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"The configuration {path} cannot be read: {error.strerror}. Check the path.") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"The configuration {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if loaded is None:
+        return {}
+    if not isinstance(loaded, dict):
+        raise UsageError(f"The configuration {path} holds a {type(loaded).__name__}; it must hold stages by name.")
+    return loaded
+
+
+def _put(values: dict[str, Any], key: str, text: str) -> None:
+    *stages, name = key.split(".")
+    for stage in stages:
+        values = values.setdefault(stage, {})
+        if not isinstance(values, dict):
+            raise InvalidOption(key, text, "an option inside a stage")
+    values[name] = text
+
+
+def _build(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
+    hints = get_type_hints(cls)
+    built: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in hints:
+            raise UnknownOption(f"{prefix}{name}", option_names())
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint):
+            if not isinstance(value, Mapping):
+                raise InvalidOption(f"{prefix}{name}", value, "a stage with options below it")
+            built[name] = _build(hint, value, f"{prefix}{name}.")  # type: ignore[arg-type]
+        else:
+            built[name] = _convert(f"{prefix}{name}", value, hint)
+    return cls(**built)
+
+
+def _convert(option: str, value: Any, hint: Any) -> Any:
+    origin = get_origin(hint)
+    if origin is Literal:
+        if isinstance(value, bool):  # YAML reads on and off as booleans
+            value = "on" if value else "off"
+        if value not in get_args(hint):
+            raise InvalidOption(option, value, f"one of {', '.join(map(str, get_args(hint)))}")
+        return value
+    if origin in (Union, types.UnionType):
+        raise TypeError(f"{option}: unions are not supported in configuration")
+    if origin is tuple:
+        parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+        return tuple(_convert(option, p.strip() if isinstance(p, str) else p, get_args(hint)[0]) for p in parts)
+    if hint is bool:
+        if isinstance(value, bool):
+            return value
+        if str(value).lower() in ("true", "yes", "on", "1"):
+            return True
+        if str(value).lower() in ("false", "no", "off", "0"):
+            return False
+        raise InvalidOption(option, value, "true or false")
+    if hint in (int, float):
+        try:
+            number = hint(value)
+        except (TypeError, ValueError):
+            number = None
+        if number is None or isinstance(value, bool) or number != number:
+            raise InvalidOption(option, value, "a whole number" if hint is int else "a number")
+        if hint is int and isinstance(value, float) and value != number:
+            raise InvalidOption(option, value, "a whole number")
+        return number
+    return str(value)
+
+
+def _result_values(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {
+            f.name: _result_values(getattr(value, f.name))
+            for f in dataclasses.fields(value)
+            if f.metadata.get("affects_result", True)
+        }
+    return value

@@ -1,0 +1,304 @@
+"""Frozen values that pass between the stages.
+
+numpy and the standard library only: the gate reads these without torch. Tensors appear in annotations alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from repairops.errors import InvalidInputSpec
+
+if TYPE_CHECKING:
+    import torch
+
+Resize = Literal["exact", "stretch", "center_crop"]
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a network expects of its input.
+
+    A pixel p in 0..255 becomes ((low + p / 255 * (high - low)) - mean) / std, per channel, with
+    (low, high) = `value_range`. A network that normalises inside has mean 0 and std 1.
+
+    `resize` says what happens to an image of another size: "exact" refuses it, "stretch" resizes both
+    sides (antialiased), "center_crop" resizes the short side and cuts the middle.
+    """
+
+    channels: int
+    height: int
+    width: int
+    class_names: tuple[str, ...]
+    value_range: tuple[float, float] = (0.0, 1.0)
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    resize: Resize = "exact"
+
+    def __post_init__(self) -> None:
+        if self.channels not in (1, 3):
+            raise InvalidInputSpec("channels", self.channels, "1 or 3")
+        for name in ("height", "width"):
+            if getattr(self, name) < 1:
+                raise InvalidInputSpec(name, getattr(self, name), "a positive number of pixels")
+        if len(self.class_names) < 2 or len(set(self.class_names)) != len(self.class_names):
+            raise InvalidInputSpec("class_names", list(self.class_names), "two or more different names")
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) not in (1, self.channels):
+                raise InvalidInputSpec(name, getattr(self, name), f"one number or {self.channels}")
+        if min(self.std) <= 0:
+            raise InvalidInputSpec("std", self.std, "positive")
+        if self.value_range[0] >= self.value_range[1]:
+            raise InvalidInputSpec("value_range", self.value_range, "(low, high) with low < high")
+        if self.resize not in ("exact", "stretch", "center_crop"):
+            raise InvalidInputSpec("resize", self.resize, "exact, stretch or center_crop")
+
+    @property
+    def classes(self) -> int:
+        return len(self.class_names)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `from_dict` gives the same specification back."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> InputSpec:
+        known = {f.name for f in fields(cls)}
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known}
+        return cls(**plain)
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Labelled images of one size.
+
+    pixels: uint8 tensor (N, C, H, W); for sets larger than the memory limit it lies in a memory-mapped file,
+        so index it (`pixels[indices]` copies just those rows) and never convert it whole.
+    labels: int64 (N,), indices into `class_names`.
+    sample_ids: (N,) strings, sha256 of each image's pixels (see `images.sample_id`).
+    source: where the images came from, for messages and lineage.
+    """
+
+    pixels: torch.Tensor
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    sample_ids: np.ndarray
+    source: str = ""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, indices: np.ndarray) -> ImageSet:
+        """The images at `indices` (int64), copied into memory, in that order."""
+        import torch
+
+        index = torch.as_tensor(np.asarray(indices, dtype=np.int64))
+        return ImageSet(
+            self.pixels[index], self.labels[indices], self.class_names, self.sample_ids[indices], self.source
+        )
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 over sample ids, labels and class names, in order."""
+        digest = hashlib.sha256("\0".join(self.class_names).encode())
+        digest.update("".join(self.sample_ids.tolist()).encode())
+        digest.update(np.ascontiguousarray(self.labels, dtype=np.int64).tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class FailureBatch:
+    """Validated failures: images with their true labels that the pinned champion gets wrong.
+
+    predicted: int64 (N,), the champion's wrong answer, confirmed again at validation.
+    confidence: float32 (N,), its softmax probability of that answer.
+    groups: (N,) strings; images of one group never stand on both sides of a split. '' = no group known.
+    sources: (N,) strings, for example the camera. '' = unknown.
+    digests: the digests of the logged batches that the rows come from.
+    """
+
+    images: ImageSet
+    predicted: np.ndarray
+    confidence: np.ndarray
+    groups: np.ndarray
+    sources: np.ndarray
+    digests: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def subset(self, indices: np.ndarray) -> FailureBatch:
+        return FailureBatch(
+            self.images.subset(indices),
+            self.predicted[indices],
+            self.confidence[indices],
+            self.groups[indices],
+            self.sources[indices],
+            self.digests,
+        )
+
+
+@dataclass(frozen=True)
+class CleanSet:
+    """The clean holdout. A class of its own, so that nothing that trains or selects accepts it by accident."""
+
+    images: ImageSet
+
+
+@dataclass(frozen=True)
+class HeldOutFailures:
+    """The failures that only judge. A class of its own for the same reason as `CleanSet`."""
+
+    batch: FailureBatch
+
+
+@dataclass(frozen=True)
+class FailureSplit:
+    """The parts of a failure batch. `repair` guides the repair, `validation` selects, `heldout` only judges."""
+
+    repair: FailureBatch
+    validation: FailureBatch
+    heldout: HeldOutFailures
+
+
+@dataclass(frozen=True, eq=False)
+class Clusters:
+    """Clusters over the repair failures.
+
+    assignments: int64 (R,), cluster of each failure, 0..count-1.
+    distances: float32 (R,), L2 distance to the own cluster's centre.
+    probabilities: float64 (R,), chance of each failure to be drawn as its cluster's reference (Eq. 4 of the
+        paper, normalised); sums to 1 within each cluster.
+    """
+
+    assignments: np.ndarray
+    distances: np.ndarray
+    probabilities: np.ndarray
+
+    @property
+    def count(self) -> int:
+        return int(self.assignments.max()) + 1 if len(self.assignments) else 0
+
+    def members(self, cluster: int) -> np.ndarray:
+        """Indices of a cluster's failures, nearest to the centre first."""
+        index = np.flatnonzero(self.assignments == cluster)
+        return index[np.argsort(self.distances[index], kind="stable")]
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """One network's answers on one image set: label int64 (N,), confidence float32 (N,), right bool (N,)."""
+
+    labels: np.ndarray
+    confidence: np.ndarray
+    right: np.ndarray
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.right.mean()) if len(self.right) else float("nan")
+
+
+@dataclass(frozen=True)
+class PairedCounts:
+    """Champion and challenger on the same images, as counts."""
+
+    both_right: int
+    champion_only: int  # negative flips: the champion had it right, the challenger has it wrong
+    challenger_only: int
+    both_wrong: int
+
+    @property
+    def n(self) -> int:
+        return self.both_right + self.champion_only + self.challenger_only + self.both_wrong
+
+    @property
+    def champion_right(self) -> int:
+        return self.both_right + self.champion_only
+
+    @property
+    def challenger_right(self) -> int:
+        return self.both_right + self.challenger_only
+
+
+@dataclass(frozen=True)
+class ParityCounts:
+    """PyTorch against ONNX Runtime. `reason` is empty where the export worked."""
+
+    n: int = 0
+    decisions_differ: int = 0
+    max_difference: float = float("nan")  # of logits, absolute
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class LatencyFigures:
+    """Median and 99th percentile of one inference under ONNX Runtime, milliseconds."""
+
+    batch_size: int
+    champion_median_ms: float
+    champion_p99_ms: float
+    challenger_median_ms: float
+    challenger_p99_ms: float
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that the gate decides from: counts and figures, no tensors. Kept whole in outcome.json."""
+
+    clean: PairedCounts
+    clean_by_class: Mapping[str, PairedCounts]
+    heldout_repaired: int
+    heldout_total: int
+    parity: ParityCounts
+    latency: LatencyFigures | None = None
+    champion_finite: bool = True  # no NaN or infinity in the champion's outputs
+    challenger_finite: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Evidence:
+        latency = values.get("latency")
+        return cls(
+            clean=PairedCounts(**values["clean"]),
+            clean_by_class={k: PairedCounts(**v) for k, v in values["clean_by_class"].items()},
+            heldout_repaired=values["heldout_repaired"],
+            heldout_total=values["heldout_total"],
+            parity=ParityCounts(**values["parity"]),
+            latency=LatencyFigures(**latency) if latency else None,
+            champion_finite=values["champion_finite"],
+            challenger_finite=values["challenger_finite"],
+        )
+
+
+Result = Literal["PASS", "FAIL", "INCONCLUSIVE"]
+Level = Literal["required", "advisory", "off"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One rule of the gate with its result. `figures` are plain JSON numbers, for the report."""
+
+    name: str
+    level: Level
+    result: Result
+    summary: str  # one sentence for a reviewer, with the figures in words
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """FAIL where a required check fails, else INCONCLUSIVE where one is, else PASS."""
+
+    result: Result
+    checks: tuple[Check, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
