@@ -1,0 +1,1 @@
+"""Everything that talks to MLflow: models, failures, datasets, jobs, registry."""

@@ -1,0 +1,159 @@
+"""The pinned model version, loaded: its network, what it expects, and how its repaired version is stored."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from repairops.config import ModelConfig
+from repairops.errors import MissingInputSpec, NotAClassifier, NotFineTunable, PickleRefused, UsageError
+from repairops.network import Classifier
+from repairops.records import InputSpec
+from repairops.store.connection import talking
+from repairops.store.models import ModelRef
+
+if TYPE_CHECKING:
+    from torch import nn
+
+METADATA_KEY = "repairops"
+
+
+@dataclass(frozen=True, eq=False)
+class Champion:
+    """A loaded model version.
+
+    folder: the downloaded MLflow model; the repaired version takes requirements, code and signature from it.
+    traced: True for a pt2 graph without a factory, whose BatchNorm and dropout stay as they were traced.
+    """
+
+    ref: ModelRef
+    classifier: Classifier
+    folder: Path
+    serialization_format: str
+    metadata: Mapping[str, Any]
+    traced: bool
+
+    @property
+    def spec(self) -> InputSpec:
+        return self.classifier.spec
+
+
+def load_champion(ref: ModelRef, config: ModelConfig, folder: Path, class_names: tuple[str, ...] = ()) -> Champion:
+    """Downloads the version into `folder` and loads it on the CPU in eval mode.
+
+    class_names: used where neither the options nor the model's metadata name the classes.
+
+    Raises NotAClassifier, NotFineTunable, PickleRefused, MissingInputSpec, InvalidInputSpec.
+    """
+    import mlflow
+    from mlflow.models import Model
+
+    with talking(f"hand over {ref}"):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        mlflow.artifacts.download_artifacts(artifact_uri=ref.uri, dst_path=str(folder))
+    described = Model.load(str(folder))
+    if "pytorch" not in described.flavors:
+        raise NotAClassifier(str(ref), f"its flavors are {', '.join(described.flavors)}, not pytorch")
+    metadata = dict((described.metadata or {}).get(METADATA_KEY, {}))
+    spec = input_spec(ref, config, metadata, described.signature, class_names)
+    data = folder / described.flavors["pytorch"]["model_data"]
+    traced = (data / "model.pt2").exists()
+    network = _load_network(ref, folder, traced)
+    factory = config.factory or metadata.get("model_factory", "")
+    if factory and traced:
+        network, traced = _rebuild(ref, factory, network), False
+    if not any(p.requires_grad and p.is_floating_point() for p in network.parameters()):
+        raise NotFineTunable(str(ref), "none of its parameters can be trained")
+    return Champion(ref, Classifier(network, spec), folder, _format(data), metadata, traced)
+
+
+def input_spec(
+    ref: object,
+    config: ModelConfig,
+    metadata: Mapping[str, Any],
+    signature: Any = None,
+    class_names: tuple[str, ...] = (),
+) -> InputSpec:
+    """The input specification: options first, then the model's metadata, then its signature's shape."""
+    values: dict[str, Any] = dict(metadata.get("input", {}))
+    shape = _signature_shape(signature)
+    if shape:
+        for name, size in zip(("channels", "height", "width"), shape, strict=True):
+            if size > 0:
+                values.setdefault(name, size)
+    if class_names:
+        values.setdefault("class_names", class_names)
+    if config.image_size:
+        values["height"], values["width"] = config.image_size[0], config.image_size[-1]
+    for name in ("channels", "value_range", "mean", "std", "class_names", "resize"):
+        if getattr(config, name):
+            values[name] = getattr(config, name)
+    missing = [name for name in ("channels", "height", "width", "class_names") if name not in values]
+    if missing:
+        raise MissingInputSpec(str(ref), missing)
+    return InputSpec.from_dict(values)
+
+
+def code_paths(folder: Path) -> list[str]:
+    """The code that was logged with a model, to be logged again with its repaired version."""
+    code = folder / "code"
+    return [str(path) for path in sorted(code.iterdir()) if path.name != "__pycache__"] if code.is_dir() else []
+
+
+def _load_network(ref: ModelRef, folder: Path, traced: bool) -> nn.Module:
+    import mlflow.pytorch
+    from mlflow.exceptions import MlflowException
+    from torch import nn
+
+    pickles_refused = os.environ.get("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "true").lower() in ("false", "0")
+    if pickles_refused and not traced:
+        raise PickleRefused(str(ref))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            network = mlflow.pytorch.load_model(str(folder), **({} if traced else {"map_location": "cpu"}))
+    except (MlflowException, ImportError, AttributeError, RuntimeError) as error:
+        why = " ".join(str(error).split())[:300]
+        raise NotAClassifier(
+            str(ref), f"it does not load here ({type(error).__name__}: {why}); log it with code_paths=[...]"
+        ) from error
+    if not isinstance(network, nn.Module):
+        raise NotAClassifier(str(ref), f"it loads as a {type(network).__name__}")
+    if not traced:
+        network.eval()
+    return network
+
+
+def _rebuild(ref: ModelRef, factory: str, graph: nn.Module) -> nn.Module:
+    """The original class with the traced graph's weights; their state_dict keys are the same."""
+    module, separator, name = factory.partition(":")
+    if not separator:
+        raise UsageError(f"model.factory is {factory!r}; it must be package.module:function.")
+    try:
+        network: nn.Module = getattr(importlib.import_module(module), name)()
+    except (ImportError, AttributeError, TypeError) as error:
+        raise NotFineTunable(str(ref), f"model.factory {factory!r} does not build a network ({error})") from error
+    try:
+        network.load_state_dict(graph.state_dict())
+    except RuntimeError as error:
+        why = " ".join(str(error).split())[:200]
+        raise NotFineTunable(str(ref), f"the network of {factory!r} has other weights ({why})") from error
+    return network.eval()
+
+
+def _format(data: Path) -> str:
+    return "pt2" if (data / "model.pt2").exists() else "pickle"
+
+
+def _signature_shape(signature: Any) -> tuple[int, int, int] | None:
+    """(C, H, W) of a tensor signature (-1, C, H, W), else None."""
+    inputs = getattr(getattr(signature, "inputs", None), "inputs", None) or []
+    shape = getattr(inputs[0], "shape", None) if inputs else None
+    return (shape[1], shape[2], shape[3]) if shape and len(shape) == 4 else None

@@ -1,0 +1,122 @@
+"""Train and clean sets as MLflow dataset inputs: logged with a model, found again for its repair."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from repairops.errors import DatasetNotFound
+from repairops.records import ImageSet
+from repairops.store.connection import talking
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+Context = Literal["training", "evaluation"]
+ROLE = {"training": "train set", "evaluation": "clean set"}
+OPTION = {"training": "train_set", "evaluation": "clean_set"}
+_CONTEXT_TAG = "mlflow.data.context"
+
+
+@dataclass(frozen=True)
+class DatasetRef:
+    """Where an image set lies: a local path, or the URI of an artifact."""
+
+    uri: str
+    digest: str = ""
+
+
+def log_dataset(client: MlflowClient, run_id: str, context: Context, data: ImageSet | str | Path) -> DatasetRef:
+    """Logs a run's train or clean set: a path by reference, an image set as a parquet artifact of the run.
+
+    The digest is ours (MLflow's misses changed pixels) and part of the name, since MLflow keeps the first
+    source of a name and digest.
+    """
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    if isinstance(data, ImageSet):
+        ref = _upload(client, run_id, context, data)
+    else:
+        path = Path(data).expanduser().resolve()
+        if not path.exists():
+            raise DatasetNotFound(ROLE[context], str(path), "Check the path.")
+        ref = DatasetRef(str(path), _path_digest(path))
+    entity = Dataset(
+        name=f"{ROLE[context].replace(' ', '-')}-{ref.digest[:8]}",
+        digest=ref.digest[:36],
+        source_type="local" if "://" not in ref.uri and ":/" not in ref.uri else "artifact",
+        source=json.dumps({"uri": ref.uri}),
+    )
+    with talking("store the dataset"):
+        client.log_inputs(run_id, [DatasetInput(entity, [InputTag(_CONTEXT_TAG, context)])])
+    return ref
+
+
+def find_dataset(client: MlflowClient, run_id: str, context: Context) -> DatasetRef | None:
+    """The dataset that a run logged in a context; None where it logged none."""
+    from mlflow.exceptions import MlflowException
+
+    if not run_id:
+        return None
+    try:
+        with talking("list the run's datasets"):
+            inputs = client.get_run(run_id).inputs
+    except MlflowException:  # the source run was deleted
+        return None
+    for entry in inputs.dataset_inputs if inputs else []:
+        if any(tag.key == _CONTEXT_TAG and tag.value == context for tag in entry.tags):
+            return DatasetRef(_source_uri(entry.dataset), entry.dataset.digest)
+    return None
+
+
+def fetch_dataset(ref: DatasetRef, context: Context, folder: Path) -> Path:
+    """A local path of the dataset, downloaded into `folder` where it is not local already."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    local = Path(ref.uri.removeprefix("file://"))
+    if ":/" not in ref.uri.removeprefix("file://"):
+        if not local.exists():
+            raise DatasetNotFound(ROLE[context], ref.uri, f"Give another with -P {OPTION[context]}=PATH.")
+        return local
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with talking(f"hand over the {ROLE[context]}"):
+            return Path(mlflow.artifacts.download_artifacts(artifact_uri=ref.uri, dst_path=str(folder)))
+    except MlflowException as error:
+        raise DatasetNotFound(ROLE[context], ref.uri, f"Give another with -P {OPTION[context]}=PATH.") from error
+
+
+def _upload(client: MlflowClient, run_id: str, context: Context, images: ImageSet) -> DatasetRef:
+    import tempfile
+
+    from repairops.images import write_parquet
+
+    name = f"{OPTION[context]}.parquet"
+    with tempfile.TemporaryDirectory() as folder, talking("store the dataset"):
+        write_parquet(images, Path(folder) / name)
+        client.log_artifact(run_id, str(Path(folder) / name), "datasets")
+        root = client.get_run(run_id).info.artifact_uri
+    return DatasetRef(f"{root}/datasets/{name}", images.digest)
+
+
+def _path_digest(path: Path) -> str:
+    """Digest of a path's listing (names and sizes): cheap, and other files give another one."""
+    import hashlib
+
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    text = "\n".join(f"{p.relative_to(path.parent)} {p.stat().st_size}" for p in files)
+    return hashlib.sha256(f"{path}\n{text}".encode()).hexdigest()
+
+
+def _source_uri(dataset: Any) -> str:
+    """The URI of any dataset source that has one; others are asked through MLflow."""
+    import mlflow.data
+
+    source = json.loads(dataset.source)
+    for key in ("uri", "path", "url"):
+        if isinstance(source.get(key), str):
+            return str(source[key])
+    return str(mlflow.data.get_source(dataset).load())

@@ -1,0 +1,124 @@
+"""Saving a classifier as an MLflow model: the pytorch flavor, and the onnx flavor beside it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from repairops.records import InputSpec
+
+if TYPE_CHECKING:
+    from mlflow.models import Model, ModelSignature
+    from torch import nn
+
+ONNX_FILE = "onnx/model.onnx"
+
+
+@dataclass(frozen=True, eq=False)
+class ClassifierFlavors:
+    """What `mlflow.models.Model.log` takes as a flavor: it saves `network`, and `onnx_file` where there is one.
+
+    serialization_format: 'pickle' keeps the class; 'pt2' traces the network in eval mode with a batch of 2.
+    """
+
+    network: nn.Module
+    spec: InputSpec
+    serialization_format: str
+    pip_requirements: Sequence[str]
+    code_paths: Sequence[str] = ()
+    onnx_file: Path | None = None
+
+    def save_model(self, path: str, mlflow_model: Model, **_: Any) -> None:
+        """Called by MLflow with the folder to write."""
+        import mlflow.pytorch
+
+        example = np.zeros((2, self.spec.channels, self.spec.height, self.spec.width), np.float32)
+        traced = self.serialization_format == "pt2"
+        with quiet_mlflow():
+            mlflow.pytorch.save_model(
+                self.network,
+                path,
+                mlflow_model=mlflow_model,
+                code_paths=list(self.code_paths) or None,
+                signature=signature(self.spec),
+                input_example=example if traced else None,
+                pip_requirements=list(self.pip_requirements),
+                serialization_format=self.serialization_format,
+            )
+        if self.onnx_file:
+            self._add_onnx(Path(path), mlflow_model)
+
+    def _add_onnx(self, folder: Path, mlflow_model: Model) -> None:
+        import onnx
+
+        target = folder / ONNX_FILE
+        target.parent.mkdir()
+        shutil.copyfile(str(self.onnx_file), target)
+        mlflow_model.add_flavor(
+            "onnx",
+            onnx_version=onnx.__version__,
+            data=ONNX_FILE,
+            providers=["CPUExecutionProvider"],
+            onnx_session_options=None,
+            code=None,
+        )
+        mlflow_model.save(str(folder / "MLmodel"))
+
+
+def signature(spec: InputSpec) -> ModelSignature:
+    """float32 (-1, C, H, W) to float32 (-1, classes)."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
+
+    kind = np.dtype(np.float32)
+    return ModelSignature(
+        inputs=Schema([TensorSpec(kind, (-1, spec.channels, spec.height, spec.width))]),
+        outputs=Schema([TensorSpec(kind, (-1, spec.classes))]),
+    )
+
+
+def default_requirements() -> list[str]:
+    """What loading the pytorch flavor needs: the versions at hand."""
+    import mlflow
+    import torch
+
+    return [f"mlflow=={mlflow.__version__}", f"torch=={torch.__version__.partition('+')[0]}"]
+
+
+def inherited_requirements(folder: Path) -> list[str]:
+    """A parent model's requirements, with onnx and onnxruntime added where they are not named."""
+    import onnx
+    import onnxruntime
+
+    file = folder / "requirements.txt"
+    lines = file.read_text(encoding="utf-8").split("\n") if file.exists() else default_requirements()
+    lines = [line for line in lines if line.strip()]
+    if not any(line.split("=")[0].strip() == "onnx" for line in lines):
+        lines.append(f"onnx=={onnx.__version__}")
+    if not any(line.startswith("onnxruntime") for line in lines):
+        lines.append(f"onnxruntime=={onnxruntime.__version__}")
+    return lines
+
+
+@contextlib.contextmanager
+def quiet_mlflow() -> Iterator[None]:
+    """Keeps MLflow's pickle warning and torch's export chatter out of our users' logs."""
+    loggers = [logging.getLogger(name) for name in ("mlflow", "torch.onnx", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,160 @@
+"""A repair job in MLflow: its key, its run, its lock, and what an earlier run of the same job left."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from repairops.config import Config
+from repairops.errors import JobRunning
+from repairops.store.connection import experiment_id, talking
+from repairops.store.models import ModelRef
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+OUTCOME_TAG = "repairops.outcome"
+JOB_TAG = "repairops.job_key"
+FINAL = ("passed", "failed", "inconclusive")
+
+
+def job_key(ref: ModelRef, digests: Sequence[str], datasets: Sequence[str], config: Config) -> str:
+    """sha256 that names a job: model version, batch digests, train and clean set, configuration."""
+    parts = [ref.name, ref.version, *sorted(digests), *datasets, config.digest()]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
+def work_folder(key: str) -> Path:
+    """Where a job keeps its checkpoints: below REPAIROPS_HOME, else the user's cache folder."""
+    home = os.environ.get("REPAIROPS_HOME")
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    folder = (Path(home).expanduser() if home else cache / "repairops") / "jobs" / key[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextlib.contextmanager
+def job_lock(key: str, folder: Path) -> Iterator[None]:
+    """Holds the job's lock on this machine; the system lets go of it when the process dies. Raises JobRunning."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise JobRunning(key, lock.lock_file) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@dataclass(frozen=True, eq=False)
+class JobRun:
+    """The MLflow run of a job; everything that the pipeline logs goes through here."""
+
+    client: MlflowClient
+    run_id: str
+
+    def log_values(self, params: Mapping[str, Any]) -> None:
+        """Resolved values as run parameters, prefixed: `mlflow run` has logged the given ones by their names."""
+        from mlflow.entities import Param
+
+        entries = [Param(f"repairops.{key}", str(value)[:6000]) for key, value in params.items()]
+        with talking("log the parameters"):
+            for start in range(0, len(entries), 100):
+                self.client.log_batch(self.run_id, params=entries[start : start + 100])
+
+    def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        import time
+
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        entries = [Metric(name, float(value), now, step) for name, value in metrics.items()]
+        with talking("log the metrics"):
+            self.client.log_batch(self.run_id, metrics=entries)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import RunTag
+
+        with talking("tag the run"):
+            self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def log_folder(self, folder: Path, name: str | None = None) -> None:
+        with talking("store the artifacts"):
+            self.client.log_artifacts(self.run_id, str(folder), name)
+
+    def log_file(self, file: Path, name: str | None = None) -> None:
+        with talking("store the artifacts"):
+            self.client.log_artifact(self.run_id, str(file), name)
+
+
+@contextlib.contextmanager
+def job_run(client: MlflowClient, ref: ModelRef) -> Iterator[JobRun]:
+    """The run that `mlflow run` opened, or a new one in the experiment repairops/repairs/<model>.
+
+    Ends as FINISHED, or FAILED where an exception passes.
+    """
+    import mlflow
+
+    start: dict[str, Any] = {}
+    if os.environ.get("MLFLOW_RUN_ID") and mlflow.active_run() is None:
+        start = {"log_system_metrics": False}
+    else:
+        with talking("open the repairs' experiment"):
+            experiment = experiment_id(client, f"repairops/repairs/{ref.name}")
+        start = {"experiment_id": experiment, "run_name": f"repair {ref.name} {ref.version}", "nested": True}
+    with talking("open the run"):
+        run = mlflow.start_run(**start)
+    status = "FAILED"
+    try:
+        job = JobRun(client, run.info.run_id)
+        job.set_tags({"repairops.kind": "repair", "repairops.model": ref.name, "repairops.model_version": ref.version})
+        yield job
+        status = "FINISHED"
+    finally:
+        with contextlib.suppress(Exception):  # a lost server must not hide the first error
+            mlflow.end_run(status)
+
+
+def runs_of_job(client: MlflowClient, key: str) -> list[Run]:
+    """The runs of a job, newest first, in every experiment."""
+    with talking("look for earlier runs of the job"):
+        experiments = [e.experiment_id for e in client.search_experiments(max_results=1000)]
+        return list(
+            client.search_runs(experiments, f"tags.`{JOB_TAG}` = '{key}'", order_by=["attributes.start_time DESC"])
+        )
+
+
+def earlier_outcome(client: MlflowClient, runs: Sequence[Run]) -> dict[str, Any] | None:
+    """The outcome.json of the newest run of the job that came to a verdict, with its run's id; else None."""
+    import tempfile
+
+    import mlflow
+
+    for run in runs:
+        if run.data.tags.get(OUTCOME_TAG) in FINAL and run.info.status == "FINISHED":
+            with tempfile.TemporaryDirectory() as folder, talking("hand over the earlier outcome"):
+                path = mlflow.artifacts.download_artifacts(
+                    run_id=run.info.run_id, artifact_path="outcome.json", dst_path=folder
+                )
+                outcome: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
+                return {**outcome, "earlier_run": run.info.run_id}
+    return None
+
+
+def close_interrupted(client: MlflowClient, runs: Sequence[Run], own_run: str) -> int:
+    """Marks runs of the same job that died without an end as KILLED; call it with the job's lock held."""
+    dead = [run for run in runs if run.info.status == "RUNNING" and run.info.run_id != own_run]
+    for run in dead:
+        with talking("close an interrupted run"):
+            client.set_terminated(run.info.run_id, "KILLED")
+    return len(dead)

@@ -1,0 +1,109 @@
+"""`repairops.log_model`: a classifier into the registry with all that a later repair needs to know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from repairops.errors import InvalidOption, NotAClassifier
+from repairops.network import Classifier
+from repairops.records import ImageSet, InputSpec
+from repairops.store.champion import METADATA_KEY
+from repairops.store.connection import connect, talking
+from repairops.store.datasets import log_dataset
+from repairops.store.flavors import ClassifierFlavors, default_requirements
+from repairops.store.models import ModelRef
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def log_model(
+    model: nn.Module,
+    name: str,
+    spec: InputSpec,
+    *,
+    train_set: ImageSet | str | Path | None = None,
+    clean_set: ImageSet | str | Path | None = None,
+    alias: str = "prod",
+    serialization_format: str = "pickle",
+    model_factory: str = "",
+    code_paths: Sequence[str] = (),
+    pip_requirements: Sequence[str] = (),
+    tracking_uri: str | None = None,
+) -> ModelRef:
+    """Registers a classifier so that `mlflow run . -P model=<alias>/<name>` can repair it.
+
+    model: float32 (N, C, H, W), normalised as `spec` says, to logits (N, classes); a dict or tuple with one such
+        tensor too. Logged in eval mode, on the CPU.
+    train_set, clean_set: image sets (stored as parquet artifacts) or paths (stored by reference) of an ImageFolder
+        or parquet; the clean set must hold no image of the train set.
+    alias: moved to the new version; '' moves none.
+    serialization_format: 'pickle' (fine-tunes as the original class; `code_paths` for a class from a package of
+        yours) or 'pt2' (traced, no pickle; give `model_factory`, 'package.module:function', or BatchNorm stays
+        frozen in a repair).
+
+    Uses the active MLflow run, else starts one. Raises NotAClassifier, InvalidOption, DatasetNotFound,
+    RegistryUnreachable.
+    """
+    if serialization_format not in ("pickle", "pt2"):
+        raise InvalidOption("serialization_format", serialization_format, "pickle or pt2")
+    if not name or set(name) & set("/:"):
+        raise InvalidOption("name", name, "a registered model's name, without '/' and ':'")
+    client = connect(tracking_uri)
+    import mlflow
+    from mlflow.models import Model
+
+    model = model.eval().cpu()
+    _check(model, spec)
+    metadata = {METADATA_KEY: {"input": spec.to_dict(), "model_factory": model_factory}}
+    flavors = ClassifierFlavors(
+        model, spec, serialization_format, pip_requirements or default_requirements(), code_paths
+    )
+    started = mlflow.active_run() is None
+    run = mlflow.start_run(run_name=f"log {name}") if started else mlflow.active_run()
+    status = "FAILED"
+    try:
+        run_id = run.info.run_id
+        if train_set is not None:
+            log_dataset(client, run_id, "training", train_set)
+        if clean_set is not None:
+            log_dataset(client, run_id, "evaluation", clean_set)
+        with talking("store the model"):
+            logged = Model.log(None, name="model", flavor=flavors, run_id=run_id, metadata=metadata, flavor_name="pytorch")
+            ensure_registered_model(name)
+            version = client.create_model_version(
+                name, f"models:/{logged.model_id}", run_id, model_id=logged.model_id
+            ).version
+            if alias:
+                client.set_registered_model_alias(name, alias, version)
+        status = "FINISHED"
+    finally:
+        if started:
+            mlflow.end_run(status)
+    return ModelRef(name, str(version), alias, run_id)
+
+
+def ensure_registered_model(name: str) -> None:
+    """Makes the registered model where it does not exist; another process may be faster."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        connect().create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS"):
+            raise
+
+
+def _check(model: nn.Module, spec: InputSpec) -> None:
+    import torch
+
+    try:
+        with torch.no_grad():
+            Classifier(model, spec)(torch.zeros(2, spec.channels, spec.height, spec.width))
+    except (RuntimeError, TypeError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise NotAClassifier(
+            "The model", f"two images of {spec.channels}x{spec.height}x{spec.width} fail: {why}"
+        ) from error

@@ -1,0 +1,175 @@
+"""Registered models: what a reference means, and the champion behind it."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from repairops.errors import AmbiguousModel, ModelNotFound
+from repairops.store.connection import is_absent, talking
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+CHAMPION_ALIAS = "champion"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """One pinned model version. `alias` is the alias it was found by, '' where it was not by an alias."""
+
+    name: str
+    version: str
+    alias: str
+    run_id: str
+
+    @property
+    def uri(self) -> str:
+        return f"models:/{self.name}/{self.version}"
+
+    def __str__(self) -> str:
+        return f"version {self.version} of {self.name!r}"
+
+
+def resolve_model(reference: str, client: MlflowClient) -> ModelRef:
+    """The model version that `reference` means now.
+
+    Forms: `prod/cls` (the alias prod of cls; where there is none, the legacy stage of that name; else the alias
+    champion of the registered model `prod.cls`), `cls@prod`, and `models:/...` as MLflow resolves it
+    (name/version, name@alias, name/latest, name/Stage, m-<model id>).
+
+    Raises ModelNotFound with what was tried and what exists, AmbiguousModel for a bare name.
+    """
+    with talking("look up the model"):
+        if reference.startswith("models:/"):
+            return _resolve_uri(reference, client)
+        if reference.count("/") == 1:
+            return _resolve_environment(reference, client)
+        if reference.count("@") == 1:
+            name, alias = reference.split("@")
+            found = _by_alias(client, name, alias)
+            if found:
+                return _ref(found, alias)
+            raise ModelNotFound(reference, [f"alias {alias!r} of {name!r}"], existing_models(client))
+        choices = aliases_of(client, reference)
+        if choices:
+            raise AmbiguousModel(reference, [f"{reference}@{alias} (version {v})" for alias, v in choices.items()])
+        raise ModelNotFound(reference, [f"aliases of {reference!r}"], existing_models(client))
+
+
+def existing_models(client: MlflowClient) -> list[str]:
+    """All registered models as `cls (prod -> 3)`, for messages."""
+    lines = []
+    for model in client.search_registered_models(max_results=100):
+        aliases = aliases_of(client, model.name)
+        marks = ", ".join(f"{alias} -> {version}" for alias, version in sorted(aliases.items()))
+        lines.append(f"{model.name} ({marks or 'no alias'})")
+    return lines
+
+
+def registered(client: MlflowClient, name: str) -> bool:
+    """Whether there is a registered model of that name."""
+    return _absent_is_none(lambda: client.get_registered_model(name)) is not None
+
+
+def aliases_of(client: MlflowClient, name: str) -> dict[str, str]:
+    """Alias to version of one registered model; empty where there is no such model."""
+    model = _absent_is_none(lambda: client.get_registered_model(name))
+    return {alias: str(version) for alias, version in model.aliases.items()} if model else {}
+
+
+def version_at(client: MlflowClient, name: str, alias: str) -> str | None:
+    """The version under an alias now, asked by name: search results may be stale."""
+    found = _by_alias(client, name, alias)
+    return str(found.version) if found else None
+
+
+def _resolve_environment(reference: str, client: MlflowClient) -> ModelRef:
+    environment, name = reference.split("/")
+    attempts: list[tuple[str, str, Callable[[], ModelVersion | None]]] = [
+        (f"alias {environment!r} of {name!r}", environment, lambda: _by_alias(client, name, environment)),
+        (f"stage {environment!r} of {name!r}", "", lambda: _by_stage(client, name, environment)),
+        (
+            f"alias {CHAMPION_ALIAS!r} of '{environment}.{name}'",
+            CHAMPION_ALIAS,
+            lambda: _by_alias(client, f"{environment}.{name}", CHAMPION_ALIAS),
+        ),
+    ]
+    for _, alias, attempt in attempts:
+        found = attempt()
+        if found:
+            return _ref(found, alias)
+    raise ModelNotFound(reference, [what for what, _, _ in attempts], existing_models(client))
+
+
+def _resolve_uri(reference: str, client: MlflowClient) -> ModelRef:
+    rest = reference.removeprefix("models:/").strip("/")
+    if re.fullmatch(r"m-[0-9a-f]+", rest):
+        return _by_model_id(client, reference, rest)
+    found, alias = None, ""
+    if "@" in rest:
+        name, alias = rest.rsplit("@", 1)
+        found = _by_alias(client, name, alias)
+    elif "/" in rest:
+        name, which = rest.rsplit("/", 1)
+        if which.isdigit():
+            found = _absent_is_none(lambda: client.get_model_version(name, which))
+        elif which == "latest":
+            versions = client.search_model_versions(f"name = '{_quoted(name)}'")
+            found = max(versions, key=lambda v: int(v.version), default=None)
+        else:
+            found = _by_stage(client, name, which)
+    if found is None:
+        raise ModelNotFound(reference, [reference], existing_models(client))
+    return _ref(found, alias)
+
+
+def _by_model_id(client: MlflowClient, reference: str, model_id: str) -> ModelRef:
+    source = f"models:/{model_id}"
+    logged = _absent_is_none(lambda: client.get_logged_model(model_id))
+    places = {source, logged.artifact_location} if logged else {source}
+    versions = [v for v in client.search_model_versions() if v.source in places or v.model_id == model_id]
+    if not versions:
+        raise ModelNotFound(reference, [f"versions made from {model_id}"], existing_models(client))
+    if len(versions) > 1:
+        raise AmbiguousModel(reference, [f"models:/{v.name}/{v.version}" for v in versions])
+    return _ref(versions[0], "")
+
+
+def _by_alias(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
+    return _absent_is_none(lambda: client.get_model_version_by_alias(name, alias))
+
+
+def _by_stage(client: MlflowClient, name: str, stage: str) -> ModelVersion | None:
+    """The newest version in a legacy stage; MLflow knows four stages and refuses other names."""
+    if stage.lower() not in ("none", "staging", "production", "archived"):
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        versions = _absent_is_none(lambda: client.get_latest_versions(name, stages=[stage])) or []
+    return max(versions, key=lambda v: int(v.version), default=None)
+
+
+def _absent_is_none(ask: Callable[[], T]) -> T | None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return ask()
+    except MlflowException as error:
+        # A name that cannot exist (a slash, a reserved alias) is INVALID_PARAMETER_VALUE: absent all the same.
+        if is_absent(error) or error.error_code == "INVALID_PARAMETER_VALUE":
+            return None
+        raise
+
+
+def _quoted(name: str) -> str:
+    return name.replace("'", "\\'")
+
+
+def _ref(found: ModelVersion, alias: str) -> ModelRef:
+    return ModelRef(found.name, str(found.version), alias, found.run_id or "")
