@@ -1,0 +1,94 @@
+"""`repairops failures log|list|show`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime
+
+import click
+
+from repairops.cli.console import json_option, print_json, print_table
+
+
+@click.group()
+def failures() -> None:
+    """Log, list and show failure batches."""
+
+
+@failures.command("log")
+@click.argument("model")
+@click.argument("path", type=click.Path(exists=True))
+@click.option("--csv", "table", type=click.Path(exists=True), help="The CSV; default: failures.csv in the folder.")
+@click.option("--source", default="", help="Where the images come from, for example the camera.")
+@json_option
+@click.pass_obj
+def log_command(tracking_uri: str | None, model: str, path: str, table: str | None, source: str, as_json: bool) -> None:
+    """Log field images that MODEL got wrong, with their true labels, as one batch.
+
+    PATH is a folder with a CSV (columns file and label; also predicted, confidence, captured_at, source, group), or a
+    parquet with an image column and the same columns. The same rows twice are one batch.
+    """
+    from repairops.store.failure_rows import rows_from_path
+    from repairops.store.failures import log_rows
+
+    batch = log_rows(model, rows_from_path(path, table, source), tracking_uri=tracking_uri)
+    if as_json:
+        print_json(vars(batch))
+    else:
+        verb = "Logged" if batch.created else "Already logged:"
+        click.echo(f"{verb} {batch.rows} failures of {batch.model} as batch {batch.digest[:8]} (run {batch.run_id}).")
+
+
+@failures.command("list")
+@click.argument("model")
+@json_option
+@click.pass_obj
+def list_command(tracking_uri: str | None, model: str, as_json: bool) -> None:
+    """List the failure batches of MODEL, oldest first."""
+    from repairops.store.failures import list_failures
+
+    batches = list_failures(model, tracking_uri=tracking_uri)
+    if as_json:
+        print_json([vars(batch) for batch in batches])
+        return
+    rows = [
+        {
+            "batch": batch.digest[:8],
+            "rows": batch.rows,
+            "model_version": batch.model_version or "-",
+            "logged_at": datetime.fromtimestamp(batch.logged_at / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            "run": batch.run_id,
+        }
+        for batch in batches
+    ]
+    print_table(rows, ["batch", "rows", "model_version", "logged_at", "run"])
+
+
+@failures.command("show")
+@click.argument("model")
+@click.argument("batch")
+@json_option
+@click.pass_obj
+def show_command(tracking_uri: str | None, model: str, batch: str, as_json: bool) -> None:
+    """Show what one BATCH of MODEL (digest or run id) holds: labels, sources, groups."""
+    from repairops.store.connection import connect
+    from repairops.store.failures import choose_batches, fetch_rows, list_failures
+
+    chosen = choose_batches(list_failures(model, tracking_uri=tracking_uri), batch)
+    rows = fetch_rows(connect(tracking_uri), chosen)
+    shown = {
+        "batch": chosen[0].digest,
+        "run": chosen[0].run_id,
+        "rows": len(rows),
+        "labels": dict(sorted(Counter(rows.label).items())),
+        "predicted": dict(sorted(Counter(rows.predicted).items())),
+        "sources": dict(sorted(Counter(rows.source).items())),
+        "groups": len(set(rows.group) - {""}),
+        "bytes": sum(map(len, rows.image)),
+    }
+    if as_json:
+        print_json(shown)
+        return
+    for name, value in shown.items():
+        text = ", ".join(f"{k or '(none)'}: {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+        click.echo(f"{name:<10} {text}")

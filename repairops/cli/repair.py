@@ -1,0 +1,66 @@
+"""`repairops repair`: what `mlflow run .` calls."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from repairops.cli.console import json_option, print_json
+
+
+@click.command()
+@click.option("--model", default="prod/cls", show_default=True, help="prod/cls, cls@prod or models:/cls/3.")
+@click.option("--failures", default="auto", show_default=True, help="Batches: 'auto', or run ids or digests, by comma.")
+@click.option("--train-set", help="ImageFolder or parquet; default: the one logged with the model.")
+@click.option("--clean-set", help="ImageFolder or parquet that judges; default: the one logged with the model.")
+@click.option("--config", "config_file", help="YAML file with options by stage.")
+@click.option("--set", "overrides", multiple=True, metavar="STAGE.OPTION=VALUE", help="One option; may be repeated.")
+@click.option("--method", help="Repair method, see `repairops methods`.")
+@click.option("--seed", type=int, help="Seed of everything random.")
+@click.option("--device", help="auto, cpu, cuda or cuda:N.")
+@click.option("--promote", type=click.Choice(["manual", "auto"]), help="'auto' moves the alias when the gate passes.")
+@click.option("--rerun", is_flag=True, help="Repair again although this very job has an outcome already.")
+@json_option
+@click.pass_obj
+def repair(
+    tracking_uri: str | None,
+    model: str,
+    failures: str,
+    train_set: str | None,
+    clean_set: str | None,
+    config_file: str | None,
+    overrides: tuple[str, ...],
+    method: str | None,
+    seed: int | None,
+    device: str | None,
+    promote: str | None,
+    rerun: bool,
+    as_json: bool,
+) -> None:
+    """Repair a registered classifier from its logged failures.
+
+    Validates the failures, clusters them, fine-tunes the model with their style, lets the gate decide on data that
+    nothing was chosen by, and registers a repair that passes under the alias `challenger`.
+    """
+    from repairops.config import load_config
+    from repairops.pipeline import repair as run_repair
+
+    options = {"method.name": method, "seed": seed, "training.device": device, "register.promote": promote}
+    given = [f"{name}={value}" for name, value in options.items() if value is not None]
+    outcome = run_repair(
+        model,
+        failures=failures,
+        train_set=train_set,
+        clean_set=clean_set,
+        config=load_config(config_file, [*overrides, *given]),
+        rerun=rerun,
+        tracking_uri=tracking_uri,
+    )
+    if as_json:
+        print_json({**outcome.values, "repeated": outcome.repeated})
+    else:
+        from repairops.report import render_terminal
+
+        click.echo(outcome.message if outcome.repeated else render_terminal(outcome.values))
+    sys.exit(outcome.exit_code)

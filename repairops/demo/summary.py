@@ -1,0 +1,45 @@
+"""What the demo prints at its end."""
+
+from __future__ import annotations
+
+from repairops.demo.story import DemoResult
+
+
+def summary(result: DemoResult) -> str:
+    """Before and after, the verdict, the version, where the report is, and how to go on."""
+    outcome = result.outcome
+    evidence = outcome.get("evidence")
+    if not evidence:
+        return f"The repair came to no verdict: {outcome['message']}"
+    clean, total, repaired = evidence["clean"], evidence["heldout_total"], evidence["heldout_repaired"]
+    n = sum(clean.values())
+    before = clean["both_right"] + clean["champion_only"]
+    after = clean["both_right"] + clean["challenger_only"]
+    registered = outcome.get("registered")
+    version = (
+        f"version {registered['version']} of {registered['name']}, alias {registered['alias']}"
+        if registered
+        else "nothing was registered"
+    )
+    margin = outcome["policy"]["margin_points"]
+    lines = [
+        "",
+        f"{'':<28}{'before':>12}{'after':>12}",
+        f"{'held-out failures right':<28}{f'0 / {total}':>12}{f'{repaired} / {total}':>12}",
+        f"{'clean accuracy':<28}{before / n:>12.1%}{after / n:>12.1%}   ({n} images, margin {margin:g} points)",
+        "",
+        f"verdict   {outcome['verdict']['result']}",
+        f"version   {version}",
+        f"report    {result.report}",
+        f"browse    mlflow ui --backend-store-uri {result.tracking_uri}",
+        f"time      {result.seconds:.0f} s",
+    ]
+    if registered:
+        settings = f"MLFLOW_TRACKING_URI={result.tracking_uri}"
+        lines += [
+            "",
+            "promote   " + f"{settings} repairops promote prod/cls --by you --reason 'read the report'",
+            "undo      " + f"{settings} repairops rollback prod/cls",
+            "again     " + f"{settings} {result.command}",
+        ]
+    return "\n".join(lines)

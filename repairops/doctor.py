@@ -1,0 +1,122 @@
+"""Whether a repair can run here: versions, devices, registry, rights, disk."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+PACKAGES = ("mlflow", "torch", "torchvision", "onnx", "scikit-learn", "pywavelets", "great-expectations")
+MIN_DISK_GB = 2.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the examination: ok, warn (it works, less well) or error (mend it first)."""
+
+    what: str
+    state: Literal["ok", "warn", "error"]
+    value: str
+    mend: str = ""
+
+
+def examine(tracking_uri: str | None = None) -> list[Finding]:
+    """All findings; a check that breaks is itself a finding."""
+    checks: list[Callable[[], list[Finding]]] = [
+        _python,
+        _packages,
+        _device,
+        _onnxruntime,
+        lambda: _registry(tracking_uri),
+        _disk,
+    ]
+    findings: list[Finding] = []
+    for check in checks:
+        try:
+            findings += check()
+        except Exception as error:  # the examination goes on whatever a broken installation raises
+            findings.append(Finding("check", "error", f"{type(error).__name__}: {error}", "Install repairops again."))
+    return findings
+
+
+def _python() -> list[Finding]:
+    good = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    mend = "" if good else "Use Python 3.11, 3.12 or 3.13."
+    return [Finding("python", "ok" if good else "error", platform.python_version(), mend)]
+
+
+def _packages() -> list[Finding]:
+    findings = []
+    for name in PACKAGES:
+        try:
+            findings.append(Finding(name, "ok", version(name)))
+        except PackageNotFoundError:
+            findings.append(Finding(name, "error", "not installed", f"pip install {name}"))
+    return findings
+
+
+def _device() -> list[Finding]:
+    import torch
+
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        return [Finding("gpu", "ok", f"{torch.cuda.get_device_name()}, {free >> 30} of {total >> 30} GiB free")]
+    return [
+        Finding(
+            "gpu",
+            "warn",
+            f"none; training runs on {torch.get_num_threads()} CPU threads",
+            "Small networks repair in minutes on a CPU; for large ones use a machine with a GPU.",
+        )
+    ]
+
+
+def _onnxruntime() -> list[Finding]:
+    found = []
+    for name in ("onnxruntime-gpu", "onnxruntime"):
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    if not found:
+        return [Finding("onnxruntime", "error", "not installed", "pip install onnxruntime-gpu")]
+    if len(found) > 1:
+        mend = "They share a folder: uninstall both, then install one."
+        return [Finding("onnxruntime", "error", " and ".join(found), mend)]
+    return [Finding("onnxruntime", "ok", found[0])]
+
+
+def _registry(tracking_uri: str | None) -> list[Finding]:
+    from repairops.errors import RepairError
+    from repairops.store.connection import connect, experiment_id, talking
+
+    try:
+        client = connect(tracking_uri)
+        import mlflow
+
+        with talking("list the registered models"):
+            names = [model.name for model in client.search_registered_models(max_results=100)]
+        findings = [Finding("registry", "ok", f"{mlflow.get_tracking_uri()}, {len(names)} registered models")]
+        with talking("write a run"):
+            run = client.create_run(experiment_id(client, "repairops/doctor"), tags={"repairops.kind": "doctor"})
+            client.set_terminated(run.info.run_id)
+            client.delete_run(run.info.run_id)
+        return [*findings, Finding("rights", "ok", "runs can be written")]
+    except RepairError as error:
+        return [Finding("registry", "error", str(error), "Set MLFLOW_TRACKING_URI or give --tracking-uri.")]
+
+
+def _disk() -> list[Finding]:
+    home = os.environ.get("REPAIROPS_HOME") or os.environ.get("XDG_CACHE_HOME") or str(Path.home())
+    path = Path(home)
+    while not path.exists():
+        path = path.parent
+    free = shutil.disk_usage(path).free / 2**30
+    mend = "" if free >= MIN_DISK_GB else f"Free {MIN_DISK_GB:.0f} GiB, or set REPAIROPS_HOME to another disk."
+    return [Finding("disk", "ok" if not mend else "error", f"{free:.1f} GiB free at {path}", mend)]
