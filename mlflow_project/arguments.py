@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from typing import NoReturn
 
 from repairops.cli import main
-from repairops.errors import InvalidOption
+from repairops.errors import InvalidOption, UnknownOption, UsageError
 
 
 def parse(arguments: Sequence[str], known: Iterable[str]) -> dict[str, str]:
@@ -16,8 +17,7 @@ def parse(arguments: Sequence[str], known: Iterable[str]) -> dict[str, str]:
     for flag, value in zip(pairs[::2], pairs[1::2], strict=False):
         name = flag.removeprefix("--").replace("_", "-")
         if name not in values:
-            print(f"Unknown parameter {name!r}. Known parameters: {', '.join(values)}.", file=sys.stderr)
-            sys.exit(2)
+            _refuse(UnknownOption(name, values))
         values[name] = value
     return values
 
@@ -31,10 +31,13 @@ def flag(values: dict[str, str], name: str) -> list[str]:
     """`--name` where its value is 'true'; other words than true and false are refused."""
     value = values[name].strip().lower() or "false"
     if value not in ("true", "false"):
-        error = InvalidOption(name, values[name], "true or false")
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _refuse(InvalidOption(name, values[name], "true or false"))
     return [f"--{name}"] if value == "true" else []
+
+
+def _refuse(error: UsageError) -> NoReturn:
+    sys.stderr.write(f"Error: {error}\n")
+    sys.exit(error.exit_code)
 
 
 def call(*command: str) -> None:

@@ -9,4 +9,6 @@ NAMES = ("model", "failures", "train-set", "clean-set", "config", "set", "method
 if __name__ == "__main__":
     values = parse(sys.argv[1:], NAMES)
     overrides = [f"--set={part.strip()}" for part in values["set"].split(";") if part.strip()]
-    call("repair", *options(values, *(n for n in NAMES if n not in ("set", "rerun"))), *overrides, *flag(values, "rerun"))
+    call(
+        "repair", *options(values, *(n for n in NAMES if n not in ("set", "rerun"))), *overrides, *flag(values, "rerun")
+    )

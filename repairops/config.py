@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -186,7 +187,7 @@ def option_names(cls: type = Config, prefix: str = "") -> list[str]:
     names: list[str] = []
     for name, hint in get_type_hints(cls).items():
         nested = dataclasses.is_dataclass(hint)
-        names += option_names(hint, f"{prefix}{name}.") if nested else [prefix + name]  # type: ignore[arg-type]
+        names += option_names(hint, f"{prefix}{name}.") if nested else [prefix + name]
     return names
 
 
@@ -255,9 +256,9 @@ def _convert(option: str, value: Any, hint: Any) -> Any:
     if hint in (int, float):
         try:
             number = hint(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):  # int of infinity overflows
             number = None
-        if number is None or isinstance(value, bool) or number != number:
+        if number is None or isinstance(value, bool) or not math.isfinite(number):
             raise InvalidOption(option, value, "a whole number" if hint is int else "a number")
         if hint is int and isinstance(value, float) and value != number:
             raise InvalidOption(option, value, "a whole number")

@@ -166,7 +166,9 @@ class InvalidImages(RepairError):
 
 class InvalidLabels(RepairError):
     def __init__(self, fact: str, class_names: Iterable[str]) -> None:
-        super().__init__(f"{fact}. Give one class name or index for each image; the classes are {listing(class_names)}.")
+        super().__init__(
+            f"{fact}. Give one class name or index for each image; the classes are {listing(class_names)}."
+        )
 
 
 class NoSpaceForImages(RepairError):
@@ -182,6 +184,17 @@ class NoSpaceForImages(RepairError):
 
 class InvalidFailures(RepairError):
     """What was handed to `log_failures` is no failure batch."""
+
+
+class CannotSplit(RepairError):
+    def __init__(self, rows: int, group: str) -> None:
+        shown = f"the group {group!r}" if group else "one group of near duplicates"
+        mend = "Correct the group column" if group else "Raise split.near_duplicate_similarity"
+        why = f"All {rows} failures belong to {shown}" if rows else "There are no failures"
+        super().__init__(
+            f"{why}, so none can be held out to judge the repair. Log failures of other scenes too"
+            + (f"; or, if they are different scenes, {mend[0].lower()}{mend[1:]}." if rows else ".")
+        )
 
 
 class FailureBatchNotFound(RepairError):

@@ -14,7 +14,7 @@ from repairops.errors import OutcomeUnreadable
 from repairops.records import Evidence, Verdict
 
 SCHEMA = 1
-EXIT_CODES = {"passed": 0, "nothing_to_repair": 0, "failed": 3, "inconclusive": 4, "error": 1}
+EXIT_CODES = {"passed": 0, "nothing_to_repair": 0, "failed": 3, "inconclusive": 4, "alias_moved": 5, "error": 1}
 OF_VERDICT = {"PASS": "passed", "FAIL": "failed", "INCONCLUSIVE": "inconclusive"}
 
 
@@ -27,7 +27,7 @@ class Outcome:
 
     @property
     def kind(self) -> str:
-        """passed, failed, inconclusive, nothing_to_repair or error."""
+        """passed, failed, inconclusive, alias_moved (passed and registered, not promoted), nothing_to_repair, error."""
         return str(self.values["outcome"])
 
     @property

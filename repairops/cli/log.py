@@ -18,13 +18,19 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("name")
 @click.option("--factory", required=True, metavar="PACKAGE.MODULE:FUNCTION", help="Builds the network.")
-@click.option("--weights", required=True, type=click.Path(exists=True, dir_okay=False), help="safetensors or a .pt state.")
+@click.option(
+    "--weights", required=True, type=click.Path(exists=True, dir_okay=False), help="safetensors or a .pt state."
+)
 @click.option("--train-set", required=True, help="ImageFolder or parquet that the model was trained on.")
 @click.option("--clean-set", required=True, help="ImageFolder or parquet that it never saw.")
-@click.option("--set", "overrides", multiple=True, metavar="OPTION=VALUE", help="mean, std, image_size, class_names ...")
+@click.option(
+    "--set", "overrides", multiple=True, metavar="OPTION=VALUE", help="mean, std, image_size, class_names ..."
+)
 @click.option("--alias", default="prod", show_default=True, help="Moved to the new version; '' for none.")
 @click.option("--format", "serialization", type=click.Choice(["pickle", "pt2"]), default="pickle", show_default=True)
-@click.option("--code", "code_paths", multiple=True, type=click.Path(exists=True), help="The factory's package or file.")
+@click.option(
+    "--code", "code_paths", multiple=True, type=click.Path(exists=True), help="The factory's package or file."
+)
 @json_option
 @click.pass_obj
 def log(
@@ -79,7 +85,7 @@ def load_network(factory: str, weights: str) -> nn.Module:
 
     from repairops.errors import UsageError
 
-    module, separator, function = factory.partition(":")
+    module, _, function = factory.partition(":")
     sys.path.insert(0, str(Path.cwd()))
     try:
         network: nn.Module = getattr(importlib.import_module(module), function)()

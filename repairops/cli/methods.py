@@ -14,7 +14,7 @@ def methods(as_json: bool) -> None:
     from repairops.methods import METHODS
 
     rows = [
-        {"method": name, "what": entry.description, "source": entry.source, "differs": entry.differs}
+        {"method": name, "what": entry.summary, "source": entry.source, "differs": entry.differs}
         for name, entry in METHODS.items()
     ]
     if as_json:

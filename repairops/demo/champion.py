@@ -11,7 +11,7 @@ from repairops.config import derive_seed
 from repairops.network import Classifier, to_unit
 from repairops.records import ImageSet, InputSpec
 
-EPOCHS = 30
+EPOCHS = 20
 BATCH = 64
 
 
@@ -43,12 +43,12 @@ def train_champion(train: ImageSet, spec: InputSpec, seed: int) -> nn.Module:
     optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=steps)
     for _ in range(EPOCHS):
-        for batch in torch.randperm(len(train), generator=generator).split(BATCH):
+        for batch in torch.split(torch.randperm(len(train), generator=generator), BATCH):
             if len(batch) > 1:  # BatchNorm needs two
                 images = random_crop_flip(to_unit(train.pixels[batch]), spec.height // 8, False, generator)
                 loss = F.cross_entropy(classifier(images), labels[batch])
                 optimizer.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
             schedule.step()
     return network.eval()

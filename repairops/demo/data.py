@@ -17,7 +17,7 @@ from repairops.network import to_unit
 from repairops.records import ImageSet, InputSpec
 
 SIDE = 16  # pixels; the scans are 8x8 and are enlarged
-SHOTS = 6  # photographs of each scan in the field
+SHOTS = 4  # photographs of each scan in the field
 FIELD_SHARE, CLEAN_SHARE = 0.17, 0.45
 
 
@@ -40,8 +40,10 @@ def demo_data(path: Path | None, seed: int) -> DemoData:
     channels, height, width = images.pixels.shape[1:]
     spec = InputSpec(channels, height, width, images.class_names, mean=(0.5,), std=(0.5,))
     return DemoData(
-        images.subset(order[field + clean :]), images.subset(order[field : field + clean]),
-        images.subset(order[:field]), spec,
+        images.subset(order[field + clean :]),
+        images.subset(order[field : field + clean]),
+        images.subset(order[:field]),
+        spec,
     )
 
 
@@ -58,15 +60,15 @@ def photograph(field: ImageSet, seed: int) -> tuple[Tensor, np.ndarray]:
 
 
 def scanner(images: Tensor, generator: Generator) -> Tensor:
-    """The failing scanner: float (N, C, H, W) in 0..1 to the same. contrast 0.25-0.7, veil, row lines, noise."""
+    """The failing scanner: float (N, C, H, W) in 0..1 to the same. contrast 0.35-0.85, veil, row lines, noise."""
     n, _, height, _ = images.shape
 
     def draw(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(n, 1, 1, 1, generator=generator)
 
-    contrast, veil = draw(0.25, 0.7), draw(0.1, 0.5)
-    lines = torch.randn(n, 1, height, 1, generator=generator) * draw(0.03, 0.12)
-    noise = torch.randn(images.shape, generator=generator) * draw(0.02, 0.1)
+    contrast, veil = draw(0.35, 0.85), draw(0.1, 0.6)
+    lines = torch.randn(n, 1, height, 1, generator=generator) * draw(0.02, 0.08)
+    noise = torch.randn(images.shape, generator=generator) * draw(0.02, 0.07)
     return (images * contrast + veil * (1 - contrast) + lines + noise).clamp(0, 1)
 
 

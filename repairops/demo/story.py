@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import numpy as np
 from repairops.demo.champion import train_champion
 from repairops.demo.data import DemoData, demo_data, photograph
 from repairops.errors import RepairError, UsageError
+from repairops.store.connection import connect, experiment_id
 
 log = logging.getLogger("repairops")
 
@@ -52,6 +54,7 @@ def run_demo(folder: Path, *, data: Path | None = None, seed: int = 0, tracking_
     uri = tracking_uri or f"sqlite:///{folder / 'mlflow.db'}"
     environment = _environment(folder, uri)
     with _environ(environment):
+        experiment_id(connect(uri), EXPERIMENT)
         images = demo_data(data, seed)
         failures = _production(images, seed)
         log.info("Logged %d failures as one batch. Now the repair:\n", failures)
@@ -67,8 +70,18 @@ def repair_command() -> list[str]:
     root = Path(__file__).parents[2]
     python = sys.executable
     if (root / "MLproject").is_file():
-        return [python, "-m", "mlflow", "run", str(root), "-P", "model=prod/cls", "-P", f"set={OVERRIDES}",
-                "--env-manager=local"]
+        return [
+            python,
+            "-m",
+            "mlflow",
+            "run",
+            str(root),
+            "-P",
+            "model=prod/cls",
+            "-P",
+            f"set={OVERRIDES}",
+            "--env-manager=local",
+        ]
     options = [f"--set={part}" for part in OVERRIDES.split(";")]
     return [python, "-m", "repairops", "repair", "--model=prod/cls", *options]
 
@@ -129,25 +142,20 @@ def _environment(folder: Path, uri: str) -> dict[str, str]:
         "MLFLOW_TRACKING_URI": uri,
         "MLFLOW_EXPERIMENT_NAME": EXPERIMENT,
         "REPAIROPS_HOME": str(folder / "work"),
+        # --env-manager=local runs the PATH's python, which is another one where no environment is activated.
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
     }
 
 
-class _environ:
+@contextlib.contextmanager
+def _environ(values: dict[str, str]) -> Iterator[None]:
     """The process's environment with some values set, and as it was afterwards."""
-
-    def __init__(self, values: dict[str, str]) -> None:
-        self._values = values
-        self._before: dict[str, str | None] = {}
-
-    def __enter__(self) -> None:
-        from repairops.store.connection import connect, experiment_id
-
-        self._before = {name: os.environ.get(name) for name in self._values}
-        os.environ.update(self._values)
-        experiment_id(connect(self._values["MLFLOW_TRACKING_URI"]), EXPERIMENT)
-
-    def __exit__(self, *_: object) -> None:
-        for name, value in self._before.items():
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
@@ -159,7 +167,6 @@ def _result(folder: Path) -> tuple[dict[str, Any], Path]:
     import mlflow
 
     from repairops.outcome import read_outcome
-    from repairops.store.connection import connect
 
     client = connect()
     experiment = client.get_experiment_by_name(EXPERIMENT)
@@ -171,5 +178,3 @@ def _result(folder: Path) -> tuple[dict[str, Any], Path]:
     for name in ("outcome.json", "report.html"):
         mlflow.artifacts.download_artifacts(run_id=runs[0].info.run_id, artifact_path=name, dst_path=str(folder))
     return read_outcome(folder / "outcome.json"), folder / "report.html"
-
-

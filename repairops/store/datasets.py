@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 Context = Literal["training", "evaluation"]
+CONTEXTS: tuple[Context, Context] = ("training", "evaluation")
 ROLE = {"training": "train set", "evaluation": "clean set"}
 OPTION = {"training": "train_set", "evaluation": "clean_set"}
 _CONTEXT_TAG = "mlflow.data.context"
@@ -69,6 +70,30 @@ def find_dataset(client: MlflowClient, run_id: str, context: Context) -> Dataset
         if any(tag.key == _CONTEXT_TAG and tag.value == context for tag in entry.tags):
             return DatasetRef(_source_uri(entry.dataset), entry.dataset.digest)
     return None
+
+
+def find_sets(
+    client: MlflowClient, run_id: str, train_set: str | Path | None, clean_set: str | Path | None
+) -> dict[Context, DatasetRef]:
+    """The train and clean set: the given paths, else what the source run logged. Raises DatasetNotFound."""
+    given: dict[Context, str | Path | None] = {"training": train_set, "evaluation": clean_set}
+    found: dict[Context, DatasetRef] = {}
+    for context, path in given.items():
+        if path:
+            local = Path(path).expanduser().resolve()
+            if not local.exists():
+                raise DatasetNotFound(ROLE[context], str(local), "Check the path.")
+            found[context] = DatasetRef(str(local), _path_digest(local))
+            continue
+        logged = find_dataset(client, run_id, context)
+        if logged is None:
+            raise DatasetNotFound(
+                ROLE[context],
+                f"none was given, and the model's source run {run_id or '(none)'} logged none",
+                f"Give one with -P {OPTION[context]}=PATH, or log the model with repairops.log_model.",
+            )
+        found[context] = logged
+    return found
 
 
 def fetch_dataset(ref: DatasetRef, context: Context, folder: Path) -> Path:

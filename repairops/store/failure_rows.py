@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import csv
 import hashlib
-import io
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from repairops.errors import InvalidFailures
 
@@ -209,14 +205,15 @@ def _with_columns(images: Any, lines: Sequence[dict[str, Any]], names: list[str]
 
 def _encode(images: Any) -> tuple[list[bytes], list[str], list[str]]:
     """(encoded files, sample ids, names) of any accepted form of images."""
-    from repairops.images import encode_png, sample_ids, to_pixels
+    from repairops.decoding import encode_png, file_id, sample_ids
+    from repairops.images import to_pixels
 
     if isinstance(images, Iterable) and not hasattr(images, "shape"):
         images = list(images)
         if images and isinstance(images[0], bytes | bytearray | str | Path):
             files = [_file_bytes(image) for image in images]
             names = [Path(image).name if isinstance(image, str | Path) else "" for image in images]
-            return files, [_file_id(file) for file in files], names
+            return files, [file_id(file) for file in files], names
     pixels = to_pixels(images)
     return [encode_png(image) for image in pixels], sample_ids(pixels).tolist(), [""] * len(pixels)
 
@@ -229,22 +226,6 @@ def _file_bytes(image: bytes | bytearray | str | Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise InvalidFailures(f"{path} cannot be read ({error.strerror}). Check the path.") from error
-
-
-def _file_id(data: bytes) -> str:
-    """sha256 of the pixels in the file's own size and mode, of the bytes where it does not decode."""
-    from PIL import Image
-
-    from repairops.images import sample_id
-
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
-            array = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
-    except Exception:  # Pillow raises many kinds for broken files; validation gives the reason
-        return hashlib.sha256(data).hexdigest()
-    return sample_id(np.ascontiguousarray(array[None] if array.ndim == 2 else array.transpose(2, 0, 1)))
 
 
 def _texts(name: str, values: Sequence[Any] | None, n: int) -> list[str]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 OUTCOME_TAG = "repairops.outcome"
 JOB_TAG = "repairops.job_key"
-FINAL = ("passed", "failed", "inconclusive")
+FINAL = ("passed", "failed", "inconclusive", "alias_moved")
 
 
 def job_key(ref: ModelRef, digests: Sequence[str], datasets: Sequence[str], config: Config) -> str:
@@ -87,6 +87,11 @@ class JobRun:
 
         with talking("tag the run"):
             self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def tag(self, name: str) -> str:
+        """A tag of the run, '' where it has none."""
+        with talking("read the run"):
+            return str(self.client.get_run(self.run_id).data.tags.get(name, ""))
 
     def log_folder(self, folder: Path, name: str | None = None) -> None:
         with talking("store the artifacts"):

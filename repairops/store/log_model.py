@@ -71,7 +71,9 @@ def log_model(
         if clean_set is not None:
             log_dataset(client, run_id, "evaluation", clean_set)
         with talking("store the model"):
-            logged = Model.log(None, name="model", flavor=flavors, run_id=run_id, metadata=metadata, flavor_name="pytorch")
+            logged = Model.log(
+                None, name="model", flavor=flavors, run_id=run_id, metadata=metadata, flavor_name="pytorch"
+            )
             ensure_registered_model(name)
             version = client.create_model_version(
                 name, f"models:/{logged.model_id}", run_id, model_id=logged.model_id

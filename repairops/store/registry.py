@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
+    from torch import nn
 
 VERDICT_TAG = "repairops.verdict"
 PARENT_TAG = "repairops.parent_version"
@@ -60,6 +61,7 @@ def version_of_job(client: MlflowClient, name: str, job_key: str) -> ModelVersio
 def register_repair(
     client: MlflowClient,
     champion: Champion,
+    network: nn.Module,
     onnx_file: Path,
     *,
     run_id: str,
@@ -68,14 +70,14 @@ def register_repair(
     description: str,
     alias: str,
 ) -> ModelVersion:
-    """Registers the champion's repaired network (its weights are the challenger's now) as one new version.
+    """Registers the champion's repaired `network` as one new version of the same registered model.
 
     The upload comes first, the version with all its tags and its description is then made in one request, the alias
     last. So a job that dies leaves either no version or a whole one, which the same job finds again by its key.
     """
     version = version_of_job(client, champion.ref.name, job_key)
     if version is None:
-        model_id = _upload(client, champion, onnx_file, run_id, job_key)
+        model_id = _upload(client, champion, network, onnx_file, run_id, job_key)
         with talking("register the version"):
             version = client.create_model_version(
                 champion.ref.name,
@@ -196,12 +198,14 @@ def repaired_batches(client: MlflowClient, ref: ModelRef) -> set[str]:
     return digests
 
 
-def _upload(client: MlflowClient, champion: Champion, onnx_file: Path, run_id: str, job_key: str) -> str:
+def _upload(
+    client: MlflowClient, champion: Champion, network: nn.Module, onnx_file: Path, run_id: str, job_key: str
+) -> str:
     """Uploads both flavors as one logged model of the run; leftovers of an interrupted upload are removed."""
     from mlflow.models import Model
 
     flavors = ClassifierFlavors(
-        champion.classifier.network,
+        network,
         champion.spec,
         champion.serialization_format,
         inherited_requirements(champion.folder),

@@ -1,0 +1,171 @@
+"""AugMix's nine general operations, batched, with one parameter for each image.
+
+Images here are float32 (B, C, H, W) that hold whole numbers 0..255, with any C, H and W, since the operations
+are defined on 8-bit images; `mixing` converts from and to 0..1. All return new tensors of the same kind.
+autocontrast, equalize, posterize, solarize and whole-pixel translations equal Pillow's results exactly; rotate
+and shear equal Pillow's bilinear `Image.transform` up to one grey level where float32 rounds differently.
+
+Source: Hendrycks et al., AugMix (ICLR 2020), the operations that do not overlap with the test corruptions.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+OPERATIONS = (
+    "autocontrast",
+    "equalize",
+    "posterize",
+    "solarize",
+    "rotate",
+    "shear_x",
+    "shear_y",
+    "translate_x",
+    "translate_y",
+)
+_FIRST_AFFINE = OPERATIONS.index("rotate")  # from here on, one affine map of the coordinates each
+
+
+def autocontrast(images: Tensor) -> Tensor:
+    """Stretches each channel linearly to 0..255; a constant channel stays as it is."""
+    low = images.amin((2, 3)).double().unsqueeze(-1)
+    high = images.amax((2, 3)).double().unsqueeze(-1)
+    levels = torch.arange(256, dtype=torch.float64, device=images.device)
+    span = (high - low).clamp(min=1)
+    scale = torch.full_like(span, 255).div(span)  # `255 / span` would multiply by a rounded reciprocal
+    table = (levels * scale + -low * scale).trunc().clamp(0, 255)  # float64 and this order: Pillow's rounding
+    return _look_up(images, torch.where(high > low, table, levels))
+
+
+def equalize(images: Tensor) -> Tensor:
+    """Flattens each channel's histogram; a channel with too few pixels or a single value stays as it is."""
+    batch, channels, height, width = images.shape
+    values = images.reshape(batch, channels, -1).long()
+    histogram = torch.zeros(batch, channels, 256, dtype=torch.long, device=images.device)
+    histogram.scatter_add_(2, values, torch.ones_like(values))
+    brightest = histogram.gather(2, values.amax(2, keepdim=True))
+    step = (height * width - brightest) // 255
+    below = histogram.cumsum(2) - histogram
+    table = ((step // 2 + below) // step.clamp(min=1)).clamp(max=255)
+    return _look_up(images, torch.where(step > 0, table, torch.arange(256, device=images.device)))
+
+
+def posterize(images: Tensor, bits: Tensor) -> Tensor:
+    """Keeps the highest `bits` (B,), 1..8, of each value."""
+    step = torch.pow(2.0, 8 - bits.to(images)).view(-1, 1, 1, 1)
+    return torch.floor(images / step) * step
+
+
+def solarize(images: Tensor, threshold: Tensor) -> Tensor:
+    """Inverts the values that are at least `threshold` (B,), 0..256."""
+    return torch.where(images < threshold.to(images).view(-1, 1, 1, 1), images, 255 - images)
+
+
+def rotate(images: Tensor, degrees: Tensor) -> Tensor:
+    """Turns each image counter-clockwise about its centre by `degrees` (B,); outside is 0."""
+    return affine(images, rotation_coefficients(degrees, *images.shape[2:]))
+
+
+def shear_x(images: Tensor, factor: Tensor) -> Tensor:
+    """Moves each row left by `factor` (B,) times its height below the top, in pixels; outside is 0."""
+    return affine(images, _coefficients(factor, 1))
+
+
+def shear_y(images: Tensor, factor: Tensor) -> Tensor:
+    """Moves each column up by `factor` (B,) times its distance from the left, in pixels; outside is 0."""
+    return affine(images, _coefficients(factor, 3))
+
+
+def translate_x(images: Tensor, pixels: Tensor) -> Tensor:
+    """Moves each image left by `pixels` (B,), negative to the right; outside is 0."""
+    return affine(images, _coefficients(pixels, 2))
+
+
+def translate_y(images: Tensor, pixels: Tensor) -> Tensor:
+    """Moves each image up by `pixels` (B,), negative downwards; outside is 0."""
+    return affine(images, _coefficients(pixels, 5))
+
+
+def rotation_coefficients(degrees: Tensor, height: int, width: int) -> Tensor:
+    """Pillow's affine coefficients (B, 6) of a counter-clockwise turn about the centre."""
+    angle = -torch.deg2rad(degrees.double())
+    cos, sin = angle.cos(), angle.sin()
+    x, y = width / 2, height / 2
+    return torch.stack((cos, sin, x - cos * x - sin * y, -sin, cos, y + sin * x - cos * y), 1)
+
+
+def affine(images: Tensor, coefficients: Tensor) -> Tensor:
+    """Pillow's `transform(size, AFFINE, (a, b, c, d, e, f), BILINEAR)` with one (B, 6) row for each image.
+
+    The output pixel at (x, y) is taken from (a x + b y + c, d x + e y + f); what lies outside is 0.
+    """
+    height, width = images.shape[2:]
+    a, b, c, d, e, f = coefficients.to(images).view(-1, 6, 1, 1).unbind(1)
+    x = (torch.arange(width, device=images.device) + 0.5).view(1, 1, -1)
+    y = (torch.arange(height, device=images.device) + 0.5).view(1, -1, 1)
+    from_x, from_y = a * x + b * y + c, d * x + e * y + f
+    inside = (from_x >= 0) & (from_x < width) & (from_y >= 0) & (from_y < height)
+    grid = torch.stack((from_x * 2 / width - 1, from_y * 2 / height - 1), -1)
+    sampled = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return torch.floor(sampled + 1e-3) * inside.unsqueeze(1)  # Pillow cuts off; 1e-3 is float32's error
+
+
+def apply_operations(images: Tensor, operations: Tensor, levels: Tensor, signs: Tensor) -> Tensor:
+    """One operation for each image, at AugMix's strengths.
+
+    operations: int64 (B,), index into OPERATIONS, or negative for none. levels: float (B,), 0..10, AugMix's drawn
+    level. signs: float (B,), +1 or -1, the direction of the affine operations. All affine operations share one
+    resampling. operations, levels and signs lie on the CPU, where they are drawn.
+    """
+    result = images.clone()
+    for number, name in enumerate(OPERATIONS[:_FIRST_AFFINE]):
+        chosen = (operations == number).nonzero().squeeze(1)
+        if len(chosen):
+            index = chosen.to(images.device)
+            result[index] = _apply_pointwise(name, images[index], levels[chosen])
+    chosen = (operations >= _FIRST_AFFINE).nonzero().squeeze(1)
+    if len(chosen):
+        index = chosen.to(images.device)
+        coefficients = _affine_coefficients(operations[chosen], levels[chosen], signs[chosen], images.shape[2:])
+        result[index] = affine(images[index], coefficients)
+    return result
+
+
+def _apply_pointwise(name: str, images: Tensor, levels: Tensor) -> Tensor:
+    if name == "autocontrast":
+        return autocontrast(images)
+    if name == "equalize":
+        return equalize(images)
+    if name == "posterize":
+        return posterize(images, 4 - torch.trunc(levels * 4 / 10))
+    return solarize(images, 256 - torch.trunc(levels * 256 / 10))
+
+
+def _affine_coefficients(operations: Tensor, levels: Tensor, signs: Tensor, size: torch.Size) -> Tensor:
+    height, width = size
+    strengths = {
+        "shear_x": (1, levels * 0.3 / 10),
+        "shear_y": (3, levels * 0.3 / 10),
+        "translate_x": (2, torch.trunc(levels * (width / 3) / 10)),
+        "translate_y": (5, torch.trunc(levels * (height / 3) / 10)),
+    }
+    result = rotation_coefficients(torch.trunc(levels * 30 / 10) * signs, height, width)
+    for name, (position, strength) in strengths.items():
+        chosen = operations == OPERATIONS.index(name)
+        result[chosen] = _coefficients(strength * signs, position)[chosen]
+    return result
+
+
+def _coefficients(values: Tensor, position: int) -> Tensor:
+    """The identity's affine coefficients (B, 6) with `values` put at one position."""
+    result = torch.tensor([1.0, 0, 0, 0, 1, 0], dtype=torch.float64).repeat(len(values), 1)
+    result[:, position] = values
+    return result
+
+
+def _look_up(images: Tensor, table: Tensor) -> Tensor:
+    """Replaces each value by its entry in its channel's own table (B, C, 256)."""
+    values = images.reshape(*images.shape[:2], -1).long()
+    return table.to(images).gather(2, values).view_as(images)

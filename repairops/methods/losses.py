@@ -1,0 +1,35 @@
+"""Losses that more than one method uses. Logits are (B, classes) on any device."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def jensen_shannon(*logits: Tensor) -> Tensor:
+    """Jensen-Shannon divergence of two or more predictions for the same images, in nats, mean over the batch.
+
+    Source: AugMix's consistency loss, JS(p(X), p(aug1), p(aug2)). It differs from AugMix's code by working on
+    logarithms, where that code clamps the mean probability at 1e-7. 0 for equal predictions, at most log(views).
+    """
+    views = torch.stack([F.log_softmax(view.float(), 1) for view in logits])
+    mean = torch.logsumexp(views, 0) - math.log(len(logits))
+    return (views.exp() * (views - mean)).sum(2).mean()
+
+
+def train_and_failure_loss(logits: Tensor, labels: Tensor, failures: int) -> tuple[Tensor, dict[str, float]]:
+    """Cross-entropy of one batch whose last `failures` rows are failure images: the mean over all rows.
+
+    Every image weighs the same, so the failures' weight is their share of the batch. The figures are the means of
+    the two parts, without a gradient.
+    """
+    each = F.cross_entropy(logits.float(), labels, reduction="none")
+    train = len(labels) - failures
+    means = torch.stack([part.mean() for part in each.detach().tensor_split([train])]).tolist()
+    figures = {"loss_train": means[0]}
+    if failures:
+        figures["loss_failures"] = means[1]
+    return each.mean(), figures

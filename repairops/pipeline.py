@@ -1,0 +1,111 @@
+"""The main path: pull, validate, split, cluster, style, fine-tune, evaluate, export, gate, register, report.
+
+Read `run_job` first, then open the stage that interests you.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from repairops.config import Config
+from repairops.errors import RepairError, UsageError
+from repairops.job import Job
+from repairops.outcome import Outcome
+from repairops.report import Pictures
+from repairops.stages.gallery import negative_flips, sample_pairs
+from repairops.stages.judge import ask_gate, export_and_compare, judge
+from repairops.stages.publish import headline, publish
+from repairops.stages.pull import Inputs, pull
+from repairops.stages.repair import cluster, fine_tune, show_style, split_batch
+from repairops.stages.validate import validate_failures
+from repairops.store.connection import connect
+from repairops.store.datasets import find_sets
+from repairops.store.failures import choose_batches, logged_batches
+from repairops.store.jobs import (
+    close_interrupted,
+    earlier_outcome,
+    job_key,
+    job_lock,
+    job_run,
+    runs_of_job,
+    work_folder,
+)
+from repairops.store.models import resolve_model
+from repairops.store.registry import repaired_batches
+
+
+def repair(
+    model: str = "prod/cls",
+    *,
+    failures: str = "auto",
+    train_set: str | Path | None = None,
+    clean_set: str | Path | None = None,
+    config: Config | None = None,
+    rerun: bool = False,
+    tracking_uri: str | None = None,
+) -> Outcome:
+    """Repairs a registered classifier from its logged failures, and registers the repair where its gate passes.
+
+    model: 'prod/cls', 'cls@prod' or 'models:/cls/3'; pinned at the start.
+    failures: 'auto' for every logged batch that is not repaired yet, or run ids or digests, by comma.
+    train_set, clean_set: ImageFolder or parquet; None for those that were logged with the model.
+    rerun: also where this very job (model version, batches, data sets, configuration) has an outcome already.
+
+    A job that was interrupted goes on where it stopped. Raises RepairError, with one line that says what to do;
+    the run then keeps the outcome 'error' and what was found so far.
+    """
+    config = config or Config()
+    client = connect(tracking_uri)
+    ref = resolve_model(model, client)
+    if config.register.promote == "auto" and not ref.alias:
+        raise UsageError(f"promote=auto needs an alias to move, and {model!r} names none. Write it as prod/cls.")
+    sets = find_sets(client, ref.run_id, train_set, clean_set)
+    logged = logged_batches(client, ref.name)
+    batches = choose_batches(logged, failures, repaired_batches(client, ref))
+    key = job_key(ref, [batch.digest for batch in batches], [found.digest for found in sets.values()], config)
+    folder = work_folder(key)
+    with job_lock(key, folder), job_run(client, ref) as run:
+        runs = [other for other in runs_of_job(client, key) if other.info.run_id != run.run_id]
+        job = Job(run, key, folder, ref, batches, config)
+        if not batches:
+            state = "all logged batches are repaired already" if logged else "no failure batch is logged"
+            return job.conclude("nothing_to_repair", f"Nothing to repair in {ref}: {state}.")
+        close_interrupted(client, runs, run.run_id)
+        earlier = None if rerun else earlier_outcome(client, runs)
+        if earlier:
+            return job.repeat(earlier)
+        try:
+            return run_job(job, Inputs(client, ref, batches, sets))
+        except RepairError as error:
+            job.conclude("error", str(error))
+            raise
+
+
+def run_job(job: Job, inputs: Inputs) -> Outcome:
+    """One repair, from what was pulled to a judged outcome; each stage times itself and says what it did."""
+    with job.stage("pull"):
+        champion, train_set, clean, rows = pull(job, inputs)
+    with job.stage("validate"):
+        failures = validate_failures(job, rows, champion, train_set, clean)
+    with job.stage("split"):
+        split = split_batch(job, failures)
+    with job.stage("cluster"):
+        clusters = cluster(job, split.repair)
+    with job.stage("style"):
+        samples = show_style(job, split.repair, clusters, train_set)
+    with job.stage("fine-tune"):
+        challenger = fine_tune(job, champion, train_set, split, clusters)
+    with job.stage("evaluate"):
+        evaluation = judge(job, champion, challenger, clean, split.heldout)
+    with job.stage("export"):
+        evidence = export_and_compare(job, champion, challenger, clean, split.heldout, evaluation)
+    with job.stage("gate"):
+        verdict = ask_gate(job, evidence)
+    with job.stage("register"):
+        outcome = publish(job, inputs.client, champion, challenger, verdict)
+    pictures = Pictures(
+        cluster_grid=job.pictures["clusters.png"],
+        samples=sample_pairs(samples, split.repair),
+        negative_flips=negative_flips(evaluation, clean, limit=24),
+    )
+    return job.conclude(outcome, headline(job, outcome), pictures)

@@ -1,0 +1,12 @@
+"""The review page, the registered version's description and the terminal summary, all from one outcome.
+
+An outcome is the plain dict that `outcome.json` holds. Every key may be missing: an outcome that stopped early
+still gives a page that says why and shows what exists.
+"""
+
+from repairops.report.markdown import render_markdown
+from repairops.report.page import render_page
+from repairops.report.pictures import NegativeFlip, Pictures, SamplePair
+from repairops.report.terminal import render_terminal
+
+__all__ = ["NegativeFlip", "Pictures", "SamplePair", "render_markdown", "render_page", "render_terminal"]

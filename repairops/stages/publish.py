@@ -1,0 +1,98 @@
+"""Register and promote: what leaves the job, and only after a passed gate."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from repairops.errors import AliasMoved
+from repairops.job import Job
+from repairops.network import Classifier
+from repairops.outcome import OF_VERDICT
+from repairops.records import Verdict
+from repairops.report import render_markdown
+from repairops.stages.judge import onnx_file
+from repairops.store.champion import Champion
+from repairops.store.registry import PARENT_TAG, VERDICT_TAG, batch_tags, promote, register_repair
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+def publish(job: Job, client: MlflowClient, champion: Champion, challenger: Classifier, verdict: Verdict) -> str:
+    """Registers a passed repair, moves the production alias where asked; returns the outcome's name."""
+    outcome = OF_VERDICT[verdict.result]
+    if outcome != "passed":
+        job.say(f"nothing: the gate says {verdict.result}")
+        return outcome
+    _register(job, client, champion, challenger)
+    if job.config.register.promote == "auto":
+        return _promote(job, client)
+    return outcome
+
+
+def headline(job: Job, outcome: str) -> str:
+    """The outcome in one line."""
+    evidence, registered = job.values["evidence"], job.values["registered"]
+    counts = f"{evidence['heldout_repaired']} of {evidence['heldout_total']} held-out failures repaired"
+    if outcome == "passed" and registered:
+        place = f"version {registered['version']} of {job.ref.name!r}, alias {registered['alias']!r}"
+        promoted = f"; the alias {job.ref.alias!r} moved to it" if job.values["promoted"] else ""
+        return f"The gate passed: {counts}; registered as {place}{promoted}."
+    if outcome == "alias_moved":
+        return f"The gate passed and version {registered['version']} is registered, but {job.values['alias_moved']}"
+    reasons = " ".join(
+        check["summary"]
+        for check in job.values["verdict"]["checks"]
+        if check["level"] == "required" and check["result"] != "PASS"
+    )
+    word = "failed" if outcome == "failed" else "is inconclusive"
+    return f"The gate {word}; nothing was registered. {counts[0].upper()}{counts[1:]}. {reasons}"
+
+
+def _register(job: Job, client: MlflowClient, champion: Champion, challenger: Classifier) -> None:
+    alias = job.config.register.alias
+    tags = {
+        "repairops.kind": "repair",
+        VERDICT_TAG: "PASS",
+        PARENT_TAG: job.ref.version,
+        "repairops.config_digest": job.config.digest(),
+        "repairops.run_id": job.run.run_id,
+        "repairops.method": f"{job.config.method.name}/{job.config.method.recipe}",
+        "repairops.seed": str(job.config.seed),
+        **batch_tags([batch["digest"] for batch in job.values["batches"]]),
+    }
+    version = register_repair(
+        client,
+        champion,
+        challenger.network,
+        onnx_file(job),
+        run_id=job.run.run_id,
+        job_key=job.key,
+        tags=tags,
+        description=render_markdown({**job.values, "outcome": "passed", "message": "The gate passed."}),
+        alias=alias,
+    )
+    number = str(version.version)
+    uri = f"models:/{job.ref.name}/{number}"
+    job.values["registered"] = {"name": job.ref.name, "version": number, "alias": alias, "uri": uri}
+    job.run.set_tags({"repairops.registered_version": number})
+    job.say(f"version {number} of {job.ref.name!r}, alias {alias!r}")
+
+
+def _promote(job: Job, client: MlflowClient) -> str:
+    """Moves the alias that the champion was found by; 'alias_moved' where another did so meanwhile."""
+    try:
+        promote(
+            client,
+            job.ref.name,
+            job.ref.alias,
+            job.values["registered"]["version"],
+            expected=job.ref.version,
+            by="repairops",
+            reason=f"gate passed in run {job.run.run_id}",
+        )
+    except AliasMoved as error:
+        job.values["alias_moved"] = str(error)
+        return "alias_moved"
+    job.values["promoted"] = True
+    return "passed"

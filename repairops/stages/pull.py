@@ -1,0 +1,52 @@
+"""What a repair starts from, pulled from MLflow: champion, train set, clean set, logged failures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from repairops.images import load_image_set, peek_class_names
+from repairops.job import Job
+from repairops.records import CleanSet, ImageSet
+from repairops.store.champion import Champion, load_champion
+from repairops.store.datasets import CONTEXTS, ROLE, Context, DatasetRef, fetch_dataset
+from repairops.store.failure_rows import FailureRows
+from repairops.store.failures import LoggedBatch, fetch_rows
+from repairops.store.models import ModelRef
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+@dataclass(frozen=True, eq=False)
+class Inputs:
+    """References to all that a job reads; pinned before it starts."""
+
+    client: MlflowClient
+    ref: ModelRef
+    batches: list[LoggedBatch]
+    sets: dict[Context, DatasetRef]
+
+
+def pull(job: Job, inputs: Inputs) -> tuple[Champion, ImageSet, CleanSet, FailureRows]:
+    """Downloads and loads everything; class names that the model does not state are taken from the clean set.
+
+    Raises DatasetNotFound, UnreadableDataset, ClassMismatch, FailureBatchDamaged, and what `load_champion` raises.
+    """
+    paths = {c: fetch_dataset(found, c, job.folder / "sets") for c, found in inputs.sets.items()}
+    names = peek_class_names(paths["evaluation"]) or ()
+    champion = load_champion(inputs.ref, job.config.model, job.folder / "champion", tuple(names))
+    train_set, clean = (
+        load_image_set(paths[c], champion.spec, job.config.images, role=ROLE[c], cache_dir=job.folder / "mapped")
+        for c in CONTEXTS
+    )
+    rows = fetch_rows(inputs.client, inputs.batches)
+    job.values["sets"] = {
+        ROLE[c].replace(" ", "_"): {"uri": inputs.sets[c].uri, "digest": images.digest, "images": len(images)}
+        for c, images in zip(CONTEXTS, (train_set, clean), strict=True)
+    }
+    job.say(
+        f"{inputs.ref}, {len(train_set)} train and {len(clean)} clean images, "
+        f"{len(rows)} failures in {len(inputs.batches)} batch{'es' if len(inputs.batches) > 1 else ''}"
+    )
+    return champion, train_set, CleanSet(clean), rows

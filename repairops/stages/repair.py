@@ -1,0 +1,113 @@
+"""Split, cluster, style and fine-tune: the stages that make the challenger."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+from collections import Counter
+
+import numpy as np
+import torch
+
+from repairops.clustering import cluster_failures, cluster_grid, split_failures
+from repairops.config import derive_seed
+from repairops.decoding import encode_png
+from repairops.job import Job
+from repairops.methods import RepairData, make_method
+from repairops.methods.base import Method
+from repairops.network import Classifier
+from repairops.records import Clusters, FailureBatch, FailureSplit, ImageSet
+from repairops.stages.gallery import StyledSample, style_grid, style_samples
+from repairops.store.champion import Champion
+from repairops.training import train
+
+
+def split_batch(job: Job, failures: FailureBatch) -> FailureSplit:
+    """Repair, validation and held-out failures. Raises CannotSplit."""
+    options = dataclasses.asdict(job.config.split)
+    split = split_failures(failures, **options, seed=derive_seed(job.config.seed, "split"))
+    counts = {
+        "repair": len(split.repair),
+        "validation": len(split.validation),
+        "heldout": len(split.heldout.batch),
+    }
+    job.values["split"] = counts
+    job.say(", ".join(f"{count} {part}" for part, count in counts.items()))
+    return split
+
+
+def cluster(job: Job, failures: FailureBatch) -> Clusters:
+    """Clusters over the repair failures, with a picture of each cluster's nearest members (clusters.png)."""
+    options = dataclasses.asdict(job.config.clustering)
+    clusters = cluster_failures(failures, **options, seed=derive_seed(job.config.seed, "clustering"))
+    names, labels = failures.images.class_names, failures.images.labels
+    job.values["clusters"] = [
+        {
+            "id": number,
+            "size": len(members),
+            "labels": {names[label]: count for label, count in Counter(labels[members].tolist()).most_common()},
+        }
+        for number in range(clusters.count)
+        for members in [clusters.members(number)]
+    ]
+    job.log_picture("clusters.png", _png(cluster_grid(failures.images, clusters)))
+    job.say("sizes " + ", ".join(str(entry["size"]) for entry in job.values["clusters"]))
+    return clusters
+
+
+def show_style(job: Job, failures: FailureBatch, clusters: Clusters, train_set: ImageSet) -> list[StyledSample]:
+    """Train images in the look of each cluster (styles.png), before training starts: a look shows a wrong style."""
+    style, seed = job.config.style, job.config.seed
+    samples = style_samples(failures, clusters, train_set, style, per_cluster=4, seed=seed)
+    job.values["method"] = {
+        "name": job.config.method.name,
+        "recipe": job.config.method.recipe,
+        "style": style.name,
+    }
+    job.log_picture("styles.png", _png(style_grid(samples, failures)))
+    job.say(f"{style.name}, fitted to {len(failures)} failures in {clusters.count} clusters")
+    return samples
+
+
+def fine_tune(job: Job, champion: Champion, train_set: ImageSet, split: FailureSplit, clusters: Clusters) -> Classifier:
+    """A copy of the champion, fine-tuned; the checkpoint is chosen on validation parts alone."""
+    config, seed = job.config, job.config.seed
+    challenger = copy.deepcopy(champion.classifier)
+
+    def method(data: RepairData) -> Method:
+        generator = torch.Generator().manual_seed(derive_seed(seed, "method"))
+        return make_method(config.method, config.style, data, generator)
+
+    result = train(
+        challenger,
+        method,
+        train_set,
+        split.repair,
+        split.validation,
+        clusters,
+        config.training,
+        seed=seed,
+        work_dir=job.folder,
+        method_key=_digest(config.method, config.style),
+        on_epoch=job.log_epoch,
+    )
+    training = dataclasses.asdict(result)
+    training["history"] = [{"epoch": number, **figures} for number, figures in enumerate(result.history, 1)]
+    job.values["training"] = training
+    job.say(
+        f"{len(result.history)} epochs on {result.device}, {result.images_per_second:.0f} images/s; "
+        f"epoch {result.best_epoch} chosen" + (f". {result.note}" if result.note else "")
+    )
+    return challenger
+
+
+def _digest(*stages: object) -> str:
+    text = json.dumps([dataclasses.asdict(stage) for stage in stages], sort_keys=True)  # type: ignore[call-overload]
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _png(picture: np.ndarray) -> bytes:
+    """PNG of a picture, uint8 (H, W, 3)."""
+    return encode_png(torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))))

@@ -1,0 +1,71 @@
+"""The validation stage: the champion's sanity, the failure batch's contract, and what is kept of both."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import numpy as np
+from torch import Tensor
+
+from repairops.errors import FailureBatchRejected
+from repairops.evaluation import check_not_at_chance, predict
+from repairops.gate import plan
+from repairops.job import Job
+from repairops.records import CleanSet, FailureBatch, ImageSet
+from repairops.store.champion import Champion
+from repairops.store.failure_rows import FailureRows
+from repairops.validation import validate
+
+log = logging.getLogger("repairops")
+
+
+def validate_failures(
+    job: Job, rows: FailureRows, champion: Champion, train_set: ImageSet, clean: CleanSet
+) -> FailureBatch:
+    """The failures that pass validation against the pinned champion.
+
+    The quarantine with its reasons, the result and the Data Docs are logged first, whatever they say.
+    Raises ChampionAtChance, FailureBatchRejected.
+    """
+    answers = predict(champion.classifier, clean.images.pixels, clean.images.labels, device=job.device)
+    check_not_at_chance(answers, clean.images.labels, champion.spec.classes)
+    job.values["champion"] = {"clean_accuracy": answers.accuracy, "clean_n": len(clean.images)}
+    warning = plan(len(clean.images), answers.accuracy, job.config.gate)
+    if warning:
+        job.values["warning"] = warning
+        log.warning("Warning: %s", warning)
+
+    def classify(pixels: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        found = predict(champion.classifier, pixels, np.zeros(len(pixels), np.int64), device=job.device)
+        return found.labels, found.confidence
+
+    folder = job.scratch("validation")
+    report = validate(
+        rows.frame(),
+        champion.spec,
+        classify,
+        clean_ids=set(clean.images.sample_ids.tolist()),
+        train_ids=set(train_set.sample_ids.tolist()),
+        images=job.config.images,
+        config=job.config.validation,
+        digests=tuple(batch["digest"] for batch in job.values["batches"]),
+        docs_dir=folder / "data_docs" if job.config.validation.data_docs else None,
+    )
+    report.quarantine.to_parquet(folder / "quarantine.parquet")
+    (folder / "result.json").write_text(json.dumps(report.results, indent=1, default=str), encoding="utf-8")
+    job.run.log_folder(folder, "validation")
+    accepted = len(report.accepted) if report.accepted is not None else 0
+    quarantined = {rule: count for rule, count in report.counts.items() if count}
+    job.values["validation"] = {
+        "rows": report.rows,
+        "accepted": accepted,
+        "quarantined": quarantined,
+        "broken": list(report.broken),
+    }
+    reasons = ", ".join(f"{count} {rule}" for rule, count in quarantined.items())
+    job.say(f"{accepted} of {report.rows} failures accepted" + (f"; quarantined: {reasons}" if reasons else ""))
+    if report.accepted is None or report.broken:
+        where = f"validation/quarantine.parquet of run {job.run.run_id}"
+        raise FailureBatchRejected(report.broken or ["no row is left"], where)
+    return report.accepted

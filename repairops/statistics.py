@@ -1,0 +1,110 @@
+"""Score tests and intervals for proportions: plain numbers in, plain numbers out.
+
+All confidences are one-sided. All tests of one kind grow with the square root of the sample at constant shares,
+so `settling_size` says for each how many images would settle it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from scipy.stats import norm
+
+
+def quantile(confidence: float) -> float:
+    """The standard normal quantile, 1.645 for 0.95."""
+    return float(norm.ppf(confidence))
+
+
+def tango_score(won: float, lost: float, n: float, difference: float) -> float:
+    """Tango's score statistic for paired proportions: standard normal where the true difference is `difference`.
+
+    won, lost: pairs that only the second, only the first system got right; n: all pairs, at least 1. The observed
+    difference is (won - lost) / n; the statistic falls as `difference` in -1..1 grows, and is 0 at the observed one.
+    At `difference` 0 it is McNemar's. Finite for won = lost = 0, infinite only at differences that no table with
+    these counts can have.
+
+    The statistic is asymptotic. At a margin of half a point a one-sided 95% test errs, computed exactly, in at most
+    5.3% of cases where at least 0.05% of the images are won and n is at least 599; where none is ever won, in up to
+    6.1%, and in up to 6.8% for 539 to 598 images.
+
+    Source: Tango 1998, Statistics in Medicine 17:891, equations 24-26, with the root in its stable form.
+    """
+    surplus = won - lost - n * difference
+    if abs(surplus) <= 1e-12 * n:
+        return 0.0
+    a = 2 * n
+    b = -won - lost + (2 * n - won + lost) * difference
+    c = -lost * difference * (1 - difference)
+    root = math.sqrt(max(b * b - 4 * a * c, 0.0))
+    share_lost = (root - b) / (2 * a) if b <= 0 else -2 * c / (b + root)
+    variance = n * (2 * share_lost + difference * (1 - difference))
+    if variance <= 1e-12 * n:  # rounding of an exact zero
+        return math.copysign(math.inf, surplus)
+    return surplus / math.sqrt(variance)
+
+
+def tango_interval(won: float, lost: float, n: float, confidence: float) -> tuple[float, float]:
+    """Lower and upper one-sided bound of the difference (won - lost) / n, in -1..1; (nan, nan) without pairs.
+
+    The bound is where `tango_score` reaches the quantile, found by bisection to 1e-15.
+    """
+    if n <= 0:
+        return math.nan, math.nan
+    return _tango_lower(won, lost, n, quantile(confidence)), -_tango_lower(lost, won, n, quantile(confidence))
+
+
+def _tango_lower(won: float, lost: float, n: float, z: float) -> float:
+    low, high = -1.0, (won - lost) / n
+    while high - low > 1e-15:
+        middle = (low + high) / 2
+        if middle in (low, high):
+            break
+        if tango_score(won, lost, n, middle) >= z:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def wilson_score(hits: float, n: float, rate: float) -> float:
+    """The score statistic of `hits` among n (at least 1) against a true `rate` in 0..1."""
+    surplus = hits - n * rate
+    if abs(surplus) <= 1e-12 * n:
+        return 0.0
+    deviation = math.sqrt(max(n * rate * (1 - rate), 0.0))
+    return surplus / deviation if deviation > 0 else math.copysign(math.inf, surplus)
+
+
+def wilson_interval(hits: int, n: int, confidence: float) -> tuple[float, float]:
+    """Wilson's lower and upper one-sided bound of a proportion, in 0..1; (nan, nan) for n = 0."""
+    if n <= 0:
+        return math.nan, math.nan
+    z2 = quantile(confidence) ** 2
+    centre = (hits + z2 / 2) / (n + z2)
+    half = math.sqrt(z2 * (hits * (n - hits) / n + z2 / 4)) / (n + z2)
+    return max(0.0, centre - half) if hits else 0.0, min(1.0, centre + half) if hits < n else 1.0
+
+
+def settling_size(score: float, n: int, confidence: float) -> int | None:
+    """The smallest sample at which a score test with the same shares is settled, None where none ever is.
+
+    Settled: the score is at least the quantile (a pass) or below minus the quantile (a fail).
+    """
+    if score == 0 or not math.isfinite(score):
+        return None
+    exact = n * (quantile(confidence) / score) ** 2
+    if exact > 1e12:
+        return None
+    return math.ceil(exact - 1e-9) if score > 0 else math.floor(exact + 1e-9) + 1
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values, in the order given: rejecting those up to 0.05 errs in at most 5% of families."""
+    adjusted = [1.0] * len(p_values)
+    largest = 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted

@@ -1,0 +1,56 @@
+"""Styles: ways to carry the look of failures (references) onto clean train images (content)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor
+
+from repairops.config import StyleConfig
+from repairops.errors import InvalidOption, StyleNotFittable, listing
+from repairops.style.base import Style
+from repairops.style.fitted import fit_fitted_degradation
+from repairops.style.spectral import fit_fourier_amplitude, fit_high_band_swap, fit_radial_spectrum
+from repairops.style.subband import fit_subband_wct
+from repairops.style.wct2 import fit_wct2
+
+__all__ = ["STYLES", "Style", "StyleFactory", "fit_style"]
+
+StyleFactory = Callable[[Tensor, Tensor, StyleConfig, Generator], Style]
+
+STYLES: dict[str, StyleFactory] = {
+    "fitted_degradation": fit_fitted_degradation,
+    "subband_wct": fit_subband_wct,
+    "wct2": fit_wct2,
+    "fourier_amplitude": fit_fourier_amplitude,
+    "radial_spectrum": fit_radial_spectrum,
+    "high_band_swap": fit_high_band_swap,
+}
+
+
+def fit_style(name: str, references: Tensor, clean: Tensor, config: StyleConfig, generator: Generator) -> Style:
+    """Fits the style `name` to the repair failures.
+
+    references: float32 (R, C, H, W) in 0..1, the repair failures. clean: float32 (M, C, H, W) in 0..1, a sample of
+    train images (2,000 are plenty). generator: on the CPU. Raises InvalidOption for an unknown name or an option
+    out of range, StyleNotFittable for sets that cannot be fitted to, StyleWeightsMissing (wct2).
+    """
+    if name not in STYLES:
+        raise InvalidOption("style.name", name, f"one of {listing(STYLES)}")
+    if not 0 <= config.alpha <= 1:
+        raise InvalidOption("style.alpha", config.alpha, "from 0 (content unchanged) to 1 (full strength)")
+    if not 1 <= config.levels <= 4:
+        raise InvalidOption("style.levels", config.levels, "from 1 to 4")
+    if config.group_size < 1:
+        raise InvalidOption("style.group_size", config.group_size, "at least 1")
+    for role, images in (("references", references), ("clean images", clean)):
+        if images.ndim != 4 or images.numel() == 0:
+            raise StyleNotFittable(role, f"their shape is {tuple(images.shape)}", "Give at least one image of each")
+        if not images.isfinite().all():
+            raise StyleNotFittable(role, "some values are NaN or infinite", "Check how the images were decoded")
+    if references.shape[1:] != clean.shape[1:]:
+        shapes = f"{tuple(references.shape[1:])} against {tuple(clean.shape[1:])} of the clean images"
+        raise StyleNotFittable("references", f"their size is {shapes}", "Resize both to the model's input")
+    with torch.no_grad(), torch.autocast(references.device.type, enabled=False):
+        return STYLES[name](references.float(), clean.float(), config, generator)

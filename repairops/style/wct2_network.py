@@ -1,0 +1,137 @@
+"""WCT2's network: VGG-19 to conv4_1 with Haar wavelet pooling, and its mirror ('cat5' unpooling).
+
+Yoo et al. 2019, section 3; parameter names and shapes are those of the public checkpoints wave_encoder_cat5_l4 and
+wave_decoder_cat5_l4. At each of the levels 2, 3, 4 pooling passes LL on and hands LH, HL, HH and the feature before
+pooling to the decoder, which concatenates them (cat5).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from repairops.style.haar import Bands, analyse, unpool
+from repairops.style.whitening import StyleStatistics, concatenate, style_statistics, whiten_colour
+
+Site = Literal["encoder", "skip", "decoder"]
+SITES: tuple[Site, ...] = get_args(Site)
+Statistics = dict[str, StyleStatistics]  # by place, e.g. 'encoder2', 'skip3.HL', 'decoder1'
+Skip = tuple[Bands, Tensor]  # bands of a feature, and the feature before pooling
+
+ENCODER = {
+    "conv1_1": (3, 64), "conv1_2": (64, 64), "conv2_1": (64, 128), "conv2_2": (128, 128), "conv3_1": (128, 256),
+    "conv3_2": (256, 256), "conv3_3": (256, 256), "conv3_4": (256, 256), "conv4_1": (256, 512),
+}  # fmt: skip
+DECODER = {
+    "conv4_1": (512, 256), "conv3_4_2": (256 * 5, 256), "conv3_3": (256, 256), "conv3_2": (256, 256),
+    "conv3_1": (256, 128), "conv2_2_2": (128 * 5, 128), "conv2_1": (128, 64), "conv1_2_2": (64 * 5, 64),
+    "conv1_1": (64, 3),
+}  # fmt: skip
+# By level: the encoder's convolutions before pooling, and the one after it.
+ENCODE = {2: (["conv1_2"], "conv2_1"), 3: (["conv2_2"], "conv3_1"), 4: (["conv3_2", "conv3_3", "conv3_4"], "conv4_1")}
+# By level: the decoder's convolution before unpooling, and those after it.
+DECODE = {
+    2: ("conv2_1", ["conv1_2_2"]),
+    3: ("conv3_1", ["conv2_2_2"]),
+    4: ("conv4_1", ["conv3_4_2", "conv3_3", "conv3_2"]),
+}
+
+
+class Wct2Network(nn.Module):
+    """`encoder` and `decoder` hold the public checkpoints' parameters; images float32 (B, 3, H, W) in 0..1.
+
+    Sides are multiples of 2**(levels - 1) with at least 2 positions at the deepest level (`wct2.prepare`).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.ModuleDict({"conv0": nn.Conv2d(3, 3, 1)})
+        self.encoder.update({name: nn.Conv2d(*shape, 3) for name, shape in ENCODER.items()})
+        self.decoder = nn.ModuleDict({name: nn.Conv2d(*shape, 3) for name, shape in DECODER.items()})
+
+    def forward(self, images: Tensor, levels: int = 4) -> Tensor:
+        """Reconstruction without a transfer."""
+        return self.transfer(images, {}, levels, (), 1.0)
+
+    def encode(self, x: Tensor, level: int) -> tuple[Tensor, Skip | None]:
+        """Features of one level from those of the level above (the image, for level 1), and the skip."""
+        if level == 1:
+            return _relu_conv(self.encoder, "conv1_1", self.encoder["conv0"](x)), None
+        before, after = ENCODE[level]
+        for name in before:
+            x = _relu_conv(self.encoder, name, x)
+        bands = analyse(x)
+        return _relu_conv(self.encoder, after, bands.LL), (bands, x)
+
+    def decode(self, x: Tensor, level: int, skip: Skip | None) -> Tensor:
+        """The reverse of `encode`."""
+        if level == 1 or skip is None:
+            return _conv(self.decoder, "conv1_1", x)
+        before, after = DECODE[level]
+        bands, feature = skip
+        low = _relu_conv(self.decoder, before, x)
+        x = torch.cat([*unpool(Bands(low, bands.LH, bands.HL, bands.HH)), feature], 1)
+        for name in after:
+            x = _relu_conv(self.decoder, name, x)
+        return x
+
+    def statistics(self, references: Tensor, levels: int, sites: tuple[Site, ...]) -> Statistics:
+        """What the transfer at `sites` needs of references (R, 3, H, W)."""
+        found: Statistics = {}
+        skips: dict[int, Skip | None] = {}
+        x = references
+        for level in range(1, levels + 1):
+            x, skips[level] = self.encode(x, level)
+            if "encoder" in sites:
+                found[f"encoder{level}"] = style_statistics(x)
+            if "skip" in sites and (skip := skips[level]) is not None:
+                for name in ("LH", "HL", "HH"):
+                    found[f"skip{level}.{name}"] = style_statistics(getattr(skip[0], name))
+        if "decoder" in sites:
+            for level in range(levels, 1, -1):
+                x = self.decode(x, level, skips[level])
+                found[f"decoder{level - 1}"] = style_statistics(x)
+        return found
+
+    def transfer(
+        self, content: Tensor, styles: Statistics, levels: int, sites: tuple[Site, ...], alpha: float
+    ) -> Tensor:
+        """Content (B, 3, H, W) in the styles of B references, not clamped to 0..1."""
+
+        def restyle(x: Tensor, place: str) -> Tensor:
+            return whiten_colour(x, styles[place], alpha) if place in styles else x
+
+        skips: dict[int, Skip | None] = {}
+        x = content
+        for level in range(1, levels + 1):
+            x, skip = self.encode(x, level)
+            if "encoder" in sites:
+                x = restyle(x, f"encoder{level}")
+            if skip is not None and "skip" in sites:
+                bands = skip[0]
+                details = (restyle(getattr(bands, name), f"skip{level}.{name}") for name in ("LH", "HL", "HH"))
+                skip = (Bands(bands.LL, *details), skip[1])
+            skips[level] = skip
+        for level in range(levels, 0, -1):
+            if "decoder" in sites:
+                x = restyle(x, f"decoder{level}")
+            x = self.decode(x, level, skips[level])
+        return x
+
+
+def concatenate_sites(parts: list[Statistics]) -> Statistics:
+    """Statistics of all references from those of their chunks."""
+    return {place: concatenate([part[place] for part in parts]) for place in parts[0]}
+
+
+def _conv(layers: nn.ModuleDict, name: str, x: Tensor) -> Tensor:
+    """3x3 convolution with borders reflected."""
+    filtered: Tensor = layers[name](F.pad(x, (1, 1, 1, 1), mode="reflect"))
+    return filtered
+
+
+def _relu_conv(layers: nn.ModuleDict, name: str, x: Tensor) -> Tensor:
+    return F.relu(_conv(layers, name, x))

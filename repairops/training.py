@@ -1,0 +1,229 @@
+"""Fine-tuning a champion: any network, any method; resumable after each epoch, no global state touched."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from repairops.augment.geometry import random_crop_flip
+from repairops.checkpoint import checkpoint_path
+from repairops.config import TrainingConfig, derive_seed
+from repairops.device import MixedPrecision, device_name, resolve_device, seeded, use_bfloat16
+from repairops.epoch import EpochRunner, Figures, make_batch_source
+from repairops.errors import DatasetNotFound, InvalidOption, NotFineTunable
+from repairops.methods.base import Method, RepairData
+from repairops.network import Classifier
+from repairops.records import Clusters, FailureBatch, ImageSet
+from repairops.training_state import TrainingState, ValidationSets
+
+METHOD_IMAGES = 2000  # train images that a method sees beforehand, at most; its batches come from all of them
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training did; the classifier holds the weights of `best_epoch` (0 = the champion's own).
+
+    champion: the champion's figures on the validation parts. history: one entry for each trained epoch: loss, the
+    method's own figures, learning_rate (of the last step), steps, seconds, train_seconds, and as for the champion
+    the shares (0..1) validation_accuracy, validation_repair_rate and repair_failures_accuracy with the counts
+    validation_right and validation_repaired. A share of nothing is left out. repair_failures_accuracy near 1
+    beside a low validation_repair_rate is overfitting.
+    note: empty, or what a reviewer must know of the choice.
+    seconds: of this call. images_per_second: clean train images, whatever the method adds to them.
+    """
+
+    best_epoch: int
+    champion: Figures
+    history: list[Figures]
+    note: str
+    seconds: float
+    images_per_second: float
+    device: str
+    train_images: int
+    validation_images: int
+    validation_failures: int
+
+
+def train(
+    classifier: Classifier,
+    method_factory: Callable[[RepairData], Method],
+    train_set: ImageSet,
+    failures: FailureBatch,
+    validation_failures: FailureBatch,
+    clusters: Clusters,
+    config: TrainingConfig,
+    *,
+    seed: int,
+    work_dir: Path,
+    method_key: str,
+    on_epoch: Callable[[int, Figures], None] | None = None,
+) -> TrainingResult:
+    """Fine-tunes the champion in place, and leaves the selected epoch's weights in it, on the CPU, in eval mode.
+
+    failures: the repair part, with its clusters. validation_failures and a part split from the train set choose
+    the epoch (`selection.select_epoch`); nothing here sees the clean set or held-out failures.
+    work_dir: takes one checkpoint after each epoch. A later call with the same arguments (the champion's weights
+    too) goes on after it; on the CPU it then ends with the same weights, bit for bit, as without a stop.
+    method_key: names the method and all its settings, for that comparison.
+    on_epoch: called with (epoch, figures) once its checkpoint is written, epoch 0 being the champion; a resumed
+    training repeats the calls for the epochs that it has behind it.
+
+    Raises DeviceNotAvailable, InvalidOption, DatasetNotFound, NotFineTunable, LossNotFinite.
+    """
+    _check(config, train_set)
+    began, device = time.monotonic(), resolve_device(config.device)
+    amp = use_bfloat16(config.amp, device)
+    train_part, validation_part = split_train_set(
+        len(train_set),
+        fraction=config.validation_fraction,
+        max_validation=config.max_validation_images,
+        max_train=config.max_train_images,
+        seed=derive_seed(seed, "training", "split"),
+    )
+    settings = dataclasses.asdict(config) | {"device": device.type, "amp": amp}
+    sets = [images.digest for images in (train_set, failures.images, validation_failures.images)]
+    run = TrainingState(
+        classifier,
+        device,
+        ValidationSets(train_set.subset(validation_part), validation_failures.images, failures.images),
+        _make_optimizer(classifier, config.learning_rate, config.momentum, config.weight_decay),
+        {"settings": settings, "seed": seed, "method": method_key, "sets": sets, "clusters": _digest(clusters)},
+        work_dir,
+        config.max_clean_drop,
+    )
+    on_epoch = on_epoch or (lambda epoch, figures: None)
+    for epoch, figures in enumerate(run.history):
+        on_epoch(epoch, figures)
+
+    stop = StoppingRule(config.epochs, config.patience, config.max_minutes * 60)
+    if not stop.reached(run.history, run.selection.epoch):
+        jitter = make_jitter(train_set, config.crop_padding, config.horizontal_flip)
+        sample = train_set.subset(train_part[:METHOD_IMAGES])
+        with seeded(derive_seed(seed, "training", "method"), device):
+            method = method_factory(RepairData(sample, failures, clusters, jitter, device))
+        runner = EpochRunner(
+            network=MixedPrecision(classifier.network, classifier.spec) if amp else classifier,
+            method=method,
+            optimizer=run.optimizer,
+            source=make_batch_source(train_set, train_part, device),
+            jitter=jitter,
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            learning_rate=config.learning_rate,
+            seed=seed,
+            checkpoint=checkpoint_path(work_dir),
+        )
+        while not stop.reached(run.history, run.selection.epoch):
+            run.record_epoch(runner, stop.deadline(run.history))
+            on_epoch(len(run.history) - 1, run.history[-1])
+    run.finish()
+    return _result(run, stop, train_images=len(train_part), batch_size=config.batch_size,
+                   seconds=time.monotonic() - began)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StoppingRule:
+    """When a training ends. patience: epochs without a better choice; max_seconds: 0 = no limit."""
+
+    epochs: int
+    patience: int
+    max_seconds: float
+
+    def reached(self, history: list[Figures], selected: int) -> bool:
+        trained = len(history) - 1
+        waited = trained - selected
+        return trained >= self.epochs or 0 < self.patience <= waited or self._left(history) <= 0
+
+    def deadline(self, history: list[Figures]) -> float:
+        """Of time.monotonic(): where the epoch that comes next has to end."""
+        return time.monotonic() + self._left(history)
+
+    def out_of_time(self, history: list[Figures]) -> bool:
+        return self._left(history) <= 0
+
+    def _left(self, history: list[Figures]) -> float:
+        return self.max_seconds - sum(h["seconds"] for h in history[1:]) if self.max_seconds else math.inf
+
+
+def split_train_set(
+    count: int, *, fraction: float, max_validation: int, max_train: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the training part and of the validation part of a train set: int64, shuffled, disjoint.
+
+    The validation part takes `fraction` of the images, at most `max_validation`, at least one unless the fraction
+    is 0; the training part takes the rest, at most `max_train` (0 = all). Shuffled, since sets come sorted by label.
+    """
+    order = np.random.default_rng(seed).permutation(count)
+    held = min(round(fraction * count), max_validation, count - 1)
+    held = max(held, 1) if fraction > 0 and count > 1 else 0
+    return order[held:][: max_train or None], order[:held]
+
+
+def make_jitter(train_set: ImageSet, padding: int, flip: bool) -> Callable[[Tensor, Generator], Tensor]:
+    """The loop's random crop and flip; padding -1 = an eighth of the shorter side, in pixels."""
+    pixels = min(train_set.pixels.shape[2:]) // 8 if padding < 0 else padding
+    return lambda images, generator: random_crop_flip(images, pixels, flip, generator)
+
+
+def _make_optimizer(
+    classifier: Classifier, learning_rate: float, momentum: float, weight_decay: float
+) -> torch.optim.SGD:
+    trainable = [p for p in classifier.parameters() if p.requires_grad]
+    if not trainable:
+        raise NotFineTunable("The model", "none of its parameters requires a gradient")
+    return torch.optim.SGD(
+        trainable, lr=learning_rate, momentum=momentum, weight_decay=weight_decay, nesterov=momentum > 0
+    )
+
+
+def _result(
+    run: TrainingState, stop: StoppingRule, *, train_images: int, batch_size: int, seconds: float
+) -> TrainingResult:
+    trained = run.history[1:]
+    note = run.selection.note
+    steps = sum(h["steps"] for h in trained)
+    planned = stop.epochs * max(1, train_images // batch_size)
+    if stop.out_of_time(run.history) and steps < planned:
+        note = f"{note} Training stopped after {steps:.0f} of {planned} steps: max_minutes was reached.".strip()
+    return TrainingResult(
+        best_epoch=run.selection.epoch,
+        champion=run.history[0],
+        history=trained,
+        note=note,
+        seconds=seconds,
+        images_per_second=steps * min(batch_size, train_images) / max(sum(h["train_seconds"] for h in trained), 1e-9),
+        device=device_name(run.device),
+        train_images=train_images,
+        validation_images=len(run.validation.clean),
+        validation_failures=len(run.validation.failures),
+    )
+
+
+def _digest(clusters: Clusters) -> str:
+    return hashlib.sha256(clusters.assignments.tobytes() + clusters.probabilities.tobytes()).hexdigest()
+
+
+def _check(config: TrainingConfig, train_set: ImageSet) -> None:
+    wanted = {
+        "epochs": (config.epochs >= 1, "1 or more"),
+        "batch_size": (config.batch_size >= 1, "1 or more"),
+        "learning_rate": (0 < config.learning_rate < math.inf, "positive"),
+        "momentum": (0 <= config.momentum < 1, "at least 0 and below 1"),
+        "weight_decay": (config.weight_decay >= 0, "0 or more"),
+        "validation_fraction": (0 <= config.validation_fraction < 1, "at least 0 and below 1"),
+        "max_minutes": (config.max_minutes >= 0, "0 (no limit) or more"),
+    }
+    for name, (fits, words) in wanted.items():
+        if not fits:
+            raise InvalidOption(f"training.{name}", getattr(config, name), words)
+    if not len(train_set):
+        raise DatasetNotFound("train set", "it holds no images", "Give a train set with images.")

@@ -1,0 +1,282 @@
+"""Outcomes as `outcome.json` holds them, one for each way that a repair can end, and pictures from digits."""
+
+from __future__ import annotations
+
+import copy
+import io
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from repairops.config import Config, GateConfig
+from repairops.gate import decide
+from repairops.records import Evidence, LatencyFigures, PairedCounts, ParityCounts
+from repairops.report import NegativeFlip, Pictures, SamplePair
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+PARITY = ParityCounts(n=10_300, decisions_differ=0, max_difference=3.1e-6)
+LOST = (3, 2, 5, 7, 3, 6, 2, 2, 3, 4)
+WON = (2, 3, 4, 4, 3, 5, 2, 2, 3, 3)
+
+
+def evidence(more_lost: int = 0, parity: ParityCounts = PARITY) -> Evidence:
+    """10,000 clean images of ten classes; `more_lost` further negative flips in each class."""
+    by_class = {
+        name: PairedCounts(940 - 4 * i - more_lost, lost + more_lost, won, 60 + 4 * i - lost - won)
+        for i, (name, lost, won) in enumerate(zip(CLASSES, LOST, WON, strict=True))
+    }
+    values = list(by_class.values())
+    total = PairedCounts(
+        *(sum(getattr(c, k) for c in values) for k in ("both_right", "champion_only", "challenger_only", "both_wrong"))
+    )
+    latency = LatencyFigures(1, 1.91, 2.4, 1.93, 2.52)
+    return Evidence(total, by_class, 231, 300, parity, latency)
+
+
+def judged(found: Evidence) -> dict[str, Any]:
+    """The keys of an outcome that evidence and gate give."""
+    return {
+        "evidence": found.to_dict(),
+        "verdict": decide(found, GateConfig()).to_dict(),
+        "champion": {"clean_accuracy": found.clean.champion_right / found.clean.n, "clean_n": found.clean.n},
+        "challenger": {
+            "clean_accuracy": found.clean.challenger_right / found.clean.n,
+            "heldout_repaired": found.heldout_repaired,
+            "heldout_total": found.heldout_total,
+        },
+        "negative_flips": found.clean.champion_only,
+    }
+
+
+def history() -> list[dict[str, float]]:
+    rates = (0.41, 0.58, 0.69, 0.74, 0.73)
+    return [
+        {
+            "epoch": i + 1,
+            "loss": 1.31 / (i + 1.4),
+            "validation_accuracy": 0.938 + 0.001 * i,
+            "validation_repair_rate": rate,
+            "repair_failures_accuracy": min(0.99, rate + 0.12),
+            "seconds": 38.2,
+            "learning_rate": 0.03 * (1 - i / 5),
+        }
+        for i, rate in enumerate(rates)
+    ]
+
+
+def clusters() -> list[dict[str, Any]]:
+    return [
+        {
+            "id": i,
+            "size": size,
+            "labels": dict(zip(CLASSES[i:], range(size // 4, 1, -9), strict=False)),
+            "heldout_repaired": r,
+        }
+        for i, (size, r) in enumerate(((231, 88), (142, 61), (98, 47), (61, 24), (28, 11)))
+    ]
+
+
+def passed() -> dict[str, Any]:
+    config = Config().to_dict()
+    config["training"]["epochs"] = 3
+    config["style"]["name"] = "subband_wct"
+    return {
+        "schema": 1,
+        "outcome": "passed",
+        "exit_code": 0,
+        "message": "Gate passed; version 4 of 'road-signs' is registered as challenger.",
+        "job_key": "5f2d" * 16,
+        "created_at": "2026-03-02T14:05:11+00:00",
+        "model": {
+            "name": "road-signs",
+            "version": "3",
+            "alias": "prod",
+            "uri": "models:/road-signs/3",
+            "run_id": "a1" * 16,
+        },
+        "registered": {"name": "road-signs", "version": "4", "alias": "challenger", "uri": "models:/road-signs/4"},
+        "promoted": False,
+        "config": config,
+        "config_digest": "9c81" * 16,
+        "batches": [
+            {"digest": "be17" * 16, "run_id": "b2" * 16, "rows": 812, "logged_at": "2026-02-27T08:30:00+00:00"},
+            {"digest": "07aa" * 16, "run_id": "c3" * 16, "rows": 344, "logged_at": "2026-03-01T08:30:00+00:00"},
+        ],
+        "validation": {
+            "rows": 1156,
+            "accepted": 1000,
+            "quarantined": {"stale": 96, "duplicate": 41, "unknown_label": 12, "does_not_decode": 7},
+            "broken": [],
+        },
+        "split": {"repair": 560, "validation": 140, "heldout": 300},
+        "clusters": clusters(),
+        "method": {"name": "style_guided", "recipe": "default", "style": "subband_wct"},
+        "training": {
+            "history": history(),
+            "best_epoch": 4,
+            "note": "",
+            "seconds": 191.0,
+            "device": "cuda",
+            "images_per_second": 5120.0,
+        },
+        **judged(evidence()),
+        "policy": config["gate"],
+        "seconds": 262.4,
+        "stages": {
+            "resolve": 1.2,
+            "validate": 6.8,
+            "cluster": 3.1,
+            "fine-tune": 191.0,
+            "evaluate": 22.5,
+            "export": 9.4,
+        },
+        "environment": {
+            "repairops": "0.1.0",
+            "mlflow": "3.17.2",
+            "torch": "2.8.0",
+            "python": "3.12.4",
+            "device": "NVIDIA L4",
+        },
+        "seed": 7,
+        "commit": "41d0c2f9e7",
+        "tracking": {"run_id": "d4" * 16, "experiment": "repairops/road-signs"},
+    }
+
+
+def failed() -> dict[str, Any]:
+    parity = ParityCounts(reason="the operator aten::fft_rfft2 is not supported")
+    found = judged(evidence(more_lost=14, parity=parity))
+    return passed() | found | {"outcome": "failed", "exit_code": 3, "registered": None, "message": "The gate failed."}
+
+
+def inconclusive() -> dict[str, Any]:
+    found = judged(evidence(more_lost=4))
+    return passed() | found | {"outcome": "inconclusive", "exit_code": 4, "registered": None}
+
+
+def nothing_to_repair() -> dict[str, Any]:
+    whole = passed()
+    kept = {
+        k: whole[k] for k in ("schema", "job_key", "created_at", "model", "config", "config_digest", "seed", "tracking")
+    }
+    message = "All 96 logged failures are classified correctly by version 3 now."
+    validation = {"rows": 96, "accepted": 0, "quarantined": {"stale": 96}, "broken": []}
+    return kept | {"outcome": "nothing_to_repair", "exit_code": 0, "message": message, "validation": validation}
+
+
+def error() -> dict[str, Any]:
+    message = (
+        "The training loss became nan at step 212. Training stopped; the last good checkpoint is epoch-2. "
+        "Lower training.learning_rate (a tenth is a good start) and run again."
+    )
+    whole = passed()
+    kept = {
+        k: whole[k]
+        for k in ("schema", "job_key", "created_at", "model", "config", "batches", "validation", "split", "seed")
+    }
+    partial = {"history": [*history()[:2], {"epoch": 3, "loss": float("nan")}], "best_epoch": 2}
+    return kept | {"outcome": "error", "exit_code": 1, "message": message, "training": partial, "registered": None}
+
+
+def rejected() -> dict[str, Any]:
+    outcome = error()
+    for later in ("training", "split"):
+        outcome.pop(later)
+    broken = ["only 12 failures are left after quarantine, fewer than validation.min_rows = 30"]
+    outcome["validation"] = {
+        "rows": 61,
+        "accepted": 12,
+        "quarantined": {"does_not_decode": 38, "unknown_label": 11},
+        "broken": broken,
+    }
+    outcome["message"] = f"The failure batch does not pass validation: {broken[0]}."
+    return outcome
+
+
+OUTCOMES = {
+    "passed": passed,
+    "failed": failed,
+    "inconclusive": inconclusive,
+    "nothing_to_repair": nothing_to_repair,
+    "error": error,
+    "rejected": rejected,
+}
+
+
+def renamed(outcome: dict[str, Any], name: str) -> dict[str, Any]:
+    """The outcome with a hostile `name` wherever a user's own name stands."""
+    hostile = copy.deepcopy(outcome)
+    hostile["model"] |= {"name": name, "alias": name, "uri": name}
+    hostile["registered"] |= {"name": name, "alias": name, "uri": name}
+    hostile["clusters"] = [{"id": 0, "size": 3, "labels": {name: 3}}]
+    hostile["method"] = {"name": name, "style": name}
+    hostile["stages"] = {name: 1.0}
+    hostile["environment"] = dict.fromkeys(("repairops", "device"), name)
+    hostile["validation"]["quarantined"] = {name: 3}
+    hostile["training"]["note"] = name
+    hostile["config"]["style"]["name"] = name
+    hostile["tracking"] = {"run_id": name, "experiment": name}
+    for check in hostile["verdict"]["checks"]:
+        check["summary"] = name
+        check["figures"] = {"classes": [{"name": name, "n": 9, "champion": 1.0, "challenger": 0.9}]}
+    return hostile
+
+
+def digits() -> np.ndarray:
+    """uint8 (N, 1, 8, 8), real grey images."""
+    images: np.ndarray = (load_digits().images * 15.9).astype(np.uint8)[:, None]
+    return images
+
+
+def pictures(samples: int = 2, flips: int = 5, name: str = "cat") -> Pictures:
+    images = digits()
+    grid = io.BytesIO()
+    Image.fromarray(
+        np.concatenate([np.concatenate(list(images[5 * r : 5 * r + 5, 0]), axis=1) for r in range(5)])
+    ).save(grid, format="PNG")
+    return Pictures(
+        grid.getvalue(),
+        [
+            SamplePair(i % 5, images[i], images[i + 1], images[i + 2], images[i + 3], name, "dog")
+            for i in range(5 * samples)
+        ],
+        [NegativeFlip(images[i], name, name, "dog") for i in range(flips)],
+    )
+
+
+class Page(HTMLParser):
+    """Elements and texts of a page; complains about tags that do not match."""
+
+    VOID = frozenset({"meta", "img", "br", "line", "rect", "circle", "polyline"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attrs for name, attrs in self.elements if name == tag]
+
+
+def attributes(svg: str, kind: str) -> list[dict[str, str | None]]:
+    return [a for _, a in Page(svg).elements if kind in (a.get("class") or "").split()]

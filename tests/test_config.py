@@ -1,0 +1,125 @@
+import dataclasses
+import json
+
+import pytest
+
+from repairops.config import Config, config_from_dict, derive_seed, load_config, option_names
+from repairops.errors import InvalidOption, UnknownOption, UsageError
+
+
+def test_defaults_then_file_then_overrides(tmp_path):
+    file = tmp_path / "repair.yaml"
+    file.write_text("seed: 3\ntraining:\n  epochs: 9\n  learning_rate: 1e-3\nmodel:\n  class_names: [cat, dog]\n")
+    config = load_config(file, ["training.epochs=2", "clustering.per_class=yes", "model.mean=0.1, 0.2,0.3"])
+    assert (config.seed, config.training.epochs, config.training.learning_rate) == (3, 2, 1e-3)
+    assert config.clustering.per_class is True
+    assert config.model.mean == (0.1, 0.2, 0.3)
+    assert config.model.class_names == ("cat", "dog")
+    assert config.gate == Config().gate
+    assert load_config() == Config()
+
+
+def test_an_empty_file_is_the_defaults(tmp_path):
+    file = tmp_path / "repair.yaml"
+    file.write_text("# nothing\n")
+    assert load_config(file) == Config()
+
+
+def test_values_may_hold_an_equals_sign():
+    assert load_config(overrides=["model.factory=a.b:c=d"]).model.factory == "a.b:c=d"
+
+
+@pytest.mark.parametrize(
+    ("override", "error", "message"),
+    [
+        ("training.epochs", UsageError, "has no '='"),
+        ("training.epoch=3", UnknownOption, r"training\.epoch"),
+        ("trainings.epochs=3", UnknownOption, "trainings"),
+        ("training.epochs=3.5", InvalidOption, "whole number"),
+        ("training.epochs=three", InvalidOption, "whole number"),
+        ("training.learning_rate=nan", InvalidOption, "a number"),
+        ("gate.margin_points=inf", InvalidOption, "a number"),
+        ("training.epochs=inf", InvalidOption, "whole number"),
+        ("clustering.per_class=perhaps", InvalidOption, "true or false"),
+        ("gate.latency=optional", InvalidOption, "required, advisory, off"),
+        ("training=3", InvalidOption, "a stage with options below it"),
+        ("seed.x=3", InvalidOption, "seed"),
+        ("model.mean=0.1,x", InvalidOption, r"model\.mean"),
+    ],
+)
+def test_a_wrong_option_is_refused_by_name(override, error, message):
+    with pytest.raises(error, match=message):
+        load_config(overrides=[override])
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "3\n", "a: [\n"])
+def test_a_file_that_holds_no_stages_is_refused(text, tmp_path):
+    file = tmp_path / "repair.yaml"
+    file.write_text(text)
+    with pytest.raises(UsageError):
+        load_config(file)
+
+
+def test_a_missing_file_is_a_usage_error(tmp_path):
+    with pytest.raises(UsageError, match="cannot be read"):
+        load_config(tmp_path / "none.yaml")
+
+
+def test_infinity_in_yaml_is_refused(tmp_path):
+    file = tmp_path / "repair.yaml"
+    for text in ("training: {epochs: .inf}", "training: {learning_rate: .inf}", "training: {epochs: .nan}"):
+        file.write_text(text)
+        with pytest.raises(InvalidOption, match=r"training\."):
+            load_config(file)
+
+
+def test_on_and_off_in_yaml_are_words_where_words_are_wanted(tmp_path):
+    file = tmp_path / "repair.yaml"
+    file.write_text("training: {amp: off}\ngate: {latency: off}\n")
+    config = load_config(file)
+    assert (config.training.amp, config.gate.latency) == ("off", "off")
+
+
+def test_a_configuration_survives_a_round_trip_through_json():
+    config = load_config(overrides=["model.std=0.2,0.3,0.4", "gate.margin_points=1", "seed=9"])
+    assert config_from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_the_digest_names_what_affects_the_result_only():
+    digest = Config().digest()
+    assert digest == load_config(overrides=["training.device=cpu", "images.memory_limit_mb=1"]).digest()
+    for override in ("seed=1", "training.epochs=6", "gate.margin_points=1", "style.name=subband_wct"):
+        assert load_config(overrides=[override]).digest() != digest
+    assert len(digest) == 64
+
+
+def test_equal_numbers_give_one_digest_however_they_are_written():
+    assert (
+        load_config(overrides=["gate.margin_points=1"]).digest()
+        == load_config(overrides=["gate.margin_points=1.0"]).digest()
+    )
+    assert (
+        config_from_dict({"gate": {"margin_points": 1}}).digest()
+        == config_from_dict({"gate": {"margin_points": 1.0}}).digest()
+    )
+
+
+def test_every_field_is_an_option():
+    names = option_names()
+    assert "seed" in names
+    assert "gate.margin_points" in names
+    assert len(names) == len(set(names))
+    fields = [
+        f
+        for stage in dataclasses.fields(Config)
+        if stage.name != "seed"
+        for f in dataclasses.fields(getattr(Config(), stage.name))
+    ]
+    assert len(names) == 1 + len(fields)
+
+
+def test_derived_seeds_differ_by_seed_and_name_and_stay():
+    seeds = {derive_seed(s, *names) for s in (0, 1) for names in (("a",), ("b",), ("a", "b"), ("ab",))}
+    assert len(seeds) == 8
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert derive_seed(0, "split") == 1783370809290332293  # an old job's split can be made again

@@ -1,0 +1,226 @@
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from repairops.config import GateConfig
+from repairops.gate import RULES, decide, plan
+from repairops.records import Evidence, LatencyFigures, PairedCounts, ParityCounts
+
+POLICY = GateConfig()
+OFF = dict.fromkeys(RULES, "off")
+
+
+def counts(n, lost=0, won=0, right=0.9):
+    both = round(n * right) - lost
+    return PairedCounts(both, lost, won, n - both - lost - won)
+
+
+def evidence(**changes):
+    made = Evidence(
+        clean=counts(10_000, 20, 15),
+        clean_by_class={"cat": counts(5000, 12, 5), "dog": counts(5000, 8, 10)},
+        heldout_repaired=230,
+        heldout_total=300,
+        parity=ParityCounts(10_300, 0, 3e-6),
+        latency=LatencyFigures(1, 2.0, 2.5, 2.1, 2.6),
+    )
+    return replace(made, **changes)
+
+
+def check(name, policy=POLICY, **changes):
+    verdict = decide(evidence(**changes), policy)
+    return next(c for c in verdict.checks if c.name == name)
+
+
+def test_good_evidence_passes_every_check():
+    verdict = decide(evidence(), POLICY)
+    assert verdict.result == "PASS"
+    assert [c.name for c in verdict.checks] == list(RULES)
+    assert {c.result for c in verdict.checks} == {"PASS"}
+    assert [c.level for c in verdict.checks] == ["required", "required", "required", "advisory", "required", "advisory"]
+
+
+def test_clean_non_regression_has_three_answers():
+    passed = check("clean_non_regression")
+    assert passed.result == "PASS"
+    assert passed.figures["difference_points"] == pytest.approx(-0.05)
+    assert -0.5 < passed.figures["lower_points"] < -0.05 < passed.figures["upper_points"]
+    assert passed.figures["images_needed"] is None
+    assert "90.00% to 89.95% on 10,000 images; with 95% confidence it falls by at most" in passed.summary
+
+    failed = check("clean_non_regression", clean=counts(10_000, 150, 20))
+    assert failed.result == "FAIL"
+    assert failed.figures["upper_points"] < -0.5
+    assert "falls by at least" in failed.summary
+
+    unsure = check("clean_non_regression", clean=counts(1000, 12, 8))
+    assert unsure.result == "INCONCLUSIVE"
+    assert unsure.figures["images_needed"] > 1000
+    assert f"{unsure.figures['images_needed']:,} clean images would settle it" in unsure.summary
+
+
+def test_the_images_needed_do_settle_it():
+    needed = check("clean_non_regression", clean=counts(1000, 12, 8)).figures["images_needed"]
+    times = math.ceil(needed / 1000)
+    assert check("clean_non_regression", clean=counts(1000 * times, 12 * times, 8 * times)).result == "PASS"
+    fewer = (needed - 1) // 1000
+    assert check("clean_non_regression", clean=counts(1000 * fewer, 12 * fewer, 8 * fewer)).result == "INCONCLUSIVE"
+
+
+def test_no_discordant_image_needs_539():
+    assert check("clean_non_regression", clean=counts(538)).figures["images_needed"] == 539
+    assert check("clean_non_regression", clean=counts(539)).result == "PASS"
+    at_margin = check("clean_non_regression", clean=counts(1000, 5, 0))
+    assert (at_margin.result, at_margin.figures["images_needed"]) == ("INCONCLUSIVE", None)
+
+
+def test_a_gain_is_worded_as_one_and_losses_beyond_a_zero_margin_fail():
+    assert "it does not fall" in check("clean_non_regression", clean=counts(10_000, 10, 60)).summary
+    strict = replace(POLICY, margin_points=0.0)
+    assert check("clean_non_regression", strict, clean=counts(10_000, 0, 0)).result == "INCONCLUSIVE"
+    assert check("clean_non_regression", strict, clean=counts(10_000, 10, 60)).result == "PASS"
+    assert check("clean_non_regression", strict, clean=counts(10_000, 60, 10)).result == "FAIL"
+
+
+def test_repair_rate_has_three_answers():
+    assert check("repair_rate").result == "PASS"
+    assert check("repair_rate").figures["lower"] == pytest.approx(0.7244, abs=2e-3)
+    assert check("repair_rate", heldout_repaired=50).result == "FAIL"
+    unsure = check("repair_rate", heldout_repaired=33, heldout_total=100)
+    assert unsure.result == "INCONCLUSIVE"
+    needed = unsure.figures["failures_needed"]
+    more = math.ceil(needed / 100)
+    assert check("repair_rate", heldout_repaired=33 * more, heldout_total=100 * more).result == "PASS"
+    assert check("repair_rate", heldout_repaired=3, heldout_total=3).result == "PASS"
+    assert check("repair_rate", heldout_repaired=0, heldout_total=0).result == "INCONCLUSIVE"
+
+
+def test_class_recall_fails_on_a_proven_fall_and_names_the_class():
+    fall = {"cat": counts(1000, 150, 2), "dog": counts(1000, 3, 3)}
+    found = check("class_recall", clean_by_class=fall)
+    assert found.result == "FAIL"
+    assert "cat (−14.80 of 1,000 images)" in found.summary
+    assert "dog" not in found.summary
+    assert found.figures["classes"][0]["difference_points"] == pytest.approx(-14.8)
+    assert found.figures["classes"][0]["p_value"] < 0.05 < found.figures["classes"][1]["p_value"]
+
+
+def test_class_recall_is_unsure_of_few_images_and_of_none():
+    few = check("class_recall", clean_by_class={"cat": counts(20, 2), "dog": counts(1000)})
+    assert few.result == "INCONCLUSIVE"
+    assert "cat (−10.00 of 20 images)" in few.summary
+    none = check("class_recall", clean_by_class={"cat": counts(1000), "emu": counts(0)})
+    assert none.result == "INCONCLUSIVE"
+    assert "no image of emu" in none.summary
+    assert none.figures["classes"][1]["champion"] is None
+    assert check("class_recall", clean_by_class={}).result == "INCONCLUSIVE"
+
+
+def test_class_recall_is_corrected_for_the_number_of_classes():
+    one = {"cat": counts(200, 19)}  # 9.5 points: proven alone, p about 0.01
+    assert check("class_recall", clean_by_class=one).result == "FAIL"
+    many = one | {f"class {i}": counts(200) for i in range(99)}
+    assert check("class_recall", clean_by_class=many).result == "INCONCLUSIVE"
+
+
+def test_a_fall_of_exactly_the_margin_is_allowed():
+    assert check("class_recall", clean_by_class={"cat": counts(100, 5)}).result == "PASS"
+
+
+def test_negative_flips():
+    assert check("negative_flips", clean=counts(10_000, 200, 200)).result == "PASS"
+    assert check("negative_flips", clean=counts(10_000, 201, 200)).result == "FAIL"
+    assert check("negative_flips", clean=counts(10_000, 201, 200)).figures["share"] == pytest.approx(0.0201)
+
+
+@pytest.mark.parametrize(
+    ("parity", "result"),
+    [
+        (ParityCounts(100, 0, 1e-3), "PASS"),
+        (ParityCounts(100, 0, 1.1e-3), "FAIL"),
+        (ParityCounts(100, 1, 1e-6), "FAIL"),
+        (ParityCounts(100, 0, math.nan), "FAIL"),
+        (ParityCounts(100, 0, math.inf), "FAIL"),
+        (ParityCounts(), "INCONCLUSIVE"),
+        (ParityCounts(reason="no ONNX function for eigh"), "FAIL"),
+    ],
+)
+def test_onnx_parity(parity, result):
+    found = check("onnx_parity", parity=parity)
+    assert found.result == result
+    assert parity.reason in found.summary
+
+
+def test_latency():
+    assert check("latency", latency=LatencyFigures(1, 1.0, 2, 1.2, 2)).result == "PASS"
+    assert check("latency", latency=LatencyFigures(1, 1.0, 2, 1.3, 2)).result == "FAIL"
+    assert check("latency", latency=None).result == "INCONCLUSIVE"
+    assert check("latency", latency=LatencyFigures(1, 0.0, 2, 1.3, 2)).result == "INCONCLUSIVE"
+    assert check("latency", latency=LatencyFigures(1, 1.0, 2, math.nan, 2)).result == "INCONCLUSIVE"
+
+
+def test_levels():
+    slow = LatencyFigures(1, 1.0, 2, 9.0, 2)
+    assert decide(evidence(latency=slow), POLICY).result == "PASS"
+    assert decide(evidence(latency=slow), replace(POLICY, latency="required")).result == "FAIL"
+    without = decide(evidence(latency=slow), replace(POLICY, latency="off"))
+    assert "latency" not in [c.name for c in without.checks]
+
+
+def test_a_failure_outweighs_what_is_inconclusive():
+    assert decide(evidence(heldout_total=0, heldout_repaired=0), POLICY).result == "INCONCLUSIVE"
+    broken = ParityCounts(reason="x")
+    assert decide(evidence(heldout_total=0, heldout_repaired=0, parity=broken), POLICY).result == "FAIL"
+
+
+@pytest.mark.parametrize("policy", [POLICY, GateConfig(**OFF)])
+def test_no_baseline_and_nan_never_pass_whatever_the_levels(policy):
+    assert decide(evidence(challenger_finite=False), policy).result == "FAIL"
+    assert decide(evidence(champion_finite=False), policy).result == "INCONCLUSIVE"
+    assert decide(evidence(clean=counts(0), clean_by_class={}), policy).result == "INCONCLUSIVE"
+
+
+def test_nothing_judged_by_a_missing_baseline_passes():
+    for changes in (
+        {"challenger_finite": False},
+        {"champion_finite": False},
+        {"clean": counts(0), "clean_by_class": {}},
+    ):
+        for name in ("clean_non_regression", "class_recall", "negative_flips"):
+            assert check(name, **changes).result != "PASS", (name, changes)
+
+
+def test_figures_are_plain_json_and_the_verdict_survives_a_round_trip():
+    empty = Evidence(counts(0), {}, 0, 0, ParityCounts())
+    for made in (evidence(), empty, evidence(parity=ParityCounts(5, 0, math.nan)), evidence(champion_finite=False)):
+        text = json.dumps(decide(made, POLICY).to_dict(), allow_nan=False)
+        again = Evidence.from_dict(json.loads(json.dumps(made.to_dict())))
+        assert json.dumps(decide(again, POLICY).to_dict()) == text
+
+
+def test_summaries_are_one_sentence():
+    for made in (evidence(), Evidence(counts(0), {}, 0, 0, ParityCounts()), evidence(clean=counts(100, 3, 1))):
+        for found in decide(made, POLICY).checks:
+            assert found.summary.endswith(".")
+            assert ". " not in found.summary
+            assert "nan" not in found.summary
+
+
+def test_plan_warns_of_a_clean_set_that_cannot_show_it():
+    assert plan(539, 0.9, POLICY) is None
+    warning = plan(50, 1.0, POLICY)
+    assert "50 clean images cannot show a loss under 0.5 points: at least 539 are needed" in warning
+    assert "unless the challenger gets more of them right" in plan(400, 0.9, POLICY)
+    assert "unless" not in plan(400, 1.0, POLICY)
+    assert "0 clean images" in plan(0, math.nan, POLICY)
+    assert plan(50, 0.9, replace(POLICY, clean_non_regression="off")) is None
+    assert "gate.margin_points" in plan(10**6, 0.9, replace(POLICY, margin_points=0.0))
+
+
+def test_the_gate_runs_without_torch():
+    code = "import sys, repairops.gate; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,225 @@
+"""What each method's loss is made of, which references and failures it draws, and the table of methods."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+from training_helpers import SPEC, Identity, champion, clusters_of, digits, failures, one_cluster
+
+from repairops.config import MethodConfig, StyleConfig
+from repairops.errors import InvalidOption, NotFineTunable
+from repairops.methods import METHODS, RepairData, make_method
+from repairops.methods.fine_tune import BatchNormStatistics, FineTune
+from repairops.methods.losses import jensen_shannon, train_and_failure_loss
+from repairops.methods.references import FailureSampler, draw_references
+from repairops.methods.style_guided import MixedConsistency, StyleGuided
+from repairops.network import Classifier, to_unit
+
+
+def repair_data(jitter=lambda images, generator: images) -> RepairData:
+    batch, _ = failures()
+    return RepairData(digits()[0], batch, one_cluster(len(batch)), jitter, torch.device("cpu"))
+
+
+def train_batch(count: int) -> tuple[Tensor, Tensor]:
+    train, _ = digits()
+    rows = torch.randperm(len(train), generator=Generator().manual_seed(5))[:count]
+    return to_unit(train.pixels[rows]), torch.from_numpy(train.labels)[rows]
+
+
+class Recorder(Classifier):
+    """A classifier that keeps what it was given."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__(network, SPEC)
+        self.seen: list[Tensor] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen.append(images)
+        return super().forward(images)
+
+
+def recorder() -> Recorder:
+    return Recorder(champion().network).eval()  # eval mode: the logits of a row do not depend on the others
+
+
+# References and failures
+
+
+def test_references_are_drawn_by_cluster_first_then_by_eq_4():
+    clusters = clusters_of([0, 0, 0, 1, 2, 2], [0.5, 0.3, 0.2, 1.0, 0.9, 0.1])
+    drawn = draw_references(clusters, 30_000, Generator().manual_seed(0))
+    assert drawn.dtype == torch.int64
+    shares = np.bincount(drawn.numpy(), minlength=6) / 30_000
+    np.testing.assert_allclose(shares, np.array([0.5, 0.3, 0.2, 1.0, 0.9, 0.1]) / 3, atol=0.01)
+
+
+def test_a_cluster_number_without_members_is_no_cluster():
+    drawn = draw_references(clusters_of([0, 2, 2], [1.0, 0.5, 0.5]), 8000, Generator().manual_seed(0))
+    np.testing.assert_allclose(np.bincount(drawn.numpy()) / 8000, [0.5, 0.25, 0.25], atol=0.02)
+
+
+def test_failures_join_in_their_share_jittered_with_their_true_labels():
+    data = repair_data(jitter=lambda images, generator: images.flip(3))
+    images, labels = FailureSampler(data, 0.4).draw(100, Generator().manual_seed(0))
+    assert images.shape == (40, 1, 8, 8)
+    pool = to_unit(data.failures.images.pixels).flip(3)
+    for image, label in zip(images, labels, strict=True):
+        row = int((pool == image).flatten(1).all(1).nonzero()[0])
+        assert data.failures.images.labels[row] == label
+    assert FailureSampler(data, 0.0).draw(100, Generator())[0].shape == (0, 1, 8, 8)
+    assert len(FailureSampler(data, 0.4).draw(1, Generator())[0]) == 0  # round(0.4)
+    assert len(FailureSampler(data, 2.0).draw(300, Generator())[0]) == 600  # more than there are: with replacement
+
+
+# Losses
+
+
+def test_jensen_shannon_is_zero_for_equal_predictions_and_log_of_views_for_contradictions():
+    logits = torch.randn(16, 10, generator=Generator().manual_seed(0))
+    assert abs(jensen_shannon(logits, logits, logits).item()) < 1e-6
+    sure = 200 * torch.eye(3)
+    assert jensen_shannon(sure[:1], sure[1:2], sure[2:]).item() == pytest.approx(math.log(3), abs=1e-6)
+
+
+def test_jensen_shannon_equals_the_written_out_divergence_and_is_symmetric():
+    p, q = torch.tensor([[0.7, 0.2, 0.1]]), torch.tensor([[0.1, 0.5, 0.4]])
+    m = (p + q) / 2
+    wanted = 0.5 * (p * (p / m).log()).sum() + 0.5 * (q * (q / m).log()).sum()
+    assert jensen_shannon(p.log(), q.log()).item() == pytest.approx(wanted.item(), abs=1e-6)
+    assert jensen_shannon(q.log(), p.log()).item() == pytest.approx(wanted.item(), abs=1e-6)
+
+
+def test_every_image_of_a_batch_with_failures_weighs_the_same():
+    logits = torch.randn(7, 10, generator=Generator().manual_seed(0))
+    labels = torch.arange(7)
+    loss, figures = train_and_failure_loss(logits, labels, failures=2)
+    clean, failed = F.cross_entropy(logits[:5], labels[:5]), F.cross_entropy(logits[5:], labels[5:])
+    assert loss.item() == pytest.approx((clean.item() * 5 + failed.item() * 2) / 7, rel=1e-6)
+    assert figures == pytest.approx({"loss_train": clean.item(), "loss_failures": failed.item()})
+    assert train_and_failure_loss(logits, labels, failures=0)[1].keys() == {"loss_train"}
+
+
+# Methods
+
+
+def test_fine_tune_is_cross_entropy_in_one_forward_pass():
+    classifier, (images, labels) = recorder(), train_batch(50)
+    method = FineTune(FailureSampler(repair_data(), 0.4))
+    loss, _ = method.loss(classifier, images, labels, Generator().manual_seed(1))
+    assert [len(seen) for seen in classifier.seen] == [70]
+    assert torch.equal(classifier.seen[0][:50], images)
+    drawn, drawn_labels = FailureSampler(repair_data(), 0.4).draw(50, Generator().manual_seed(1))
+    assert torch.equal(classifier.seen[0][50:], drawn)
+    wanted = F.cross_entropy(classifier(torch.cat((images, drawn))), torch.cat((labels, drawn_labels)))
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
+
+
+class Tag:
+    """A style that writes which reference it was asked for into the image."""
+
+    def apply(self, content: Tensor, reference: Tensor, generator: Generator) -> Tensor:
+        return (reference / 200).view(-1, 1, 1, 1).expand_as(content)
+
+
+def test_style_guided_adds_the_styled_copies_with_the_content_labels():
+    classifier, (images, labels) = recorder(), train_batch(40)
+    data = repair_data()
+    clusters = clusters_of([0, 0, 1], [1.0, 0.0, 1.0])  # references 0 and 2 only
+    method = StyleGuided(Tag(), clusters, FailureSampler(data, 0.5), style_weight=0.25)
+    loss, figures = method.loss(classifier, images, labels, Generator().manual_seed(2))
+    clean, failed, styled = classifier.seen[0].split([40, 20, 40])
+    assert len(classifier.seen) == 1
+    assert torch.equal(clean, images)
+    assert set((styled[:, 0, 0, 0] * 200).round().int().tolist()) == {0, 2}
+    assert loss.requires_grad
+    styled_loss = F.cross_entropy(classifier(styled), labels).item()
+    assert figures["loss_styled"] == pytest.approx(styled_loss, rel=1e-5)
+    plain = (figures["loss_train"] * 40 + figures["loss_failures"] * 20) / 60
+    assert loss.item() == pytest.approx(plain + 0.25 * styled_loss, rel=1e-5)
+    assert len(failed) == 20
+
+
+def test_an_identity_style_makes_the_styled_loss_the_clean_loss():
+    classifier, (images, labels) = recorder(), train_batch(40)
+    method = StyleGuided(Identity(), one_cluster(3), FailureSampler(repair_data(), 0.0), 1.0)
+    loss, figures = method.loss(classifier, images, labels, Generator().manual_seed(0))
+    assert figures["loss_styled"] == pytest.approx(figures["loss_train"], rel=1e-5)
+    assert loss.item() == pytest.approx(2 * figures["loss_train"], rel=1e-5)
+
+
+def test_the_consistency_loss_weighs_the_divergence_of_three_views_by_lambda():
+    classifier, (images, labels) = recorder(), train_batch(30)
+    method = MixedConsistency(Identity(), one_cluster(3), FailureSampler(repair_data(), 0.0), 12.0, 3, 3)
+    loss, figures = method.loss(classifier, images, labels, Generator().manual_seed(0))
+    clean, first, second = classifier.seen[0].chunk(3)
+    assert torch.equal(clean, images)
+    assert not torch.equal(first, second)
+    views = [classifier(x) for x in (clean, first, second)]
+    wanted = F.cross_entropy(views[0], labels) + 12 * jensen_shannon(*views)
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-4)
+    assert figures["jensen_shannon"] > 0
+
+
+def test_the_same_generator_state_gives_the_same_loss_and_no_global_state_is_used():
+    images, labels = train_batch(30)
+    data = repair_data()
+    before = torch.get_rng_state()
+    for name in METHODS:
+        losses = []
+        for _ in range(2):
+            method = make_method(MethodConfig(name=name), StyleConfig(), data, Generator().manual_seed(0))
+            classifier = champion()
+            classifier.network.layers.train(name == "batch_norm")
+            classifier.network.layers[8].eval()  # dropout, which uses global state by nature
+            losses.append(method.loss(classifier, images, labels, Generator().manual_seed(9))[0].item())
+        assert losses[0] == losses[1], name
+        assert math.isfinite(losses[0])
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_batch_norm_changes_statistics_and_no_weight():
+    classifier, (images, labels) = champion().train(), train_batch(50)
+    weights = [p.clone() for p in classifier.parameters()]
+    mean = classifier.network.layers[1].running_mean.clone()
+    method = BatchNormStatistics(FailureSampler(repair_data(), 0.4))
+    loss, _ = method.loss(classifier, images, labels, Generator().manual_seed(0))
+    assert not loss.requires_grad
+    assert all(torch.equal(a, b) for a, b in zip(weights, classifier.parameters(), strict=True))
+    assert not torch.equal(mean, classifier.network.layers[1].running_mean)
+
+
+def test_batch_norm_refuses_a_network_without_batch_norm():
+    classifier = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), SPEC).train()
+    method = BatchNormStatistics(FailureSampler(repair_data(), 0.4))
+    with pytest.raises(NotFineTunable, match="BatchNorm"):
+        method.loss(classifier, *train_batch(10), Generator())
+
+
+# The table
+
+
+def test_the_paper_recipe_never_trains_on_failures():
+    config = MethodConfig(recipe="paper", failure_share=0.4)
+    method = make_method(config, StyleConfig(), repair_data(), Generator().manual_seed(0))
+    classifier, (images, labels) = recorder(), train_batch(30)
+    _, figures = method.loss(classifier, images, labels, Generator().manual_seed(0))
+    assert len(classifier.seen[0]) == 90  # clean and two mixtures
+    assert "loss_failures" not in figures
+
+
+def test_an_unknown_method_is_an_error_that_lists_the_known_ones():
+    with pytest.raises(InvalidOption, match=r"method\.name is 'magic'.*style_guided.*fine_tune"):
+        make_method(MethodConfig(name="magic"), StyleConfig(), repair_data(), Generator())
+
+
+def test_every_method_says_what_it_is():
+    for name, entry in METHODS.items():
+        assert entry.summary.endswith("."), name
+        assert entry.source, name
+        assert entry.differs, name

@@ -1,0 +1,498 @@
+"""The review page, the version's description and the terminal summary."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import re
+import shlex
+from dataclasses import replace
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import pytest
+import report_helpers as made
+from PIL import Image
+from report_helpers import Page
+
+from repairops.config import GateConfig, load_config
+from repairops.gate import decide
+from repairops.records import PairedCounts
+from repairops.report import (
+    NegativeFlip,
+    Pictures,
+    SamplePair,
+    commands,
+    facts,
+    lineage,
+    render_markdown,
+    render_page,
+    render_terminal,
+    sections,
+)
+from repairops.report.advice import next_steps
+from repairops.report.pictures import GRID_BYTES, MAX_FLIPS, PICTURE_BYTES, fitted_png, png_size, png_uri
+from repairops.report.wording import duration, fixed, number, percent, plain, signed, when
+from repairops.row_facts import ROW_RULES
+
+HOSTILE = "<script>alert(1)</script>\"'`|*_\x1b[31m\n# x"
+
+
+def page(name: str, pictures: Pictures | None = None) -> Page:
+    return Page(render_page(made.OUTCOMES[name](), pictures or Pictures()))
+
+
+# Every outcome
+
+
+@pytest.mark.parametrize("name", made.OUTCOMES)
+def test_every_outcome_gives_a_well_formed_page_with_its_verdict(name: str) -> None:
+    outcome = made.OUTCOMES[name]()
+    found = page(name, made.pictures())
+    assert found.open == []
+    assert facts.verdict_word(outcome) in found.text
+    assert facts.headline(outcome) in found.text
+    for landmark in ("header", "main", "footer", "nav", "h1"):
+        assert len(found.all(landmark)) == 1
+    ids = [a["id"] for _, a in found.elements if "id" in a]
+    assert len(ids) == len(set(ids))
+    assert {a["href"] for a in found.all("a")} <= {f"#{i}" for i in ids}
+    assert {a["aria-labelledby"] for a in found.all("section")} <= set(ids)
+
+
+@pytest.mark.parametrize(
+    ("name", "word", "sentence"),
+    [
+        ("passed", "Passed", "The repair passed its gate: 231 of 300 held-out failures are right now"),
+        ("failed", "Failed", "The repair failed its gate: clean non-regression and ONNX parity failed."),
+        (
+            "inconclusive",
+            "Inconclusive",
+            "The gate could not decide: the evidence on clean non-regression is too thin.",
+        ),
+        ("nothing_to_repair", "Nothing to repair", "There was nothing to repair."),
+        ("error", "Error", "The repair stopped with an error."),
+        ("rejected", "Batch rejected", "The failure batch was rejected by validation, so no repair was tried."),
+    ],
+)
+def test_verdict_words(name: str, word: str, sentence: str) -> None:
+    outcome = made.OUTCOMES[name]()
+    assert facts.verdict_word(outcome) == word
+    assert facts.headline(outcome).startswith(sentence)
+    assert render_terminal(outcome).startswith(word.upper())
+    assert render_markdown(outcome).startswith(f"**{word}.**")
+
+
+@pytest.mark.parametrize("name", [n for n in made.OUTCOMES if n != "passed"])
+def test_no_pass_says_why_and_what_next(name: str) -> None:
+    outcome, text = made.OUTCOMES[name](), page(name).text
+    assert facts.why(outcome)
+    assert all(reason in text for reason in facts.why(outcome))
+    assert all(step in text for step in next_steps(outcome))
+    assert "Nothing was registered and no alias was moved." in text
+    assert "repairops promote" not in text
+    assert "repairops rollback" not in text
+
+
+def test_next_steps_fit_the_cause() -> None:
+    needed = made.inconclusive()["verdict"]["checks"][0]["figures"]["images_needed"]
+    assert f"about {needed:,} images would settle it" in next_steps(made.inconclusive())[0]
+    assert "training.learning_rate" in next_steps(made.failed())[0]
+    assert "gate.onnx_parity=advisory" in next_steps(made.failed())[1]
+    assert "validation.*" in next_steps(made.rejected())[2]
+    assert "promote" in next_steps(made.passed())[0]
+    assert "register" in next_steps(made.passed() | {"registered": None})[0]
+    assert "rolls the alias back" in next_steps(made.passed() | {"promoted": True})[0]
+
+
+def test_an_advisory_failure_is_not_named_as_the_reason() -> None:
+    outcome = made.failed()
+    outcome["verdict"]["checks"][5]["result"] = "FAIL"
+    assert not any("Latency" in reason for reason in facts.why(outcome))
+
+
+def test_a_verdict_that_no_check_explains_says_why() -> None:
+    off = dict.fromkeys(("clean_non_regression", "repair_rate", "class_recall", "onnx_parity"), "off")
+    found = made.evidence()
+    for evidence, outcome, reason in (
+        (replace(found, challenger_finite=False), "failed", "The challenger's outputs hold NaN or infinity."),
+        (replace(found, clean=PairedCounts(0, 0, 0, 0)), "inconclusive", "There is no clean image to compare on."),
+    ):
+        verdict = decide(evidence, GateConfig(**off))
+        assert verdict.result == {"failed": "FAIL", "inconclusive": "INCONCLUSIVE"}[outcome]
+        values = {"outcome": outcome, "evidence": evidence.to_dict(), "verdict": verdict.to_dict()}
+        assert facts.why(values) == [reason]
+        assert reason in Page(render_page(values, Pictures())).text
+
+
+def test_too_few_held_out_failures_name_the_number_that_is_needed() -> None:
+    evidence = replace(made.evidence(), heldout_repaired=4, heldout_total=10)
+    outcome = made.passed() | made.judged(evidence) | {"outcome": "inconclusive"}
+    needed = outcome["verdict"]["checks"][1]["figures"]["failures_needed"]
+    assert needed > 10
+    assert f"about {needed:,} held-out ones" in next_steps(outcome)[0]
+
+
+def test_moved_alias_after_a_pass_shows_its_message() -> None:
+    outcome = made.passed() | {
+        "exit_code": 5,
+        "message": "The alias 'prod' of 'road-signs' was at version 3 and is at 9.",
+    }
+    assert facts.why(outcome) == [outcome["message"]]
+    assert facts.why(made.passed()) == []
+
+
+@pytest.mark.parametrize("name", made.OUTCOMES)
+def test_any_key_may_be_missing(name: str) -> None:
+    whole = made.OUTCOMES[name]()
+    for outcome in [{k: v for k, v in whole.items() if k != gone} for gone in whole] + [{}, {"outcome": name}]:
+        assert Page(render_page(outcome, Pictures())).open == []
+        assert render_markdown(outcome)
+        assert render_terminal(outcome)
+
+
+@pytest.mark.parametrize("nothing", [None, float("nan"), "?", [], {}])
+def test_values_of_another_kind_show_as_missing(nothing: Any) -> None:
+    outcome = dict.fromkeys(made.passed(), nothing) | {"outcome": "passed"}
+    deep = made.passed()
+    for check in deep["verdict"]["checks"]:
+        check["figures"] = dict.fromkeys(check["figures"], nothing)
+    deep["evidence"]["clean"] = dict.fromkeys(deep["evidence"]["clean"], nothing)
+    deep["champion"] = deep["challenger"] = {"clean_accuracy": nothing}
+    deep["negative_flips"] = deep["seconds"] = deep["clusters"][0]["size"] = nothing
+    for broken in (outcome, deep):
+        text = Page(render_page(broken, Pictures())).text
+        assert "nan" not in text.lower()
+        assert "None" not in text
+        assert "nan" not in render_markdown(broken)
+        assert "None" not in render_terminal(broken)
+
+
+def test_the_written_and_the_live_outcome_give_the_same_page() -> None:
+    live = made.passed()
+    assert render_page(json.loads(json.dumps(live)), Pictures()) == render_page(live, Pictures())
+
+
+# Safety: no network, nothing escapes
+
+
+def test_nothing_is_asked_of_the_network() -> None:
+    for html in (render_page(make(), made.pictures()) for make in made.OUTCOMES.values()):
+        found = Page(html)
+        assert {tag for tag, _ in found.elements} & {"script", "link", "iframe", "object", "video", "form"} == set()
+        assert "http://" not in html
+        assert "https://" not in html
+        assert "@import" not in html
+        assert "url(" not in html
+        sources = [
+            a[k] for _, a in found.elements for k in ("src", "srcset", "poster", "action", "xlink:href") if k in a
+        ]
+        assert all(source and source.startswith("data:image/png;base64,") for source in sources)
+        assert found.all("meta")[1]["content"] == "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+def test_hostile_names_stay_text() -> None:
+    outcome = made.renamed(made.passed(), HOSTILE)
+    found = Page(render_page(outcome, made.pictures(name=HOSTILE)))
+    assert found.all("script") == []
+    assert found.open == []
+    assert "<script>alert(1)</script>" in found.text
+    allowed = {
+        "class",
+        "id",
+        "src",
+        "alt",
+        "width",
+        "height",
+        "role",
+        "aria-label",
+        "tabindex",
+        "scope",
+        "href",
+        "open",
+    }
+    assert {
+        k for tag, a in found.elements if tag in ("img", "th", "td", "pre", "code", "section") for k in a
+    } <= allowed | {"aria-labelledby"}
+    markdown = render_markdown(outcome)
+    outside = "".join(markdown.split("```")[::2])
+    assert "<" not in re.sub(r"`[^`]*`", "", re.sub(r"\\.", "", outside))
+    assert "\x1b" not in render_terminal(outcome) + markdown
+    assert shlex.split(commands.promote_command(outcome))[:2] == ["repairops", "promote"]
+    assert len(shlex.split(commands.promote_command(outcome))) == 9
+
+
+def test_markdown_tables_keep_their_columns() -> None:
+    outcome = made.passed()
+    outcome["verdict"]["checks"][0]["summary"] = "a | b\nc"
+    rows = [line for line in render_markdown(outcome).splitlines() if line.startswith("| Clean non-regression")]
+    assert rows == [r"| Clean non-regression | PASS | required | a \| b c |"]
+
+
+# Size and pictures
+
+
+def test_page_of_a_thousand_failures_stays_small() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (3, 224, 224), dtype=np.uint8)
+    grid = io.BytesIO()
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (700, 1400, 3), dtype=np.uint8)).save(grid, format="PNG")
+    outcome = made.passed()
+    outcome["clusters"] = [{"id": i, "size": 20, "labels": {f"class {c}": 1 for c in range(100)}} for i in range(50)]
+    outcome["evidence"]["clean_by_class"] = {f"class {i}": made.evidence().to_dict()["clean"] for i in range(1000)}
+    outcome["verdict"]["checks"][2]["figures"] = {}
+    outcome["batches"] *= 500
+    many = Pictures(
+        grid.getvalue(),
+        [SamplePair(i // 20, noise, noise, noise, noise) for i in range(1000)],
+        [NegativeFlip(noise, "a", "a", "b")] * 1000,
+    )
+    html = render_page(outcome, many)
+    assert len(html.encode()) < 3_000_000
+    assert len(Page(html).all("img")) == 20 * 4 + MAX_FLIPS + 1
+    assert "960 more classes" in Page(html).text
+    assert "950 more batches" in Page(html).text
+
+
+def test_pictures_are_scaled_to_the_bytes_they_may_take() -> None:
+    image = np.zeros((3, 500, 400), np.uint8)
+    few = Pictures(negative_flips=[(image, "a", "a", "b")])
+    many = Pictures(
+        samples=[SamplePair(i, image, image, image) for i in range(200)], negative_flips=[(image, "a", "a", "b")] * 99
+    )
+    assert few.side == 112
+    assert 3 * many.side**2 * (20 * 3 + MAX_FLIPS) <= PICTURE_BYTES
+    with Image.open(io.BytesIO(_png(png_uri(image, 100)))) as opened:
+        assert opened.size == (80, 100)
+
+
+def test_pictures_keep_their_pixels() -> None:
+    colour = np.arange(3 * 4 * 5, dtype=np.uint8).reshape(3, 4, 5)
+    with Image.open(io.BytesIO(_png(png_uri(colour)))) as opened:
+        assert np.array_equal(np.asarray(opened), colour.transpose(1, 2, 0))
+    grey = made.digits()[0]
+    with Image.open(io.BytesIO(_png(png_uri(grey)))) as opened:
+        assert opened.mode == "L"
+        assert np.array_equal(np.asarray(opened), grey[0])
+
+
+@pytest.mark.parametrize("image", [np.zeros((3, 4, 4)), np.zeros((2, 4, 4), np.uint8), np.zeros(4, np.uint8)])
+def test_a_picture_of_another_kind_is_refused(image: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="must be uint8"):
+        png_uri(image)
+
+
+def test_a_large_grid_is_made_to_fit() -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (600, 900, 3), dtype=np.uint8)).save(buffer, format="PNG")
+    png = buffer.getvalue()
+    fitted = fitted_png(png)
+    assert len(fitted) <= GRID_BYTES < len(png)
+    width, height = png_size(fitted)
+    assert width / height == pytest.approx(1.5, abs=0.02)
+    assert fitted_png(fitted) == fitted
+
+
+def test_every_picture_and_figure_has_words() -> None:
+    found = page("passed", made.pictures())
+    assert len(found.all("img")) == 5 * 2 * 4 + 5 + 1
+    assert all(a.get("alt") for a in found.all("img"))
+    assert found.all("svg")
+    assert all(a.get("role") == "img" and a.get("aria-label") for a in found.all("svg"))
+
+
+def test_samples_stand_with_their_cluster() -> None:
+    digits = made.digits()
+    samples = [
+        SamplePair(1, digits[0], digits[1], digits[2], label="two"),
+        SamplePair(9, digits[3], digits[4], digits[5]),
+    ]
+    outcome = made.passed()
+    outcome["clusters"] = [{"id": 0, "size": 3, "labels": {"one": 3}}, {"id": 1, "size": 2, "labels": {"two": 2}}]
+    html = render_page(outcome, Pictures(samples=samples))
+    first, second, unknown = html.split('<div class="cluster">')[1:]
+    assert "<img" not in first
+    assert second.count("<img") == 3
+    assert "Failure of cluster 1: two" in second
+    assert "Cluster 9" in unknown
+
+
+# Sections
+
+
+def test_classes_come_worst_first_and_mark_what_is_beyond_the_margin() -> None:
+    outcome = made.passed()
+    rows = outcome["verdict"]["checks"][2]["figures"]["classes"]
+    rows[4] |= {  # deer
+        "challenger": rows[4]["champion"] - 0.061,
+        "difference_points": -6.1,
+    }
+    found = sections.classes(outcome)
+    assert (found["rows"][0]["name"], found["rows"][0]["difference"], found["rows"][0]["beyond"]) == (
+        "deer",
+        "−6.10",
+        True,
+    )
+    assert not any(row["beyond"] for row in found["rows"][1:])
+
+
+def test_classes_fall_back_on_the_evidence() -> None:
+    outcome = made.passed()
+    from_figures = sections.classes(outcome)
+    outcome["verdict"]["checks"][2]["figures"] = {}
+    assert sections.classes(outcome) == from_figures
+
+
+def test_before_and_after_come_from_the_evidence_where_they_are_not_written() -> None:
+    written = made.passed()
+    bare = {k: v for k, v in written.items() if k not in ("champion", "challenger", "negative_flips")}
+    assert facts.before_after(bare) == facts.before_after(written)
+    assert facts.before_after(written) == [
+        ("Clean accuracy (n = 10,000)", "92.57%", "92.51%", "−0.06 points"),
+        ("Held-out failures right", "0 of 300", "231 of 300", "77.0% repaired"),
+        ("Negative flips on the clean set", "–", "37 of 10,000", "0.37%"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        ({"heldout_repaired": 7}, "7"),
+        ({"heldout_repaired": 7, "heldout_total": 9}, "7 of 9"),
+        ({"heldout_repaired": {"repaired": 7, "total": 9}}, "7 of 9"),
+        ({"heldout_repaired": [7, 9]}, "7 of 9"),
+        ({}, ""),
+    ],
+)
+def test_repaired_failures_of_a_cluster(written: dict[str, Any], shown: str) -> None:
+    (cluster,) = sections.clusters({"clusters": [{"id": 0, "size": 30, "labels": {}} | written]})
+    assert cluster["repaired"] == shown
+
+
+def test_quarantined_rows_are_listed_by_rule() -> None:
+    found = lineage.quality(made.passed())
+    assert [(rule, n) for rule, _, n in found["rules"]] == [
+        ("stale", "96"),
+        ("duplicate", "41"),
+        ("unknown label", "12"),
+        ("does not decode", "7"),
+    ]
+    assert found["quarantined"] == "156"
+
+
+def test_every_quarantine_rule_has_its_meaning() -> None:
+    assert list(lineage.RULES) == list(ROW_RULES)
+
+
+# Commands
+
+
+def test_commands_of_a_pass() -> None:
+    outcome = made.passed()
+    assert commands.promote_command(outcome) == "repairops promote road-signs --version 4 --by NAME --reason TEXT"
+    assert commands.rollback_command(outcome) == "repairops rollback road-signs"
+    assert commands.promote_command(outcome | {"promoted": True}) == ""
+    other = copy.deepcopy(outcome)
+    other["model"]["alias"] = "live"
+    assert commands.rollback_command(other) == "repairops rollback road-signs@live"
+    text = page("passed").text
+    assert commands.GATE_COMMAND in text
+    assert commands.reproduce_command(outcome) in text
+
+
+def test_reproducing_gives_the_same_configuration_again() -> None:
+    outcome = made.passed()
+    outcome["config"]["model"]["mean"] = [0.1, 0.2, 0.3]
+    outcome["config"]["training"]["horizontal_flip"] = True
+    words = shlex.split(commands.reproduce_command(outcome))
+    values = dict(word.partition("=")[::2] for word in words[4::2])
+    assert values["model"] == "models:/road-signs/3"
+    assert values["failures"] == f"{'b2' * 16},{'c3' * 16}"
+    assert values["rerun"] == "true"
+    again = load_config(None, [*values["set"].split(";"), f"seed={values['seed']}"]).to_dict()
+    assert json.loads(json.dumps(again)) == json.loads(json.dumps(outcome["config"] | {"seed": 7}))
+
+
+def test_markdown_holds_verdict_table_lineage_and_commands() -> None:
+    text = render_markdown(made.passed())
+    assert "| Clean accuracy (n = 10,000) | 92.57% | 92.51% | −0.06 points |" in text
+    assert "- Parent: road-signs version 3 (alias prod)" in text
+    assert "`be17be17be17`: 812 rows, logged 2026-02-27 08:30 UTC" in text
+    assert "`9c819c819c81`, seed 7" in text
+    assert "```\nrepairops promote road-signs --version 4" in text
+    assert "```\nrepairops rollback road-signs\n```" in text
+
+
+@pytest.mark.parametrize("name", made.OUTCOMES)
+def test_terminal_summary_is_short_and_ascii(name: str) -> None:
+    outcome = made.OUTCOMES[name]()
+    text = render_terminal(outcome)
+    assert len(text.splitlines()) <= 20
+    assert text.isascii()
+    assert text.splitlines()[-1].startswith("Next: ")
+
+
+def test_terminal_summary_stays_short_where_everything_fails() -> None:
+    outcome = made.failed()
+    for check in outcome["verdict"]["checks"]:
+        check |= {"level": "required", "result": "FAIL"}
+    lines = render_terminal(outcome).splitlines()
+    assert len(lines) <= 20
+    assert lines[-1].startswith("Next: ")
+
+
+# Wording and contrast
+
+
+def test_missing_numbers_are_a_dash() -> None:
+    for missing in (None, float("nan"), float("inf"), "x", True, [1]):
+        assert number(missing) is None
+        assert (fixed(missing), signed(missing), percent(missing), duration(missing)) == ("–",) * 4
+    assert plain(None) == plain(float("nan")) == plain("\n") == "–"
+
+
+def test_numbers_in_words() -> None:
+    assert [signed(v) for v in (0.5, -0.5, 0.0, -0.001)] == ["+0.50", "−0.50", "0.00", "0.00"]
+    assert percent(0.12345, 2) == "12.35%" or percent(0.12345, 2) == "12.34%"
+    assert fixed(12345.678, 1) == "12,345.7"
+    assert [duration(v) for v in (0.42, 41, 59.6, 192, 3840)] == [
+        "0.4 s",
+        "41 s",
+        "1 min 00 s",
+        "3 min 12 s",
+        "1 h 04 min",
+    ]
+    assert when("2026-03-02T15:05:11+01:00") == "2026-03-02 14:05 UTC"
+    assert when(1772460311000) == "2026-03-02 14:05 UTC"
+    assert when("soon") == "soon"
+
+
+def test_colours_have_aa_contrast_in_light_and_dark() -> None:
+    source = files("repairops.report").joinpath("page.html.j2").read_text(encoding="utf-8")
+    blocks = re.findall(r":root \{(.*?)\}", source, re.DOTALL)
+    assert len(blocks) == 3  # light, dark, print
+    for block in blocks:
+        colours = dict(re.findall(r"--([a-z]+): (#[0-9a-f]{3,6})", block))
+        for text in ("ink", "dim", "accent", "good", "bad", "unsure"):
+            for ground in ("paper", "panel"):
+                assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground, colours)
+
+
+def contrast(a: str, b: str) -> float:
+    """WCAG 2 contrast ratio of two #rgb or #rrggbb colours."""
+
+    def luminance(colour: str) -> float:
+        digits = colour[1:] if len(colour) == 7 else "".join(2 * c for c in colour[1:])
+        channels = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+        linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    high, low = sorted((luminance(a), luminance(b)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+def _png(uri: str) -> bytes:
+    import base64
+
+    return base64.b64decode(uri.removeprefix("data:image/png;base64,"))

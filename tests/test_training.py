@@ -1,0 +1,452 @@
+"""Training on real digits: repairs failures, chooses on validation parts, resumes exactly, touches nothing global."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from training_helpers import (
+    SPEC,
+    Degradation,
+    SmallNet,
+    champion,
+    digits,
+    failure_batch,
+    failures,
+    image_set,
+    one_cluster,
+)
+
+from repairops.checkpoint import Checkpoint, checkpoint_path, fingerprint_of, load_checkpoint, save_checkpoint
+from repairops.config import MethodConfig, StyleConfig, TrainingConfig, config_from_dict
+from repairops.device import MixedPrecision, resolve_device, seeded, set_mode, use_bfloat16
+from repairops.errors import DatasetNotFound, DeviceNotAvailable, InvalidOption, LossNotFinite, NotFineTunable
+from repairops.methods import make_method
+from repairops.methods.base import Method, RepairData
+from repairops.methods.fine_tune import BatchNormStatistics, FineTune
+from repairops.methods.references import FailureSampler
+from repairops.methods.style_guided import StyleGuided
+from repairops.network import Classifier, to_unit
+from repairops.selection import ValidationCounts, select_epoch
+from repairops.training import StoppingRule, TrainingResult, split_train_set, train
+from repairops.training_state import count_right
+
+CPU = torch.device("cpu")
+CONFIG = TrainingConfig(epochs=3, batch_size=50, crop_padding=0, device="cpu", max_clean_drop=1.0)
+
+
+def fine_tune(data: RepairData) -> Method:
+    return FineTune(FailureSampler(data, 0.4))
+
+
+def style_guided(data: RepairData) -> Method:
+    return StyleGuided(Degradation(), data.clusters, FailureSampler(data, 0.4), 1.0)
+
+
+def run(
+    classifier: Classifier,
+    work_dir: Path,
+    method: Callable[[RepairData], Method] = fine_tune,
+    config: TrainingConfig = CONFIG,
+    **options,
+) -> TrainingResult:
+    repair, validation = failures()
+    clusters = one_cluster(len(repair))
+    arguments = {"seed": 0, "method_key": method.__name__} | options
+    return train(classifier, method, digits()[0], repair, validation, clusters, config, work_dir=work_dir, **arguments)
+
+
+def same_weights(one: Classifier, other: Classifier) -> bool:
+    states = one.state_dict(), other.state_dict()
+    return all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+# Repairing
+
+
+@pytest.mark.parametrize("method", [fine_tune, style_guided])
+def test_training_repairs_failures_that_it_never_saw(tmp_path, method):
+    classifier, calls = champion(), []
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    result = run(classifier, tmp_path, method, on_epoch=lambda epoch, figures: calls.append((epoch, figures)))
+    _, validation = failures()
+    repaired = count_right(classifier, validation.images, CPU)
+    assert count_right(champion(), validation.images, CPU) == 0
+    assert repaired > len(validation) / 3
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert np.random.get_state()[1].tolist() == before[1]  # noqa: NPY002
+
+    best = result.history[result.best_epoch - 1]
+    assert best["validation_repaired"] == repaired  # the classifier holds the selected weights
+    assert best["validation_repair_rate"] == repaired / len(validation)
+    assert not classifier.training
+    assert [epoch for epoch, _ in calls] == [0, 1, 2, 3]
+    assert calls[0][1] == result.champion
+    assert [figures for _, figures in calls[1:]] == result.history
+    assert (result.train_images, result.validation_images) == (1080, 120)
+    assert result.images_per_second > 0
+    rates = [h["learning_rate"] for h in result.history]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] == pytest.approx(CONFIG.learning_rate / 1000)
+    json.dumps(result.history, allow_nan=False)
+
+
+def test_the_whole_method_from_its_configuration(tmp_path):
+    classifier = champion()
+    result = run(
+        classifier, tmp_path, lambda d: make_method(MethodConfig(), StyleConfig(), d, torch.Generator()), method_key="x"
+    )
+    assert result.history[-1]["validation_repair_rate"] > 0.3
+    assert {"loss_train", "loss_failures", "loss_styled"} <= result.history[-1].keys()
+
+
+def test_another_seed_gives_other_weights_and_the_same_seed_the_same(tmp_path):
+    classifiers = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        classifiers.append(champion())
+        run(classifiers[-1], tmp_path / name, config=replace(CONFIG, epochs=1), seed=seed)
+    assert same_weights(classifiers[0], classifiers[1])
+    assert not same_weights(classifiers[0], classifiers[2])
+
+
+def test_a_method_without_gradients_changes_statistics_alone(tmp_path):
+    classifier = champion()
+    result = run(classifier, tmp_path, lambda d: BatchNormStatistics(FailureSampler(d, 0.4)), method_key="bn")
+    pairs = zip(classifier.parameters(), champion().parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    assert result.history[-1]["validation_repaired"] > 0
+
+
+def test_frozen_layers_stay_as_they_are_with_their_statistics(tmp_path):
+    classifier = champion()
+    for layer in classifier.network.layers[:2]:
+        layer.requires_grad_(False)
+    before = {k: v.clone() for k, v in classifier.state_dict().items()}
+    run(classifier, tmp_path)
+    after = classifier.state_dict()
+    changed = {name for name in after if not torch.equal(before[name], after[name])}
+    assert not any(name.startswith(("network.layers.0.", "network.layers.1.")) for name in changed)
+    assert "network.layers.9.weight" in changed
+    assert "network.layers.5.running_mean" in changed
+
+
+def test_a_traced_network_trains_though_it_refuses_train_mode(tmp_path):
+    example = torch.zeros(4, 1, 8, 8)
+    dynamic = ({0: torch.export.Dim("batch", min=2)},)
+    exported = torch.export.export(champion().network, (example,), dynamic_shapes=dynamic).module()
+    with pytest.raises(NotImplementedError):
+        exported.train()
+    classifier = Classifier(exported, SPEC)
+    result = run(classifier, tmp_path)
+    assert result.history[-1]["validation_repair_rate"] > 0.3
+
+
+# Resuming
+
+
+class Killed(Exception):
+    pass
+
+
+def test_killed_after_an_epoch_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path):
+    config = replace(CONFIG, horizontal_flip=True, crop_padding=1)
+    whole = champion()
+    wanted = run(whole, tmp_path / "whole", style_guided, config)
+
+    def kill(epoch: int, figures: dict[str, float]) -> None:
+        if epoch == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(champion(), tmp_path / "cut", style_guided, config, on_epoch=kill)
+    torch.rand(3)  # another global state
+    resumed, calls = champion(), []
+    found = run(resumed, tmp_path / "cut", style_guided, config, on_epoch=lambda epoch, _: calls.append(epoch))
+    assert same_weights(resumed, whole)
+    assert calls == [0, 1, 2, 3]
+    assert found.best_epoch == wanted.best_epoch
+    timed = {"seconds", "train_seconds"}
+    for one, other in zip(found.history, wanted.history, strict=True):
+        assert {k: v for k, v in one.items() if k not in timed} == {k: v for k, v in other.items() if k not in timed}
+
+
+def test_a_finished_training_is_not_repeated(tmp_path):
+    run(champion(), tmp_path)
+    again = champion()
+
+    def refuse(data: RepairData) -> Method:
+        raise AssertionError("trained again")
+
+    result = run(again, tmp_path, refuse, method_key="fine_tune")
+    assert len(result.history) == 3
+    assert not same_weights(again, champion())
+
+
+@pytest.mark.parametrize("change", [{"seed": 1}, {"method_key": "other"}, {"config": replace(CONFIG, momentum=0.5)}])
+def test_other_arguments_start_anew(tmp_path, change):
+    one_epoch = replace(CONFIG, epochs=1)
+    run(champion(), tmp_path, config=one_epoch)
+    change = {"config": one_epoch} | change
+    change["config"] = replace(change["config"], epochs=1)
+    found, wanted = champion(), champion()
+    run(found, tmp_path, **change)
+    run(wanted, tmp_path / "fresh", **change)
+    assert same_weights(found, wanted)
+
+
+def test_a_damaged_checkpoint_starts_anew(tmp_path):
+    one_epoch = replace(CONFIG, epochs=1)
+    first, second = champion(), champion()
+    run(first, tmp_path, config=one_epoch)
+    path = checkpoint_path(tmp_path)
+    path.write_bytes(path.read_bytes()[:1000])
+    run(second, tmp_path, config=one_epoch)
+    assert same_weights(first, second)
+
+
+def test_checkpoints_come_back_as_they_were(tmp_path):
+    tied = torch.arange(6.0).view(2, 3)
+    model = {"a": tied, "b": tied, "steps": torch.tensor(7), "half": torch.ones(2, dtype=torch.bfloat16)}
+    history = [{"validation_right": 3.0}, {"loss": 0.1 + 0.2}]
+    save_checkpoint(tmp_path, Checkpoint("f", model, model, {"x.y/z": tied}, history))
+    found = load_checkpoint(tmp_path, "f")
+    assert found.history == history
+    assert found.model.keys() == model.keys()
+    assert all(torch.equal(found.model[k], model[k]) and found.model[k].dtype == model[k].dtype for k in model)
+    assert torch.equal(found.momentum["x.y/z"], tied)
+    assert load_checkpoint(tmp_path, "g") is None
+    assert load_checkpoint(tmp_path / "nowhere", "f") is None
+    assert [p.name for p in tmp_path.iterdir()] == [checkpoint_path(tmp_path).name]  # no partial file stays
+
+
+def test_fingerprints_tell_every_argument_and_tensor():
+    state = {"w": torch.tensor([1.0, 2.0])}
+    others = [({"w": torch.tensor([1.0, 2.5])}, 0), ({"v": state["w"]}, 0), ({"w": state["w"].double()}, 0), (state, 1)]
+    assert fingerprint_of({"seed": 0}, state) == fingerprint_of({"seed": 0}, {"w": state["w"].clone()})
+    assert fingerprint_of({"seed": 0}, state) not in {fingerprint_of({"seed": n}, s) for s, n in others}
+
+
+# Stopping
+
+
+class Exploding(FineTune):
+    """Cross-entropy that becomes NaN in the second epoch's third step."""
+
+    calls = 0
+
+    def loss(self, classifier, images, labels, generator):
+        loss, figures = super().loss(classifier, images, labels, generator)
+        type(self).calls += 1
+        return (loss * math.nan if type(self).calls == 21 + 3 else loss), figures
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path):
+    Exploding.calls = 0
+    with pytest.raises(LossNotFinite, match=r"nan at step 24.*training\.safetensors"):
+        run(champion(), tmp_path, lambda d: Exploding(FailureSampler(d, 0.4)), method_key="explodes")
+
+    def kill(epoch: int, figures: dict[str, float]) -> None:
+        assert all(math.isfinite(v) for v in figures.values())
+        if epoch == 1:
+            raise Killed
+
+    with pytest.raises(Killed):  # the checkpoint of epoch 1 is good to go on from
+        run(champion(), tmp_path, fine_tune, method_key="explodes", on_epoch=kill)
+
+
+def test_a_learning_rate_that_destroys_the_weights_is_an_error_too(tmp_path):
+    with pytest.raises(LossNotFinite, match=r"learning_rate"):
+        run(champion(), tmp_path, config=replace(CONFIG, learning_rate=1e30))
+
+
+def test_the_time_limit_ends_training_with_a_measured_epoch_and_a_note(tmp_path):
+    classifier = champion()
+    result = run(classifier, tmp_path, config=replace(CONFIG, max_minutes=1e-9))
+    assert result.history[0]["steps"] == 1
+    assert "validation_accuracy" in result.history[0]
+    assert "after 1 of 63 steps: max_minutes" in result.note
+
+
+def test_stopping_rule():
+    history = [{"seconds": 0.0}] + [{"seconds": 10.0}] * 4
+    assert not StoppingRule(5, 3, 0).reached(history, selected=2)
+    assert StoppingRule(5, 2, 0).reached(history, selected=2)  # epochs 3 and 4 were no better
+    assert StoppingRule(4, 0, 0).reached(history, selected=0)
+    assert not StoppingRule(5, 0, 0).reached(history, selected=0)  # 0 = no patience rule
+    assert StoppingRule(9, 0, 40).reached(history, selected=4)
+    assert StoppingRule(9, 0, 50).deadline(history) - time.monotonic() == pytest.approx(10, abs=1)
+
+
+def test_the_cpu_says_how_long_it_will_take(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "repairops"):
+        run(champion(), tmp_path, config=replace(CONFIG, epochs=1))
+    assert [r.message for r in caplog.records if "about" in r.message and "minutes for 1 epochs" in r.message]
+
+
+# Selection
+
+
+def choose(*counts: tuple[int, int], drop: float = 0.5, clean: int = 1000, failed: int = 100):
+    return select_epoch(
+        [ValidationCounts(*c) for c in counts], clean_images=clean, failures=failed, max_clean_drop=drop
+    )
+
+
+def test_the_most_repaired_epoch_that_keeps_clean_accuracy_is_chosen():
+    selection = choose((900, 0), (895, 20), (894, 60), (896, 30))
+    assert (selection.epoch, selection.note) == (3, "")  # 894 is more than 5 of 1000 below
+
+
+def test_ties_go_to_clean_accuracy_then_to_the_earlier_epoch():
+    assert choose((900, 0), (900, 30), (902, 30), (902, 30)).epoch == 2
+
+
+def test_one_image_of_slack_on_small_sets():
+    assert choose((20, 0), (19, 5), clean=20).epoch == 1
+    assert "lost 2 of 20" in choose((20, 0), (18, 5), clean=20).note
+
+
+def test_no_epoch_within_the_drop_is_said_and_never_silently_the_champion():
+    selection = choose((900, 0), (880, 40), (890, 10), (885, 50))
+    assert selection.epoch == 2  # in steps of 5 images it lost least
+    assert "lost 10 of 1000" in selection.note
+    assert choose((900, 0), (880, 40), (890, 10), (893, 12), (891, 8)).epoch == 3  # 6 to 10 images: most repaired
+    assert choose((900, 0), (0, 0)).epoch == 1
+
+
+def test_the_choice_after_each_epoch_is_the_one_before_or_that_epoch():
+    """What lets a training keep one set of best weights; epoch 0, the champion, is always at hand."""
+    draw = np.random.default_rng(0)
+    for _ in range(300):
+        counts = [(900, 0), *zip(draw.integers(870, 905, 8).tolist(), draw.integers(0, 6, 8).tolist(), strict=True)]
+        chosen = [choose(*counts[: n + 1]).epoch for n in range(1, len(counts))]
+        for epoch, (before, now) in enumerate(zip([0, *chosen], chosen, strict=False), start=1):
+            assert now in (0, before, epoch)
+
+
+def test_epochs_that_repair_nothing_leave_the_champion_and_say_so():
+    selection = choose((900, 2), (905, 2), (899, 1))
+    assert selection.epoch == 1  # as many repaired, and better on clean images
+    selection = choose((900, 2), (899, 2), (899, 1))
+    assert selection.epoch == 0
+    assert "champion" in selection.note
+
+
+def test_without_validation_failures_the_last_good_epoch_is_taken():
+    selection = choose((900, 0), (899, 0), (898, 0), (800, 0), failed=0)
+    assert selection.epoch == 2
+    assert "no validation failures" in selection.note
+
+
+# Parts and devices
+
+
+def test_the_train_set_splits_disjoint_shuffled_and_capped():
+    trained, held = split_train_set(1000, fraction=0.1, max_validation=2000, max_train=0, seed=1)
+    assert (len(trained), len(held)) == (900, 100)
+    assert sorted([*trained, *held]) == list(range(1000))
+    labels = np.repeat(np.arange(10), 100)  # sorted by label
+    assert len(set(labels[held])) == 10
+    trained, held = split_train_set(1000, fraction=0.5, max_validation=60, max_train=200, seed=1)
+    assert (len(trained), len(held)) == (200, 60)
+    assert [len(p) for p in split_train_set(3, fraction=0.01, max_validation=9, max_train=0, seed=0)] == [2, 1]
+    assert [len(p) for p in split_train_set(3, fraction=0.0, max_validation=9, max_train=0, seed=0)] == [3, 0]
+    assert [len(p) for p in split_train_set(1, fraction=0.5, max_validation=9, max_train=0, seed=0)] == [1, 0]
+
+
+def test_answers_that_are_not_finite_are_wrong():
+    class Nan(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.full((len(x), 10), math.nan)
+
+    assert count_right(Classifier(Nan(), SPEC), image_set(np.zeros((5, 1, 8, 8), np.uint8), np.zeros(5)), CPU) == 0
+
+
+def test_no_trainable_parameter_is_an_error(tmp_path):
+    classifier = champion().requires_grad_(False)
+    with pytest.raises(NotFineTunable, match="requires a gradient"):
+        run(classifier, tmp_path)
+
+
+def test_wrong_options_are_named(tmp_path):
+    for name, value in (("epochs", 0), ("learning_rate", -1.0), ("validation_fraction", 1.0), ("batch_size", 0)):
+        config = config_from_dict({"training": {name: value}}).training
+        with pytest.raises(InvalidOption, match=f"training.{name}"):
+            run(champion(), tmp_path, config=config)
+
+
+def test_an_empty_train_set_is_an_error(tmp_path):
+    repair, validation = failures()
+    empty = digits()[0].subset(np.array([], dtype=np.int64))
+    with pytest.raises(DatasetNotFound, match="no images"):
+        train(
+            champion(), fine_tune, empty, repair, validation, one_cluster(len(repair)), CONFIG,
+            seed=0, work_dir=tmp_path, method_key="",
+        )  # fmt: skip
+
+
+def test_devices_that_do_not_exist_are_refused():
+    assert resolve_device("cpu") == CPU
+    assert resolve_device("auto").type in ("cpu", "cuda")
+    for name in ("tpu9", "mps", "cuda:99"):
+        with pytest.raises(DeviceNotAvailable, match=name):
+            resolve_device(name)
+    assert use_bfloat16("on", CPU)
+    assert not use_bfloat16("auto", CPU)
+    assert not use_bfloat16("off", CPU)
+
+
+def test_mixed_precision_shares_the_network_and_returns_float32(tmp_path):
+    classifier = champion()
+    mixed = MixedPrecision(classifier.network, SPEC).eval()
+    images = to_unit(digits()[1].pixels[:50])
+    with torch.no_grad():
+        full, half = classifier(images), mixed(images)
+    assert half.dtype == torch.float32
+    assert not torch.equal(full, half)
+    assert (full.argmax(1) == half.argmax(1)).float().mean() > 0.95
+    result = run(classifier, tmp_path, config=replace(CONFIG, amp="on"))
+    assert result.history[-1]["validation_repair_rate"] > 0.3
+    assert {p.dtype for p in classifier.parameters()} == {torch.float32}
+
+
+def test_seeded_gives_the_same_draws_and_leaves_the_global_state():
+    before = torch.get_rng_state()
+    draws = []
+    for _ in range(2):
+        with seeded(11, CPU):
+            draws.append(torch.rand(4))
+    assert torch.equal(*draws)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_train_mode_leaves_frozen_batch_norm_in_eval_mode():
+    with torch.random.fork_rng():
+        network = SmallNet()
+    network.layers[1].requires_grad_(False)
+    set_mode(network, training=True)
+    assert not network.layers[1].training
+    assert network.layers[5].training
+    assert network.layers[8].training
+    set_mode(network, training=False)
+    assert not any(m.training for m in network.modules())
+
+
+def test_a_batch_of_failures_without_validation_part_trains_and_says_so(tmp_path):
+    repair, _ = failures()
+    nothing = failure_batch(repair.images.subset(np.array([], dtype=np.int64)), np.array([], dtype=np.int64))
+    result = train(
+        champion(), fine_tune, digits()[0], repair, nothing, one_cluster(len(repair)), replace(CONFIG, epochs=1),
+        seed=0, work_dir=tmp_path, method_key="",
+    )  # fmt: skip
+    assert "validation_repair_rate" not in result.history[0]
+    assert "no validation failures" in result.note

@@ -1,0 +1,118 @@
+"""Real small things to train on: scikit-learn's digits, a small network with BatchNorm, its failures under noise."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from torch import Generator, Tensor, nn
+
+from repairops.network import Classifier, to_unit
+from repairops.records import Clusters, FailureBatch, ImageSet, InputSpec
+
+NAMES = tuple("0123456789")
+SPEC = InputSpec(channels=1, height=8, width=8, class_names=NAMES, mean=(0.3,), std=(0.35,))
+
+
+def image_set(pixels: np.ndarray | Tensor, labels: np.ndarray) -> ImageSet:
+    ids = np.array([f"{i:06d}" for i in range(len(labels))])
+    return ImageSet(torch.as_tensor(pixels), np.asarray(labels, dtype=np.int64), NAMES, ids)
+
+
+@functools.cache
+def digits() -> tuple[ImageSet, ImageSet]:
+    """(train set sorted by label: 1,200 images, the other 597), uint8 (N, 1, 8, 8)."""
+    data = load_digits()
+    order = np.random.default_rng(0).permutation(len(data.target))
+    pixels = (data.images[order] * 255 / 16).round().astype(np.uint8)[:, None]
+    labels = data.target[order]
+    by_label = np.argsort(labels[:1200], kind="stable")
+    return image_set(pixels[:1200][by_label], labels[:1200][by_label]), image_set(pixels[1200:], labels[1200:])
+
+
+class SmallNet(nn.Module):
+    def __init__(self, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(16, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
+            nn.Flatten(), nn.Dropout(dropout), nn.Linear(512, 10),
+        )  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+def degrade(images: Tensor, seed: int) -> Tensor:
+    """Half the contrast and Gaussian noise: what the champion has not seen. (N, C, H, W) in 0..1."""
+    noise = torch.randn(images.shape, generator=Generator().manual_seed(seed))
+    return (0.5 * images + 0.3 + 0.2 * noise).clamp(0, 1)
+
+
+@functools.cache
+def _trained() -> dict[str, Tensor]:
+    train, _ = digits()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        classifier = Classifier(SmallNet(), SPEC)
+        optimizer = torch.optim.Adam(classifier.parameters(), lr=3e-3)
+        images, labels = to_unit(train.pixels), torch.from_numpy(train.labels)
+        for _ in range(6):
+            for index in torch.randperm(len(labels)).split(64):
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(classifier(images[index]), labels[index]).backward()
+                optimizer.step()
+    return classifier.network.state_dict()
+
+
+def champion() -> Classifier:
+    """A fresh copy of one trained network, in eval mode."""
+    with torch.random.fork_rng():
+        network = SmallNet()
+    network.load_state_dict(_trained())
+    return Classifier(network, SPEC).eval()
+
+
+def failure_batch(images: ImageSet, predicted: np.ndarray) -> FailureBatch:
+    empty = np.array([""] * len(images))
+    return FailureBatch(images, predicted, np.ones(len(images), np.float32), empty, empty)
+
+
+@functools.cache
+def failures() -> tuple[FailureBatch, FailureBatch]:
+    """The champion's failures on degraded unseen digits: (repair part, validation part)."""
+    _, unseen = digits()
+    pixels = (degrade(to_unit(unseen.pixels), seed=1) * 255).round().to(torch.uint8)
+    network = champion()
+    with torch.no_grad():
+        predicted = network(to_unit(pixels)).argmax(1).numpy()
+    wrong = np.flatnonzero(predicted != unseen.labels)
+    batch = failure_batch(image_set(pixels, unseen.labels).subset(wrong), predicted[wrong])
+    middle = len(wrong) // 2
+    return batch.subset(np.arange(middle)), batch.subset(np.arange(middle, len(wrong)))
+
+
+def clusters_of(assignments: list[int], probabilities: list[float]) -> Clusters:
+    return Clusters(
+        np.array(assignments, dtype=np.int64), np.zeros(len(assignments), np.float32), np.array(probabilities)
+    )
+
+
+def one_cluster(count: int) -> Clusters:
+    return clusters_of([0] * count, [1 / count] * count)
+
+
+class Degradation:
+    """A style that is the true degradation, for any reference."""
+
+    def apply(self, content: Tensor, reference: Tensor, generator: Generator) -> Tensor:
+        return degrade(content, int(torch.randint(0, 2**31, (1,), generator=generator)))
+
+
+class Identity:
+    """A style that changes nothing."""
+
+    def apply(self, content: Tensor, reference: Tensor, generator: Generator) -> Tensor:
+        return content
