@@ -205,14 +205,15 @@ def cluster_failures(failures: FailureBatch, *, clusters: int, per_class: bool, 
 def reference_probabilities(distances: np.ndarray) -> np.ndarray:
     """The chance of each of a cluster's members (m,) to be drawn as reference, float64 (m,), sums to 1.
 
-    Eq. 4 of DeepRepair, 1 - d_j / sum of d, divided by m - 1: as printed its terms sum to m - 1. Uniform for one
-    member or where all distances are zero.
+    Eq. 4 of DeepRepair, 1 - d_j / sum of d, normalised: as printed its terms sum to m - 1. Uniform for one member
+    or where all distances are zero.
     """
     m, total = len(distances), float(np.sum(distances, dtype=np.float64))
-    if m == 1 or total <= 1e-6 * m:  # the smallest real distance, one pixel by 1 of 255, is above 1e-3
+    if m == 1 or distances.max() <= 1e-6:  # rounding; images that differ are farther apart, in units of 0..1
         return np.full(m, 1 / m)
-    weights: np.ndarray = (1 - distances.astype(np.float64) / total) / (m - 1)
-    return weights / weights.sum()
+    weights: np.ndarray = 1 - distances.astype(np.float64) / total
+    normalised: np.ndarray = weights / weights.sum()
+    return normalised
 
 
 def _features(pixels: Tensor) -> np.ndarray:
