@@ -57,7 +57,7 @@ class ValidationConfig:
 class SplitConfig:
     heldout_fraction: float = 0.3
     validation_fraction: float = 0.2  # of the failures that are not held out
-    near_duplicate_similarity: float = 0.98  # correlation of 8x8 thumbnails, where there is no group column
+    near_duplicate_similarity: float = 0.95  # correlation of 8x8 thumbnails, where there is no group column
 
 
 @dataclass(frozen=True)

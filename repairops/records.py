@@ -6,6 +6,7 @@ numpy and the standard library only: the gate reads these without torch. Tensors
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -52,6 +53,9 @@ class InputSpec:
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (1, self.channels):
                 raise InvalidInputSpec(name, getattr(self, name), f"one number or {self.channels}")
+        for name in ("mean", "std", "value_range"):
+            if not all(math.isfinite(value) for value in getattr(self, name)):
+                raise InvalidInputSpec(name, getattr(self, name), "finite numbers")
         if min(self.std) <= 0:
             raise InvalidInputSpec("std", self.std, "positive")
         if self.value_range[0] >= self.value_range[1]:

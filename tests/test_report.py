@@ -35,7 +35,7 @@ from repairops.report import (
 from repairops.report.advice import next_steps
 from repairops.report.pictures import GRID_BYTES, MAX_FLIPS, PICTURE_BYTES, fitted_png, png_size, png_uri
 from repairops.report.wording import duration, fixed, number, percent, plain, signed, when
-from repairops.row_facts import ROW_RULES
+from repairops.validation.facts import ROW_RULES
 
 HOSTILE = "<script>alert(1)</script>\"'`|*_\x1b[31m\n# x"
 

@@ -18,13 +18,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from repairops import validation
 from repairops.config import ImagesConfig, ValidationConfig
 from repairops.errors import ValidationEngineFailed
 from repairops.images import encode_png, sample_id
 from repairops.records import InputSpec
-from repairops.row_facts import ROW_RULES, RowFacts, gather
-from repairops.validation import ValidationReport, validate
+from repairops.validation import ValidationReport, contract, validate
+from repairops.validation.facts import ROW_RULES, RowFacts, gather
 
 NAMES = ("cat", "dog", "eel")
 SPEC = InputSpec(3, 8, 8, NAMES)
@@ -341,7 +340,7 @@ def test_a_rule_that_raises_is_an_error_and_never_a_verdict() -> None:
 
     rules = [expectations.ExpectColumnValuesToBeInSet(column="nowhere", value_set=[True], meta={"rule": "lost"})]
     with pytest.raises(ValidationEngineFailed, match=r"'lost'.*nowhere"):
-        validation._run(validation._context(None), "test", pd.DataFrame({"here": [True]}), rules)
+        contract._run(contract._context(None), "test", pd.DataFrame({"here": [True]}), rules)
 
 
 def test_data_docs_are_written_and_nothing_is_printed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -358,12 +357,12 @@ def test_data_docs_are_written_and_nothing_is_printed(tmp_path: Path, capfd: pyt
 
 
 def test_analytics_are_off() -> None:
-    context = validation._context(None)
+    context = contract._context(None)
     assert context.config.analytics_enabled is False
     assert context.variables.progress_bars["globally"] is False
 
 
 def test_warnings_of_the_process_are_not_rerouted_to_logging() -> None:
     """Importing Great Expectations calls logging.captureWarnings(True)."""
-    validation._context(None)
+    contract._context(None)
     assert logging._warnings_showwarning is None  # type: ignore[attr-defined]

@@ -18,6 +18,8 @@ from repairops.records import Clusters, FailureBatch, ImageSet
 class RepairData:
     """What a method may see: training images and repair failures, never a clean set or a held-out failure.
 
+    train: a shuffled sample of the training part, at most 2,000 images; the loop's batches come from all of it.
+
     jitter: the training loop's own random crop and flip, float (B, C, H, W) in 0..1 to the same.
     """
 

@@ -13,7 +13,7 @@ import torch
 
 from repairops.clustering import cluster_failures, cluster_grid, split_failures
 from repairops.config import derive_seed
-from repairops.decoding import encode_png
+from repairops.images.decoding import encode_png
 from repairops.job import Job
 from repairops.methods import RepairData, make_method
 from repairops.methods.base import Method

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from repairops.config import ImagesConfig
-from repairops.decoding import decode_image, file_id, sample_id
 from repairops.errors import UnreadableImage
-from repairops.image_sources import resolve_label
+from repairops.images.decoding import decode_image, file_id, sample_id
+from repairops.images.sources import resolve_label
 from repairops.records import InputSpec
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import numpy as np
 
 from repairops.config import ValidationConfig
 from repairops.records import FailureBatch
-from repairops.row_facts import BENIGN, ROW_RULES, RowFacts
+from repairops.validation.facts import BENIGN, ROW_RULES, RowFacts
 
 CLEAN_OVERLAP_SHARE = 0.01  # of the different images in a batch; one is always forgiven: black frames happen
 

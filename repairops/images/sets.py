@@ -16,12 +16,6 @@ import torch
 from torch import Tensor
 
 from repairops.config import ImagesConfig
-from repairops.decoding import decode_image as decode_image
-from repairops.decoding import encode_png as encode_png
-from repairops.decoding import file_id as file_id
-from repairops.decoding import peek_shape
-from repairops.decoding import sample_id as sample_id
-from repairops.decoding import sample_ids as sample_ids
 from repairops.errors import (
     DatasetImageUnusable,
     DatasetNotFound,
@@ -31,8 +25,8 @@ from repairops.errors import (
     UnreadableDataset,
     UnreadableImage,
 )
-from repairops.image_sources import open_source, peek_names
-from repairops.image_sources import resolve_label as resolve_label
+from repairops.images.decoding import decode_image, encode_png, peek_shape, sample_id, sample_ids
+from repairops.images.sources import open_source, peek_names, resolve_label
 from repairops.records import ImageSet, InputSpec
 
 _ROW_GROUP = 1000

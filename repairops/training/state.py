@@ -11,7 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from repairops.checkpoint import (
+from repairops.device import set_mode
+from repairops.network import Classifier, to_unit
+from repairops.records import ImageSet
+from repairops.training.checkpoint import (
     Checkpoint,
     fingerprint_of,
     load_checkpoint,
@@ -19,11 +22,8 @@ from repairops.checkpoint import (
     save_checkpoint,
     state_tensors,
 )
-from repairops.device import set_mode
-from repairops.epoch import EpochRunner, Figures
-from repairops.network import Classifier, to_unit
-from repairops.records import ImageSet
-from repairops.selection import Selection, ValidationCounts, select_epoch
+from repairops.training.epoch import EpochRunner, Figures
+from repairops.training.selection import Selection, ValidationCounts, select_epoch
 
 logger = logging.getLogger("repairops")
 

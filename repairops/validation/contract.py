@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from repairops.batch_limits import BatchLimit, batch_limits
 from repairops.config import ImagesConfig, ValidationConfig
 from repairops.errors import ValidationEngineFailed
 from repairops.records import FailureBatch, ImageSet, InputSpec
-from repairops.row_facts import ROW_RULES, Predict, RowFacts, gather
+from repairops.validation.facts import ROW_RULES, Predict, RowFacts, gather
+from repairops.validation.limits import BatchLimit, batch_limits
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,4 +1,4 @@
-"""Fine-tuning a champion: any network, any method; resumable after each epoch, no global state touched."""
+"""The training loop: one pass from a champion to its selected fine-tuned weights."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ import torch
 from torch import Generator, Tensor
 
 from repairops.augment.geometry import random_crop_flip
-from repairops.checkpoint import checkpoint_path
 from repairops.config import TrainingConfig, derive_seed
 from repairops.device import MixedPrecision, device_name, resolve_device, seeded, use_bfloat16
-from repairops.epoch import EpochRunner, Figures, make_batch_source
 from repairops.errors import DatasetNotFound, InvalidOption, NotFineTunable
 from repairops.methods.base import Method, RepairData
 from repairops.network import Classifier
 from repairops.records import Clusters, FailureBatch, ImageSet
-from repairops.training_state import TrainingState, ValidationSets
+from repairops.training.checkpoint import checkpoint_path
+from repairops.training.epoch import EpochRunner, Figures, make_batch_source
+from repairops.training.state import TrainingState, ValidationSets
 
 METHOD_IMAGES = 2000  # train images that a method sees beforehand, at most; its batches come from all of them
 

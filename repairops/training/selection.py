@@ -1,0 +1,81 @@
+"""Which epoch's weights a training keeps. Counts on validation parts in, an epoch out; no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ValidationCounts:
+    """Right answers after one epoch (epoch 0: the champion) on the validation parts, which nothing trains on."""
+
+    clean_right: int  # of the validation part of the train set
+    failures_right: int  # of the validation failures
+
+
+@dataclass(frozen=True)
+class Selection:
+    epoch: int  # 0 = the champion's own weights
+    note: str  # empty where a trained epoch was chosen by the rule
+
+
+def select_epoch(
+    counts: Sequence[ValidationCounts], *, clean_images: int, failures: int, max_clean_drop: float
+) -> Selection:
+    """The epoch with most validation failures repaired among those that keep clean accuracy.
+
+    counts: by epoch, the champion first. Kept is what lies at most `max_clean_drop` percentage points, or one
+    standard error of an accuracy on `clean_images` where that is more, below the reference: the champion or the best
+    trained epoch, whichever is lower. The champion has usually been trained on these images and forgets some when it
+    is trained without them; measured against the champion alone, that would pass for a loss on new images. The one
+    standard error is Breiman's rule (CART, 1984): differences below it are noise. The gate's clean set judges.
+
+    Ties go to the higher clean accuracy, then to the earlier epoch, so the champion (epoch 0) stays where no epoch
+    that keeps clean accuracy repairs more than it. Epochs are taken in turn, and each either replaces the choice so
+    far or not: a training needs to keep one set of best weights only.
+    """
+    trained = range(1, len(counts))
+    if not trained:
+        return Selection(0, "No epoch was trained; the weights are the champion's.")
+    chosen, best = 0, 0
+    for epoch in trained:
+        best = max(best, counts[epoch].clean_right)
+        reference = min(counts[0].clean_right, best)
+        floor = reference - _allowed(reference, clean_images, max_clean_drop)
+        if counts[epoch].clean_right < floor:
+            continue
+        better = not failures or _order(counts[epoch]) > _order(counts[chosen])
+        if better or (chosen and counts[chosen].clean_right < floor):
+            chosen = epoch
+    if chosen == 0:
+        return Selection(
+            0, "No epoch that kept clean accuracy repaired more validation failures; the weights are the champion's."
+        )
+    note = _forgotten(counts[0].clean_right - best, clean_images, max_clean_drop)
+    if not failures:
+        note = f"There are no validation failures; the last epoch that kept clean accuracy was taken. {note}".strip()
+    return Selection(chosen, note)
+
+
+def _order(counts: ValidationCounts) -> tuple[int, int]:
+    return counts.failures_right, counts.clean_right
+
+
+def _allowed(reference: int, clean_images: int, max_clean_drop: float) -> float:
+    """Images that may be lost: the configured points, one standard error, and one image, whichever is most."""
+    if not clean_images:
+        return 0
+    share = reference / clean_images
+    return max(1.0, clean_images * max_clean_drop / 100, math.sqrt(clean_images * share * (1 - share)))
+
+
+def _forgotten(lost: int, clean_images: int, max_clean_drop: float) -> str:
+    """What a reviewer must know where every epoch lost more than what is allowed against the champion."""
+    if lost <= max(1, clean_images * max_clean_drop / 100):
+        return ""
+    return (
+        f"On the validation part of the train set every epoch lost at least {lost} of {clean_images} images against "
+        "the champion, which was probably trained on them; the gate's clean set tells what that means for new images."
+    )
