@@ -84,7 +84,7 @@ def _clean_non_regression(evidence: Evidence, policy: GateConfig) -> Finding:
         f"Clean accuracy goes from {_percent(counts.champion_right, counts.n)} to "
         f"{_percent(counts.challenger_right, counts.n)} on {counts.n:,} images"
     )
-    sure, allowed = f"with {100 * policy.confidence:g}% confidence", f"{policy.margin_points:g} points are allowed"
+    sure, allowed = f"with {100 * policy.confidence:g}% confidence", _points(policy.margin_points)
     if score >= quantile(policy.confidence):
         bound = "does not fall" if lower >= 0 else f"falls by at most {-100 * lower:.2f} points"
         return "PASS", f"{start}; {sure} it {bound}, and {allowed}.", figures
@@ -274,3 +274,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _points(margin: float) -> str:
+    return "1 point is allowed" if margin == 1 else f"{margin:g} points are allowed"

@@ -67,6 +67,8 @@ def hint(check: Mapping[str, Any]) -> str:
 def _after_pass(outcome: Outcome) -> list[str]:
     if not outcome.get("registered"):
         return ["Nothing is registered yet: run the same command again to register the version."]
+    if outcome.get("outcome") == "alias_moved":
+        return ["Look at the version that the alias is at now, then run the same command again: it repairs that one."]
     if outcome.get("promoted"):
         return ["Watch the next failure batches; the command below rolls the alias back."]
     return ["Review this page, then promote the version with the command below."]

@@ -17,7 +17,7 @@ GATE_COMMAND = "repairops gate outcome.json"
 def promote_command(outcome: Outcome) -> str:
     """The command that promotes the registered version; empty where there is none or it is promoted."""
     new = mapping(outcome.get("registered"))
-    if not new or outcome.get("promoted") or kind(outcome) != "passed":
+    if not new or outcome.get("promoted") or outcome.get("outcome") != "passed":
         return ""
     version = shlex.quote(plain(new.get("version")))
     return f"repairops promote {_target(outcome)} --version {version} --by NAME --reason TEXT"

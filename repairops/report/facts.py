@@ -41,8 +41,13 @@ CHECK_NAMES = {
 
 
 def kind(outcome: Outcome) -> str:
-    """One of VERDICT_WORDS; an unknown outcome counts as an error."""
+    """One of VERDICT_WORDS; an unknown outcome counts as an error.
+
+    'alias_moved' is a passed repair that was not promoted; its exit code tells the two apart.
+    """
     value = outcome.get("outcome")
+    if value == "alias_moved":
+        return "passed"
     return value if value in VERDICT_WORDS else "error"
 
 

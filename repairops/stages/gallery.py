@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from repairops.clustering import cluster_grid
 from repairops.config import StyleConfig, derive_seed
 from repairops.evaluation import Evaluation
+from repairops.grid import image_grid
 from repairops.network import to_unit
 from repairops.records import CleanSet, Clusters, FailureBatch, ImageSet
 from repairops.report import NegativeFlip, SamplePair
@@ -67,16 +67,11 @@ def sample_pairs(samples: list[StyledSample], failures: FailureBatch) -> list[Sa
 
 def style_grid(samples: list[StyledSample], failures: FailureBatch) -> np.ndarray:
     """A picture, uint8 (H, W, 3): a row for each cluster, of triples failure, train image, the image in its style."""
-    triples = [
-        picture
-        for sample in samples
-        for picture in (failures.images.pixels[sample.failure].numpy(), sample.content, sample.styled)
-    ]
-    rows = np.repeat([sample.cluster for sample in samples], 3)
-    labels = np.zeros(len(rows), np.int64)
-    images = ImageSet(torch.from_numpy(np.stack(triples)), labels, failures.images.class_names, labels.astype(str))
-    in_order = Clusters(rows, np.arange(len(rows), dtype=np.float32), np.ones(len(rows)))
-    return cluster_grid(images, in_order, per_cluster=len(rows))
+    rows: dict[int, list[np.ndarray]] = {}
+    for sample in samples:
+        failure = failures.images.pixels[sample.failure].numpy()
+        rows.setdefault(sample.cluster, []).extend([failure, sample.content, sample.styled])
+    return image_grid([torch.from_numpy(np.stack(row)) for row in rows.values()])
 
 
 def negative_flips(evaluation: Evaluation, clean: CleanSet, limit: int) -> list[NegativeFlip]:

@@ -50,7 +50,7 @@ def headline(job: Job, outcome: str) -> str:
 
 
 def _register(job: Job, client: MlflowClient, champion: Champion, challenger: Classifier) -> None:
-    alias = job.config.register.alias
+    name, alias = job.ref.name, job.config.register.alias
     tags = {
         "repairops.kind": "repair",
         VERDICT_TAG: "PASS",
@@ -61,6 +61,13 @@ def _register(job: Job, client: MlflowClient, champion: Champion, challenger: Cl
         "repairops.seed": str(job.config.seed),
         **batch_tags([batch["digest"] for batch in job.values["batches"]]),
     }
+
+    def registered(number: str) -> dict[str, str]:
+        return {"name": name, "version": number, "alias": alias, "uri": f"models:/{name}/{number}"}
+
+    def describe(number: str) -> str:
+        return render_markdown({**job.values, "outcome": "passed", "registered": registered(number)})
+
     version = register_repair(
         client,
         champion,
@@ -69,14 +76,13 @@ def _register(job: Job, client: MlflowClient, champion: Champion, challenger: Cl
         run_id=job.run.run_id,
         job_key=job.key,
         tags=tags,
-        description=render_markdown({**job.values, "outcome": "passed", "message": "The gate passed."}),
+        describe=describe,
         alias=alias,
     )
     number = str(version.version)
-    uri = f"models:/{job.ref.name}/{number}"
-    job.values["registered"] = {"name": job.ref.name, "version": number, "alias": alias, "uri": uri}
+    job.values["registered"] = registered(number)
     job.run.set_tags({"repairops.registered_version": number})
-    job.say(f"version {number} of {job.ref.name!r}, alias {alias!r}")
+    job.say(f"version {number} of {name!r}, alias {alias!r}")
 
 
 def _promote(job: Job, client: MlflowClient) -> str:

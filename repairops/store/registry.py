@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import getpass
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,13 +67,15 @@ def register_repair(
     run_id: str,
     job_key: str,
     tags: Mapping[str, str],
-    description: str,
+    describe: Callable[[str], str],
     alias: str,
 ) -> ModelVersion:
     """Registers the champion's repaired `network` as one new version of the same registered model.
 
-    The upload comes first, the version with all its tags and its description is then made in one request, the alias
-    last. So a job that dies leaves either no version or a whole one, which the same job finds again by its key.
+    describe: from the version's number to its description, Markdown.
+
+    The upload comes first, the version with all its tags is then made in one request, the alias comes last. So a job
+    that dies leaves either no version or a whole one, which the same job finds again by its key and completes.
     """
     version = version_of_job(client, champion.ref.name, job_key)
     if version is None:
@@ -84,9 +86,10 @@ def register_repair(
                 f"models:/{model_id}",
                 run_id,
                 tags={**tags, JOB_TAG: job_key},
-                description=description,
                 model_id=model_id,
             )
+    with talking("describe the version"):
+        client.update_model_version(champion.ref.name, version.version, describe(str(version.version)))
     with talking(f"set the alias {alias!r}"):
         client.set_registered_model_alias(champion.ref.name, alias, version.version)
     return version
