@@ -18,7 +18,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from repairops.errors import InvalidOption, UnknownOption, UsageError
 from repairops.records import Level
 
-# A field with this metadata changes where or how fast a job runs, not what it decides: it is not in the digest.
+# A field with this metadata does not change what a job makes and decides: it is not in the digest.
 _MACHINE = {"affects_result": False}
 
 
@@ -126,8 +126,9 @@ class GateConfig:
 
 @dataclass(frozen=True)
 class RegisterConfig:
-    alias: str = "challenger"
-    promote: Literal["manual", "auto"] = "manual"
+    # What becomes of a passed repair, not what it is: asking for promotion later is no other job.
+    alias: str = field(default="challenger", metadata=_MACHINE)
+    promote: Literal["manual", "auto"] = field(default="manual", metadata=_MACHINE)
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,14 @@ class NotFineTunable(RepairError):
         )
 
 
+class NotTraceable(RepairError):
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"The model cannot be stored as pt2, torch.export does not follow it: {why}. "
+            "Log it with serialization_format='pickle'."
+        )
+
+
 class PickleRefused(RepairError):
     def __init__(self, reference: str) -> None:
         super().__init__(

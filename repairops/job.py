@@ -116,12 +116,13 @@ class Job:
         )
         return Outcome(self.values)
 
-    def repeat(self, earlier: Mapping[str, Any]) -> Outcome:
-        """The earlier outcome of the same job: nothing is done again."""
+    def repeat(self, earlier: Mapping[str, Any], promoted: bool) -> Outcome:
+        """The earlier outcome of the same job: nothing is repaired again. promoted: the alias moved just now."""
         registered = earlier.get("registered") or {}
         version = f" and registered version {registered['version']}" if registered else ""
+        start = f"The alias {self.ref.alias!r} moved to it now" if promoted else "Nothing to do"
         message = (
-            f"Nothing to do: this repair of {self.ref} came to '{earlier['outcome']}'{version} in run "
+            f"{start}: this repair of {self.ref} came to '{earlier['outcome']}'{version} in run "
             f"{earlier['earlier_run']}. New failures or another configuration make a new repair; --rerun repeats it."
         )
         self.run.set_tags(
@@ -133,7 +134,7 @@ class Job:
             }
         )
         folder = self.scratch("outcome")
-        values = {**earlier, "message": message}
+        values = {**earlier, "message": message, "promoted": promoted or bool(earlier.get("promoted"))}
         write_outcome(values, folder / "outcome.json")
         self.run.log_folder(folder)
         return Outcome(values, repeated=True)

@@ -5,6 +5,7 @@ Read `run_job` first, then open the stage that interests you.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from repairops.config import Config
@@ -14,7 +15,7 @@ from repairops.outcome import Outcome
 from repairops.report import Pictures
 from repairops.stages.gallery import negative_flips, sample_pairs
 from repairops.stages.judge import ask_gate, export_and_compare, judge
-from repairops.stages.publish import headline, publish
+from repairops.stages.publish import headline, promote_earlier, publish
 from repairops.stages.pull import Inputs, pull
 from repairops.stages.repair import cluster, fine_tune, show_style, split_batch
 from repairops.stages.validate import validate_failures
@@ -73,11 +74,12 @@ def repair(
         close_interrupted(client, runs, run.run_id)
         earlier = None if rerun else earlier_outcome(client, runs)
         if earlier:
-            return job.repeat(earlier)
+            return job.repeat(earlier, promote_earlier(job, client, earlier))
         try:
             return run_job(job, Inputs(client, ref, batches, sets))
         except RepairError as error:
-            job.conclude("error", str(error))
+            with contextlib.suppress(RepairError):  # a lost server must not hide the first error
+                job.conclude("error", str(error))
             raise
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from repairops.errors import AliasMoved
 from repairops.job import Job
@@ -12,7 +13,7 @@ from repairops.records import Verdict
 from repairops.report import render_markdown
 from repairops.stages.judge import onnx_file
 from repairops.store.champion import Champion
-from repairops.store.registry import PARENT_TAG, VERDICT_TAG, batch_tags, promote, register_repair
+from repairops.store.registry import PARENT_TAG, VERDICT_TAG, batch_tags, promote, promotions, register_repair
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -28,6 +29,20 @@ def publish(job: Job, client: MlflowClient, champion: Champion, challenger: Clas
     if job.config.register.promote == "auto":
         return _promote(job, client)
     return outcome
+
+
+def promote_earlier(job: Job, client: MlflowClient, earlier: Mapping[str, Any]) -> bool:
+    """With promote=auto, moves the alias to what an earlier run of the same job registered; whether it did.
+
+    A version that was promoted before stays where it is: somebody rolled it back. Raises AliasMoved, PromotionRefused.
+    """
+    version = (earlier.get("registered") or {}).get("version")
+    if job.config.register.promote != "auto" or not version:
+        return False
+    if any(move.version_to == str(version) for move in promotions(client, job.ref.name)):
+        return False
+    _move_alias(job, client, str(version), str(earlier["earlier_run"]))
+    return True
 
 
 def headline(job: Job, outcome: str) -> str:
@@ -88,17 +103,21 @@ def _register(job: Job, client: MlflowClient, champion: Champion, challenger: Cl
 def _promote(job: Job, client: MlflowClient) -> str:
     """Moves the alias that the champion was found by; 'alias_moved' where another did so meanwhile."""
     try:
-        promote(
-            client,
-            job.ref.name,
-            job.ref.alias,
-            job.values["registered"]["version"],
-            expected=job.ref.version,
-            by="repairops",
-            reason=f"gate passed in run {job.run.run_id}",
-        )
+        _move_alias(job, client, job.values["registered"]["version"], job.run.run_id)
     except AliasMoved as error:
         job.values["alias_moved"] = str(error)
         return "alias_moved"
     job.values["promoted"] = True
     return "passed"
+
+
+def _move_alias(job: Job, client: MlflowClient, version: str, run_id: str) -> None:
+    promote(
+        client,
+        job.ref.name,
+        job.ref.alias,
+        version,
+        expected=job.ref.version,
+        by="repairops",
+        reason=f"gate passed in run {run_id}",
+    )

@@ -156,7 +156,10 @@ def _fetch(client: MlflowClient, batch: LoggedBatch) -> FailureRows:
                 raise FailureBatchDamaged(batch.run_id, f"{name} is missing")
             if hashlib.sha256((path / name).read_bytes()).hexdigest() != sha256:
                 raise FailureBatchDamaged(batch.run_id, f"the sha256 of {name} is another one")
-        return FailureRows.concatenate([read_rows(path / name) for name in parts]).in_batch(batch.digest)
+        rows = FailureRows.concatenate([read_rows(path / name) for name in parts])
+    if rows.digest() != batch.digest:
+        raise FailureBatchDamaged(batch.run_id, "its rows are those of another batch")
+    return rows.in_batch(batch.digest)
 
 
 def _target(model: str, client: MlflowClient) -> tuple[str, str]:
@@ -194,11 +197,11 @@ def _finished(client: MlflowClient, experiment: str, where: str) -> list[Run]:
 def _with_digest(client: MlflowClient, experiment: str, digest: str) -> Run | None:
     with talking("look for the batch"):
         runs = _finished(client, experiment, f"tags.`repairops.batch_sha256` = '{digest}'")
-    return runs[0] if runs else None
+    return min(runs, key=lambda run: (run.info.end_time, run.info.run_id), default=None)
 
 
 def _keep_first(client: MlflowClient, experiment: str, digest: str, run_id: str) -> LoggedBatch:
-    """Where another process logged the same batch meanwhile, the first run stays and ours goes."""
+    """Where another process logged the same batch meanwhile, the run that ended first stays and ours goes."""
     first = _with_digest(client, experiment, digest)
     if first is None or first.info.run_id == run_id:
         return _describe(client.get_run(run_id))

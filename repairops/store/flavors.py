@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from repairops.errors import NotTraceable
 from repairops.records import InputSpec
 
 if TYPE_CHECKING:
@@ -37,22 +38,27 @@ class ClassifierFlavors:
     onnx_file: Path | None = None
 
     def save_model(self, path: str, mlflow_model: Model, **_: Any) -> None:
-        """Called by MLflow with the folder to write."""
+        """Called by MLflow with the folder to write. Raises NotTraceable."""
         import mlflow.pytorch
 
         example = np.zeros((2, self.spec.channels, self.spec.height, self.spec.width), np.float32)
         traced = self.serialization_format == "pt2"
-        with quiet_mlflow():
-            mlflow.pytorch.save_model(
-                self.network,
-                path,
-                mlflow_model=mlflow_model,
-                code_paths=list(self.code_paths) or None,
-                signature=signature(self.spec),
-                input_example=example if traced else None,
-                pip_requirements=list(self.pip_requirements),
-                serialization_format=self.serialization_format,
-            )
+        try:
+            with quiet_mlflow():
+                mlflow.pytorch.save_model(
+                    self.network,
+                    path,
+                    mlflow_model=mlflow_model,
+                    code_paths=list(self.code_paths) or None,
+                    signature=signature(self.spec),
+                    input_example=example if traced else None,
+                    pip_requirements=list(self.pip_requirements),
+                    serialization_format=self.serialization_format,
+                )
+        except Exception as error:  # torch.export's errors share no base class
+            if traced and (type(error).__module__.startswith("torch") or isinstance(error, RuntimeError)):
+                raise NotTraceable(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+            raise
         if self.onnx_file:
             self._add_onnx(Path(path), mlflow_model)
 

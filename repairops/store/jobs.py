@@ -140,13 +140,17 @@ def runs_of_job(client: MlflowClient, key: str) -> list[Run]:
 
 
 def earlier_outcome(client: MlflowClient, runs: Sequence[Run]) -> dict[str, Any] | None:
-    """The outcome.json of the newest run of the job that came to a verdict, with its run's id; else None."""
+    """The outcome.json of the newest run of the job that came to a verdict, with its run's id; else None.
+
+    The outcome's tag is set last, so it alone says that a run is whole: `mlflow run` marks a run FAILED for every
+    exit code but 0, a failed or inconclusive gate's too.
+    """
     import tempfile
 
     import mlflow
 
     for run in runs:
-        if run.data.tags.get(OUTCOME_TAG) in FINAL and run.info.status == "FINISHED":
+        if run.data.tags.get(OUTCOME_TAG) in FINAL:
             with tempfile.TemporaryDirectory() as folder, talking("hand over the earlier outcome"):
                 path = mlflow.artifacts.download_artifacts(
                     run_id=run.info.run_id, artifact_path="outcome.json", dst_path=folder

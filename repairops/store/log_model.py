@@ -44,13 +44,16 @@ def log_model(
         yours) or 'pt2' (traced, no pickle; give `model_factory`, 'package.module:function', or BatchNorm stays
         frozen in a repair).
 
-    Uses the active MLflow run, else starts one. Raises NotAClassifier, InvalidOption, DatasetNotFound,
-    RegistryUnreachable.
+    Uses the active MLflow run, else starts one. Raises NotAClassifier, NotTraceable, InvalidOption,
+    DatasetNotFound, RegistryUnreachable.
     """
     if serialization_format not in ("pickle", "pt2"):
         raise InvalidOption("serialization_format", serialization_format, "pickle or pt2")
     if not name or set(name) & set("/:"):
         raise InvalidOption("name", name, "a registered model's name, without '/' and ':'")
+    for path in code_paths:
+        if not Path(path).exists():
+            raise InvalidOption("code_paths", path, "files or folders that exist")
     client = connect(tracking_uri)
     import mlflow
     from mlflow.models import Model
