@@ -9,6 +9,7 @@ import contextlib
 from pathlib import Path
 
 from repairops.config import Config
+from repairops.device import resolve_device
 from repairops.errors import RepairError, UsageError
 from repairops.job import Job
 from repairops.outcome import Outcome
@@ -56,6 +57,7 @@ def repair(
     the run then keeps the outcome 'error' and what was found so far.
     """
     config = config or Config()
+    resolve_device(config.training.device)  # a device that is not there is known before a run is opened
     client = connect(tracking_uri)
     ref = resolve_model(model, client)
     if config.register.promote == "auto" and not ref.alias:

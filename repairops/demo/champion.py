@@ -11,7 +11,7 @@ from repairops.config import derive_seed
 from repairops.network import Classifier, to_unit
 from repairops.records import ImageSet, InputSpec
 
-EPOCHS = 20
+EPOCHS = 30
 BATCH = 64
 
 

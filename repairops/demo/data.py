@@ -60,15 +60,15 @@ def photograph(field: ImageSet, seed: int) -> tuple[Tensor, np.ndarray]:
 
 
 def scanner(images: Tensor, generator: Generator) -> Tensor:
-    """The failing scanner: float (N, C, H, W) in 0..1 to the same. contrast 0.35-0.85, veil, row lines, noise."""
+    """The failing scanner: float (N, C, H, W) in 0..1 to the same. contrast 0.45-0.95, veil, row lines, noise."""
     n, _, height, _ = images.shape
 
     def draw(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(n, 1, 1, 1, generator=generator)
 
-    contrast, veil = draw(0.35, 0.85), draw(0.1, 0.6)
-    lines = torch.randn(n, 1, height, 1, generator=generator) * draw(0.02, 0.08)
-    noise = torch.randn(images.shape, generator=generator) * draw(0.02, 0.07)
+    contrast, veil = draw(0.45, 0.95), draw(0.0, 0.5)
+    lines = torch.randn(n, 1, height, 1, generator=generator) * draw(0.02, 0.06)
+    noise = torch.randn(images.shape, generator=generator) * draw(0.01, 0.05)
     return (images * contrast + veil * (1 - contrast) + lines + noise).clamp(0, 1)
 
 

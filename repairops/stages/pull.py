@@ -9,7 +9,7 @@ from repairops.images import load_image_set, peek_class_names
 from repairops.job import Job
 from repairops.records import CleanSet, ImageSet
 from repairops.store.champion import Champion, load_champion
-from repairops.store.datasets import CONTEXTS, ROLE, Context, DatasetRef, fetch_dataset
+from repairops.store.datasets import CONTEXTS, ROLE, Context, DatasetRef, fetch_dataset, log_reference
 from repairops.store.failure_rows import FailureRows
 from repairops.store.failures import LoggedBatch, fetch_rows
 from repairops.store.models import ModelRef
@@ -31,6 +31,7 @@ class Inputs:
 def pull(job: Job, inputs: Inputs) -> tuple[Champion, ImageSet, CleanSet, FailureRows]:
     """Downloads and loads everything; class names that the model does not state are taken from the clean set.
 
+    Both sets become inputs of the job's run, where the repair of the version that it registers will look for them.
     Raises DatasetNotFound, UnreadableDataset, ClassMismatch, FailureBatchDamaged, and what `load_champion` raises.
     """
     paths = {c: fetch_dataset(found, c, job.folder / "sets") for c, found in inputs.sets.items()}
@@ -40,6 +41,8 @@ def pull(job: Job, inputs: Inputs) -> tuple[Champion, ImageSet, CleanSet, Failur
         load_image_set(paths[c], champion.spec, job.config.images, role=ROLE[c], cache_dir=job.folder / "mapped")
         for c in CONTEXTS
     )
+    for context, found in inputs.sets.items():
+        log_reference(inputs.client, job.run.run_id, context, found)
     rows = fetch_rows(inputs.client, inputs.batches)
     job.values["sets"] = {
         ROLE[c].replace(" ", "_"): {"uri": inputs.sets[c].uri, "digest": images.digest, "images": len(images)}

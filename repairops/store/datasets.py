@@ -32,11 +32,8 @@ class DatasetRef:
 def log_dataset(client: MlflowClient, run_id: str, context: Context, data: ImageSet | str | Path) -> DatasetRef:
     """Logs a run's train or clean set: a path by reference, an image set as a parquet artifact of the run.
 
-    The digest is ours (MLflow's misses changed pixels) and part of the name, since MLflow keeps the first
-    source of a name and digest.
+    Raises DatasetNotFound, RegistryUnreachable.
     """
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
     if isinstance(data, ImageSet):
         ref = _upload(client, run_id, context, data)
     else:
@@ -44,6 +41,18 @@ def log_dataset(client: MlflowClient, run_id: str, context: Context, data: Image
         if not path.exists():
             raise DatasetNotFound(ROLE[context], str(path), "Check the path.")
         ref = DatasetRef(str(path), _path_digest(path))
+    log_reference(client, run_id, context, ref)
+    return ref
+
+
+def log_reference(client: MlflowClient, run_id: str, context: Context, ref: DatasetRef) -> None:
+    """Names a data set that lies somewhere already as a run's input; a repaired version's own repair finds it there.
+
+    The digest is ours (MLflow's misses changed pixels) and part of the name, since MLflow keeps the first
+    source of a name and digest.
+    """
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
     entity = Dataset(
         name=f"{ROLE[context].replace(' ', '-')}-{ref.digest[:8]}",
         digest=ref.digest[:36],
@@ -52,7 +61,6 @@ def log_dataset(client: MlflowClient, run_id: str, context: Context, data: Image
     )
     with talking("store the dataset"):
         client.log_inputs(run_id, [DatasetInput(entity, [InputTag(_CONTEXT_TAG, context)])])
-    return ref
 
 
 def find_dataset(client: MlflowClient, run_id: str, context: Context) -> DatasetRef | None:

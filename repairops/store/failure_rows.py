@@ -190,14 +190,14 @@ def _with_columns(images: Any, lines: Sequence[dict[str, Any]], names: list[str]
     def column(name: str) -> list[Any] | None:
         return [line[name] for line in lines] if name in lines[0] else None
 
-    confidences = column("confidence")
+    confidences, sources = column("confidence"), column("source")
     return make_rows(
         images,
         [line["label"] for line in lines],
         column("predicted"),
         confidences=None if confidences is None else [_number(value) for value in confidences],
         captured_at=column("captured_at"),
-        sources=column("source") or (source or None),
+        sources=source or None if sources is None else [value or source for value in sources],
         groups=column("group"),
         paths=names,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import tempfile
@@ -96,7 +97,8 @@ def log_rows(model: str, rows: FailureRows, *, tracking_uri: str | None = None) 
             client.log_artifacts(run.info.run_id, folder, "batch")
             client.set_terminated(run.info.run_id, "FINISHED")
         except BaseException:
-            client.set_terminated(run.info.run_id, "FAILED")
+            with contextlib.suppress(Exception):  # a lost server must not hide the first error
+                client.set_terminated(run.info.run_id, "FAILED")
             raise
     return _keep_first(client, experiment, digest, run.info.run_id)
 
@@ -148,8 +150,8 @@ def _fetch(client: MlflowClient, batch: LoggedBatch) -> FailureRows:
         path = Path(mlflow.artifacts.download_artifacts(run_id=batch.run_id, artifact_path="batch", dst_path=folder))
         try:
             manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
-            parts = manifest["parts"]
-        except (OSError, ValueError, KeyError) as error:
+            parts = dict(manifest["parts"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise FailureBatchDamaged(batch.run_id, f"its manifest cannot be read ({error})") from error
         for name, sha256 in parts.items():
             if not (path / name).is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,7 +66,8 @@ def log_model(
         model, spec, serialization_format, pip_requirements or default_requirements(), code_paths
     )
     started = mlflow.active_run() is None
-    run = mlflow.start_run(run_name=f"log {name}") if started else mlflow.active_run()
+    with talking("open the run"):
+        run = mlflow.start_run(run_name=f"log {name}") if started else mlflow.active_run()
     status = "FAILED"
     try:
         run_id = run.info.run_id
@@ -86,7 +88,8 @@ def log_model(
         status = "FINISHED"
     finally:
         if started:
-            mlflow.end_run(status)
+            with contextlib.suppress(Exception):  # a lost server must not hide the first error
+                mlflow.end_run(status)
     return ModelRef(name, str(version), alias, run_id)
 
 

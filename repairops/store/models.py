@@ -65,7 +65,9 @@ def resolve_model(reference: str, client: MlflowClient) -> ModelRef:
 def existing_models(client: MlflowClient) -> list[str]:
     """All registered models as `cls (prod -> 3)`, for messages."""
     lines = []
-    for model in client.search_registered_models(max_results=100):
+    with talking("list the registered models"):
+        models = client.search_registered_models(max_results=100)
+    for model in models:
         aliases = aliases_of(client, model.name)
         marks = ", ".join(f"{alias} -> {version}" for alias, version in sorted(aliases.items()))
         lines.append(f"{model.name} ({marks or 'no alias'})")
@@ -158,13 +160,14 @@ def _by_stage(client: MlflowClient, name: str, stage: str) -> ModelVersion | Non
 def _absent_is_none(ask: Callable[[], T]) -> T | None:
     from mlflow.exceptions import MlflowException
 
-    try:
-        return ask()
-    except MlflowException as error:
-        # A name that cannot exist (a slash, a reserved alias) is INVALID_PARAMETER_VALUE: absent all the same.
-        if is_absent(error) or error.error_code == "INVALID_PARAMETER_VALUE":
-            return None
-        raise
+    with talking("look up the model"):
+        try:
+            return ask()
+        except MlflowException as error:
+            # A name that cannot exist (a slash, a reserved alias) is INVALID_PARAMETER_VALUE: absent all the same.
+            if is_absent(error) or error.error_code == "INVALID_PARAMETER_VALUE":
+                return None
+            raise
 
 
 def _quoted(name: str) -> str:
