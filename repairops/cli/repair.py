@@ -14,7 +14,9 @@ from repairops.cli.console import json_option, print_json
 @click.option("--failures", default="auto", show_default=True, help="Batches: 'auto', or run ids or digests, by comma.")
 @click.option("--train-set", help="ImageFolder or parquet; default: the one logged with the model.")
 @click.option("--clean-set", help="ImageFolder or parquet that judges; default: the one logged with the model.")
-@click.option("--config", "config_file", help="YAML file with options by stage.")
+@click.option(
+    "--config", "config_file", envvar="REPAIROPS_CONFIG", help="YAML file with options by stage; also REPAIROPS_CONFIG."
+)
 @click.option("--set", "overrides", multiple=True, metavar="STAGE.OPTION=VALUE", help="One option; may be repeated.")
 @click.option("--method", help="Repair method, see `repairops methods`.")
 @click.option("--seed", type=int, help="Seed of everything random.")

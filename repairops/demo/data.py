@@ -19,6 +19,7 @@ from repairops.records import ImageSet, InputSpec
 SIDE = 16  # pixels; the scans are 8x8 and are enlarged
 SHOTS = 4  # photographs of each scan in the field
 FIELD_SHARE, CLEAN_SHARE = 0.17, 0.45
+LIMIT = 6000  # images of a user's own set that the demo takes, so that it stays within minutes on a CPU
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class DemoData:
 def demo_data(path: Path | None, seed: int) -> DemoData:
     """The digits, or the images of an ImageFolder or parquet, shuffled and cut in three."""
     images = _own(path) if path else _digits()
-    n = len(images)
-    order = np.random.default_rng(derive_seed(seed, "demo", "split")).permutation(n)
+    order = np.random.default_rng(derive_seed(seed, "demo", "split")).permutation(len(images))[:LIMIT]
+    n = len(order)
     field, clean = int(n * FIELD_SHARE), int(n * CLEAN_SHARE)
     channels, height, width = images.pixels.shape[1:]
     spec = InputSpec(channels, height, width, images.class_names, mean=(0.5,), std=(0.5,))

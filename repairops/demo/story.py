@@ -25,9 +25,16 @@ log = logging.getLogger("repairops")
 
 MARK = ".repairops-demo"
 EXPERIMENT = "demo"
-# About 800 clean images cannot show a loss under half a point once a dozen decisions change, so that the default
-# margin of 0.5 points would be inconclusive: the demo allows two points and says so. Small steps for a small train set.
-OVERRIDES = "gate.margin_points=2;training.epochs=12;training.learning_rate=0.01;training.batch_size=50"
+CONFIG = """\
+gate:
+  # About 800 clean images cannot show a loss under half a point once a dozen decisions change: the default margin of
+  # 0.5 points would be inconclusive.
+  margin_points: 2
+training:  # small steps for a small train set
+  epochs: 12
+  learning_rate: 0.01
+  batch_size: 50
+"""
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,7 @@ class DemoResult:
     tracking_uri: str
     report: Path
     command: str
+    environment: dict[str, str]
     seconds: float
     exit_code: int
 
@@ -53,6 +61,7 @@ def run_demo(folder: Path, *, data: Path | None = None, seed: int = 0, tracking_
     folder = _fresh(folder)
     uri = tracking_uri or f"sqlite:///{folder / 'mlflow.db'}"
     environment = _environment(folder, uri)
+    (folder / "repair.yaml").write_text(CONFIG, encoding="utf-8")
     with _environ(environment):
         experiment_id(connect(uri), EXPERIMENT)
         images = demo_data(data, seed)
@@ -62,7 +71,8 @@ def run_demo(folder: Path, *, data: Path | None = None, seed: int = 0, tracking_
         log.info("    %s\n", shown(command))
         exit_code = subprocess.run(command, env=os.environ.copy(), check=False).returncode
         outcome, report = _result(folder)
-    return DemoResult(outcome, folder, uri, report, shown(command), time.perf_counter() - start, exit_code)
+    settings = {name: value for name, value in environment.items() if name != "PATH"}
+    return DemoResult(outcome, folder, uri, report, shown(command), settings, time.perf_counter() - start, exit_code)
 
 
 def repair_command() -> list[str]:
@@ -78,12 +88,9 @@ def repair_command() -> list[str]:
             str(root),
             "-P",
             "model=prod/cls",
-            "-P",
-            f"set={OVERRIDES}",
             "--env-manager=local",
         ]
-    options = [f"--set={part}" for part in OVERRIDES.split(";")]
-    return [python, "-m", "repairops", "repair", "--model=prod/cls", *options]
+    return [python, "-m", "repairops", "repair", "--model=prod/cls"]
 
 
 def shown(command: list[str]) -> str:
@@ -142,6 +149,7 @@ def _environment(folder: Path, uri: str) -> dict[str, str]:
         "MLFLOW_TRACKING_URI": uri,
         "MLFLOW_EXPERIMENT_NAME": EXPERIMENT,
         "REPAIROPS_HOME": str(folder / "work"),
+        "REPAIROPS_CONFIG": str(folder / "repair.yaml"),
         # --env-manager=local runs the PATH's python, which is another one where no environment is activated.
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
     }

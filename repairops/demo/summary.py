@@ -35,11 +35,12 @@ def summary(result: DemoResult) -> str:
         f"time      {result.seconds:.0f} s",
     ]
     if registered:
-        settings = f"MLFLOW_TRACKING_URI={result.tracking_uri}"
         lines += [
             "",
-            "promote   " + f"{settings} repairops promote prod/cls --by you --reason 'read the report'",
-            "undo      " + f"{settings} repairops rollback prod/cls",
-            "again     " + f"{settings} {result.command}",
+            "To go on, in a shell with the demo's settings (the demo's commands are in the environment's bin folder):",
+            *(f"    export {name}={value}" for name, value in result.environment.items()),
+            f"    {result.command}    # does nothing: the job is done",
+            "    repairops promote prod/cls --by you --reason 'read the report'",
+            "    repairops rollback prod/cls",
         ]
     return "\n".join(lines)

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from repairops.report.facts import Outcome, kind, production_alias
+from repairops.report.facts import Outcome, production_alias
 from repairops.report.wording import dig, mapping, mappings, number, plain
 
 DEFAULT_ALIAS = "prod"  # what `repairops promote MODEL` moves
