@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 
 from repairops.report.wording import number
 
-CHARACTER = 6.2  # approximate width in pixels of one character of a label
+CHARACTER = 7.2  # pixels of one character of a label, at most: fonts differ
 
 
 @dataclass(frozen=True)
