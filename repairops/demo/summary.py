@@ -22,6 +22,8 @@ def summary(result: DemoResult) -> str:
         else "nothing was registered"
     )
     margin = outcome["policy"]["margin_points"]
+    served = result.tracking_uri.startswith("http")
+    browse = result.tracking_uri if served else f"mlflow ui --backend-store-uri {result.tracking_uri}"
     lines = [
         "",
         f"{'':<28}{'before':>12}{'after':>12}",
@@ -31,7 +33,7 @@ def summary(result: DemoResult) -> str:
         f"verdict   {outcome['verdict']['result']}",
         f"version   {version}",
         f"report    {result.report}",
-        f"browse    mlflow ui --backend-store-uri {result.tracking_uri}",
+        f"browse    {browse}",
         f"time      {result.seconds:.0f} s",
     ]
     if registered:

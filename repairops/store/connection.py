@@ -27,6 +27,7 @@ def connect(tracking_uri: str | None = None) -> MlflowClient:
     """
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # stdout is for data
     import mlflow
 
     for name in ("mlflow", "alembic"):  # migrations and hints of MLflow are no news of ours
