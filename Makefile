@@ -23,7 +23,7 @@ demo: install  ## The whole story on real images, in a folder of its own.
 	$(BIN)/repairops demo
 
 test: install  ## The default tests.
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
 
 test-slow: install  ## The long tests too.
 	$(BIN)/python -m pytest -m "slow or not slow" $(PYTEST_ARGS)

@@ -7,6 +7,7 @@ as one line and a scheduled job's log is enough to act on.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 
 def listing(items: Iterable[object], limit: int = 12) -> str:
@@ -22,6 +23,16 @@ class RepairError(Exception):
     """Base of everything that repairops raises on purpose; `exit_code` is the command's exit status."""
 
     exit_code = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by its message: the classes' own arguments are more than what the message keeps."""
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+def _restore(kind: type[RepairError], args: tuple[Any, ...], state: dict[str, Any]) -> RepairError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 # Configuration and usage

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -9,10 +10,11 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -24,28 +26,41 @@ import pytest
 from filelock import FileLock
 
 SERVER_START_SECONDS = 120
+SHARED_FOLDER = "REPAIROPS_TESTS_FOLDER"
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests of the shared server go to one xdist worker, so that only one server is started."""
-    for item in items:
-        if "mlflow_server" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("mlflow_server"))
+def pytest_configure(config: pytest.Config) -> None:
+    """One folder for all xdist workers: what is slow to make is made once. (xdist's groups need pytest below 9.2.)"""
+    if not hasattr(config, "workerinput"):
+        os.environ[SHARED_FOLDER] = tempfile.mkdtemp(prefix="repairops-tests-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        folder = Path(os.environ.pop(SHARED_FOLDER))
+        with contextlib.suppress(FileNotFoundError):
+            stop_server(int((folder / "server" / "pid").read_text()))
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def made_once(name: str) -> Iterator[tuple[Path, bool]]:
+    """(folder shared by all workers, whether it is for the caller to fill); the others wait until it is filled."""
+    folder = Path(os.environ[SHARED_FOLDER]) / name
+    folder.mkdir(exist_ok=True)
+    with FileLock(folder / "lock"):
+        yield folder, not (folder / "done").exists()
+        (folder / "done").touch()
 
 
 @pytest.fixture(scope="session")
-def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty MLflow database with all its tables, made once for all workers: migrations take seconds."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "migrated"
-    folder.mkdir(exist_ok=True)
-    database, done = folder / "mlflow.db", folder / "done"
-    with FileLock(folder / "lock"):
-        if not done.exists():
+def migrated_database() -> Path:
+    """An empty MLflow database with all its tables, made once: migrations take seconds."""
+    with made_once("migrated") as (folder, missing):
+        database = folder / "mlflow.db"
+        if missing:
             code = f"import mlflow; mlflow.MlflowClient('sqlite:///{database}').search_experiments()"
             subprocess.run([sys.executable, "-c", code], check=True, cwd=folder, capture_output=True, timeout=240)
-            done.touch()
     return database
 
 
@@ -83,7 +98,8 @@ def mlflow_at(uri: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 @pytest.fixture
 def registry(migrated_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The URI of a new sqlite registry that MLflow and repairops use by default."""
+    """The URI of a new sqlite registry that MLflow and repairops use by default; the working directory is tmp_path."""
+    monkeypatch.chdir(tmp_path)  # MLflow keeps the artifacts of `set_experiment` in ./mlruns
     folder = tmp_path / "registry"
     folder.mkdir()
     uri = new_database(migrated_database, folder / "mlflow.db", (folder / "artifacts" / "0").as_uri())
@@ -91,41 +107,41 @@ def registry(migrated_database: Path, tmp_path: Path, monkeypatch: pytest.Monkey
         yield uri
 
 
-@contextmanager
-def running_server(
-    database_uri: str, folder: Path, *options: str, environment: Mapping[str, str] | None = None
-) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """A real `mlflow server` on a free loopback port, with proxied artifacts below `folder`: (URI, its process)."""
+def start_server(database_uri: str, folder: Path) -> tuple[str, int]:
+    """Starts a real `mlflow server` on a free loopback port, its artifacts below `folder`: (URI, process id)."""
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", database_uri, "--artifacts-destination", str(folder / "artifacts"), *options]
+    command += ["--backend-store-uri", database_uri, "--artifacts-destination", str(folder / "artifacts")]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     quick = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, env={**kept, **quick, **(environment or {})}, stdout=log, stderr=log, process_group=0
-        )
-        try:
-            uri = f"http://127.0.0.1:{port}"
-            _wait_until_healthy(uri, process, folder / "server.log")
-            yield uri, process
-        finally:
-            stop_server(process)
+        process = subprocess.Popen(command, cwd=folder, env={**kept, **quick}, stdout=log, stderr=log, process_group=0)
+    try:
+        _wait_until_healthy(f"http://127.0.0.1:{port}", process, folder / "server.log")
+    except BaseException:
+        stop_server(process.pid)
+        raise
+    return f"http://127.0.0.1:{port}", process.pid
 
 
-def stop_server(process: subprocess.Popen[bytes], kind: signal.Signals = signal.SIGTERM) -> None:
-    """Ends the server and the workers that it started."""
-    for sent in (kind, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, sent)
-            process.wait(timeout=20)
-        except ProcessLookupError:
-            break
-        except subprocess.TimeoutExpired:
-            continue
-    process.wait()
+def stop_server(pid: int, kind: signal.Signals = signal.SIGTERM) -> None:
+    """Ends a server and the processes that it started; does nothing where it has ended."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, kind)
+    with contextlib.suppress(ChildProcessError):  # another worker started it
+        os.waitpid(pid, 0)
+
+
+@contextmanager
+def running_server(database_uri: str, folder: Path) -> Iterator[tuple[str, int]]:
+    """A server of one's own: (URI, process id)."""
+    uri, pid = start_server(database_uri, folder)
+    try:
+        yield uri, pid
+    finally:
+        stop_server(pid)
 
 
 def _wait_until_healthy(uri: str, process: subprocess.Popen[bytes], log: Path) -> None:
@@ -146,12 +162,15 @@ def _wait_until_healthy(uri: str, process: subprocess.Popen[bytes], log: Path) -
 
 
 @pytest.fixture(scope="session")
-def mlflow_server(migrated_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def mlflow_server(migrated_database: Path) -> str:
     """The URI of one real MLflow server (sqlite, proxied artifacts) that all tests share: use names of your own."""
-    folder = tmp_path_factory.mktemp("server")
-    database = new_database(migrated_database, folder / "mlflow.db", "mlflow-artifacts:/0")
-    with running_server(database, folder) as (uri, _):
-        yield uri
+    with made_once("server") as (folder, missing):
+        if missing:
+            database = new_database(migrated_database, folder / "mlflow.db", "mlflow-artifacts:/0")
+            uri, pid = start_server(database, folder)
+            (folder / "pid").write_text(str(pid))
+            (folder / "uri").write_text(uri)
+        return (folder / "uri").read_text()
 
 
 @pytest.fixture

@@ -53,8 +53,8 @@ def log_failures(
     model: 'prod/cls', 'cls@prod', 'models:/cls/3', or the registered model's bare name 'cls'.
     images: uint8 or float 0..1 arrays or tensors (N, H, W), (N, H, W, C), (N, C, H, W), a list of PIL images, of
         encoded files as bytes, or of paths. Encoded files are kept as they are; validation judges them.
-    labels, predictions: class names or indices, (N,). A text or number that is a class name is that class; only else is it
-        an index.
+    labels, predictions: class names or indices, (N,). What equals a class name, the number 3 and the class '3' too, is
+        that class; anything else is an index.
     sources: where each image comes from, for example the camera (one string for all, or (N,)).
     groups: (N,) one value for images of one scene, which are never split between repair and judgement.
 

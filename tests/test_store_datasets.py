@@ -1,0 +1,125 @@
+"""Train and clean sets as inputs of the run that logged the model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+from PIL import Image
+from store_helpers import CLASSES, SPEC, TinyNet, digit_set, digits
+
+from repairops.config import ImagesConfig
+from repairops.errors import DatasetNotFound
+from repairops.images import load_image_set, write_parquet
+from repairops.store.connection import connect
+from repairops.store.datasets import CONTEXTS, DatasetRef, fetch_dataset, find_dataset, find_sets, log_dataset
+from repairops.store.log_model import log_model
+
+
+@pytest.fixture
+def client(registry: str) -> MlflowClient:
+    return connect()
+
+
+def image_folder(folder: Path, count: int = 8) -> Path:
+    for i, image in enumerate(digits(count)):
+        place = folder / CLASSES[i % len(CLASSES)]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(place / f"{i}.png")
+    return folder
+
+
+def test_image_sets_are_stored_and_come_back_equal(client: MlflowClient, tmp_path: Path) -> None:
+    train, clean = digit_set(16), digit_set(8, start=100)
+    ref = log_model(TinyNet(), "cls", SPEC, train_set=train, clean_set=clean)
+    found = find_sets(client, ref.run_id, None, None)
+    for context, logged in zip(CONTEXTS, (train, clean), strict=True):
+        assert found[context].digest == logged.digest[:36]
+        path = fetch_dataset(found[context], context, tmp_path / context)
+        back = load_image_set(path, SPEC, ImagesConfig())
+        assert np.array_equal(back.pixels.numpy(), logged.pixels.numpy())
+        assert np.array_equal(back.labels, logged.labels)
+        assert back.class_names == logged.class_names
+        assert list(back.sample_ids) == list(logged.sample_ids)
+        assert back.digest == logged.digest
+
+
+def test_the_inputs_are_what_mlflow_shows(client: MlflowClient) -> None:
+    train = digit_set(4)
+    ref = log_model(TinyNet(), "cls", SPEC, train_set=train)
+    (entry,) = client.get_run(ref.run_id).inputs.dataset_inputs
+    assert entry.dataset.name == f"train-set-{train.digest[:8]}"
+    assert [(tag.key, tag.value) for tag in entry.tags] == [("mlflow.data.context", "training")]
+    assert find_dataset(client, ref.run_id, "evaluation") is None
+
+
+def test_paths_are_stored_by_reference(client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = image_folder(tmp_path / "train")
+    write_parquet(digit_set(4, 50), tmp_path / "clean.parquet")
+    monkeypatch.chdir(tmp_path)
+    ref = log_model(TinyNet(), "cls", SPEC, train_set="train", clean_set=Path("clean.parquet"))
+    monkeypatch.chdir("/")
+    found = find_sets(client, ref.run_id, None, None)
+    assert fetch_dataset(found["training"], "training", tmp_path / "a") == folder
+    assert fetch_dataset(found["evaluation"], "evaluation", tmp_path / "a") == tmp_path / "clean.parquet"
+    assert not (tmp_path / "a").exists()
+    (tmp_path / "clean.parquet").unlink()
+    with pytest.raises(DatasetNotFound, match=r"clean set.*clean_set=PATH"):
+        fetch_dataset(found["evaluation"], "evaluation", tmp_path / "a")
+
+
+def test_given_paths_win_over_logged_ones(client: MlflowClient, tmp_path: Path) -> None:
+    ref = log_model(TinyNet(), "cls", SPEC, train_set=digit_set(4), clean_set=digit_set(4, 10))
+    folder = image_folder(tmp_path / "mine")
+    found = find_sets(client, ref.run_id, folder, None)
+    assert found["training"].uri == str(folder)
+    assert found["evaluation"].digest == digit_set(4, 10).digest[:36]
+
+
+def test_missing_sets_name_the_option(client: MlflowClient, tmp_path: Path) -> None:
+    ref = log_model(TinyNet(), "cls", SPEC, train_set=digit_set(4))
+    with pytest.raises(DatasetNotFound, match=rf"clean set.*{ref.run_id} logged none.*-P clean_set=PATH"):
+        find_sets(client, ref.run_id, None, None)
+    with pytest.raises(DatasetNotFound, match=r"train set.*run \(none\)"):
+        find_sets(client, "", None, None)
+    with pytest.raises(DatasetNotFound, match="nowhere"):
+        find_sets(client, ref.run_id, tmp_path / "nowhere", None)
+    assert find_dataset(client, "0" * 32, "training") is None
+
+
+def test_a_deleted_artifact_is_not_found(client: MlflowClient, tmp_path: Path) -> None:
+    ref = log_model(TinyNet(), "cls", SPEC, train_set=digit_set(4))
+    logged = find_dataset(client, ref.run_id, "training")
+    assert logged is not None
+    Path(logged.uri.removeprefix("file://")).unlink()
+    with pytest.raises(DatasetNotFound, match=r"train set.*train_set=PATH"):
+        fetch_dataset(logged, "training", tmp_path / "a")
+
+
+def test_a_folders_digest_follows_its_files(client: MlflowClient, tmp_path: Path) -> None:
+    run_id = client.create_run("0").info.run_id
+    folder = image_folder(tmp_path / "train")
+    first = log_dataset(client, run_id, "training", folder)
+    assert log_dataset(client, run_id, "training", folder) == first
+    (folder / CLASSES[0] / "0.png").unlink()
+    assert log_dataset(client, run_id, "training", folder).digest != first.digest
+
+
+def test_datasets_that_mlflow_logged_are_found(client: MlflowClient, tmp_path: Path) -> None:
+    write_parquet(digit_set(4), tmp_path / "train.parquet")
+    frame = mlflow.data.from_pandas(pd.DataFrame({"x": [1]}), source=str(tmp_path / "train.parquet"), name="mine")
+    with mlflow.start_run() as run:
+        mlflow.log_input(frame, context="training")
+    found = find_dataset(client, run.info.run_id, "training")
+    assert found is not None
+    assert json.loads(frame.to_dict()["source"])["uri"] == found.uri
+    assert fetch_dataset(found, "training", tmp_path / "a") == tmp_path / "train.parquet"
+
+
+def test_file_uris_are_local_paths(tmp_path: Path) -> None:
+    assert fetch_dataset(DatasetRef(tmp_path.as_uri()), "training", tmp_path / "a") == tmp_path

@@ -1,0 +1,430 @@
+"""Registering a repair, moving aliases and back, and the runs and locks of jobs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from mlflow import MlflowClient
+from store_helpers import (
+    SPEC,
+    TinyNet,
+    add_version,
+    champion_in_registry,
+    in_processes,
+    load,
+    register,
+    unit_images,
+)
+
+from repairops import promotion
+from repairops.config import Config, config_from_dict
+from repairops.errors import AliasMoved, JobRunning, ModelNotFound, NothingToRollBack, PromotionRefused
+from repairops.network import to_input
+from repairops.store.connection import connect
+from repairops.store.flavors import inherited_requirements
+from repairops.store.jobs import (
+    close_interrupted,
+    earlier_outcome,
+    job_key,
+    job_lock,
+    job_run,
+    runs_of_job,
+    work_folder,
+)
+from repairops.store.models import ModelRef, aliases_of, resolve_model, version_at
+from repairops.store.registry import (
+    batch_tags,
+    promote,
+    promotions,
+    repaired_batches,
+    version_of_job,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's hints on pickle and signatures
+
+
+@pytest.fixture
+def client(registry: str) -> MlflowClient:
+    return connect()
+
+
+# Registering
+
+
+def test_a_repair_is_one_version_with_both_flavors(client: MlflowClient, tmp_path: Path) -> None:
+    champion = champion_in_registry("cls", tmp_path)
+    repaired = TinyNet(seed=5).eval()
+    run_id = client.create_run("0").info.run_id
+    version = register(client, champion, repaired, tmp_path, run_id)
+
+    assert str(version.version) == "2"
+    read = client.get_model_version("cls", "2")
+    assert read.tags == {
+        "repairops.verdict": "PASS",
+        "repairops.parent_version": "1",
+        "repairops.job_key": "a" * 64,
+    }
+    assert (read.description, read.run_id) == ("# Version 2 repairs field failures", run_id)
+    assert aliases_of(client, "cls") == {"prod": "1", "challenger": "2"}
+
+    images = to_input(unit_images(count=7), SPEC)
+    with torch.no_grad():
+        expected = repaired(images).numpy()
+        network = mlflow.pytorch.load_model("models:/cls/2")
+        assert type(network) is TinyNet
+        np.testing.assert_array_equal(network(images).numpy(), expected)
+    by_pyfunc = mlflow.pyfunc.load_model("models:/cls/2").predict(images.numpy())
+    np.testing.assert_allclose(by_pyfunc, expected, atol=1e-5)
+    session = onnxruntime.InferenceSession(mlflow.onnx.load_model("models:/cls/2").SerializeToString())
+    np.testing.assert_allclose(session.run(None, {"input": images.numpy()})[0], expected, atol=1e-5)
+
+    again = load(resolve_model("cls@challenger", client), tmp_path / "again")
+    assert again.spec == SPEC  # a repaired version can be repaired
+    plain = onnxruntime.InferenceSession(str(again.folder / "onnx" / "model.onnx"))
+    for count in (1, 7):
+        (logits,) = plain.run(["logits"], {"input": images[:count].numpy()})
+        np.testing.assert_allclose(logits, expected[:count], atol=1e-5)
+
+
+def test_requirements_of_the_champion_are_inherited(client: MlflowClient, tmp_path: Path) -> None:
+    champion = champion_in_registry(
+        "cls", tmp_path, pip_requirements=["torch", "timm==1.0.9", "onnxruntime-gpu==1.23.0"]
+    )
+    lines = inherited_requirements(champion.folder)
+    assert {"torch", "timm==1.0.9", "onnxruntime-gpu==1.23.0"} <= set(lines)
+    assert sum(line.startswith("onnxruntime") for line in lines) == 1
+    assert sum(line.startswith("onnx==") for line in lines) == 1
+
+
+def test_the_same_job_registers_once(client: MlflowClient, tmp_path: Path) -> None:
+    champion = champion_in_registry("cls", tmp_path)
+    run_id = client.create_run("0").info.run_id
+    first = register(client, champion, TinyNet(seed=5).eval(), tmp_path, run_id)
+    client.update_model_version("cls", "2", "")  # as if the job had died before its last two requests
+    client.delete_registered_model_alias("cls", "challenger")
+    again = register(client, champion, TinyNet(seed=6).eval(), tmp_path, client.create_run("0").info.run_id)
+    assert str(again.version) == str(first.version) == "2"
+    assert client.get_model_version("cls", "2").description == "# Version 2 repairs field failures"
+    assert aliases_of(client, "cls") == {"prod": "1", "challenger": "2"}
+    assert len(client.search_model_versions("name = 'cls'")) == 2
+    other = register(client, champion, TinyNet(seed=6).eval(), tmp_path, run_id, job_key="b" * 64)
+    assert str(other.version) == "3"
+    found = version_of_job(client, "cls", "b" * 64)
+    assert found is not None
+    assert str(found.version) == "3"
+    assert version_of_job(client, "cls", "c" * 64) is None
+
+
+def test_leftovers_of_an_interrupted_upload_are_removed(client: MlflowClient, tmp_path: Path) -> None:
+    champion = champion_in_registry("cls", tmp_path)
+    run_id = client.create_run("0").info.run_id
+    left = client.create_logged_model("0", name="model", source_run_id=run_id, tags={"repairops.job_key": "a" * 64})
+    other = client.create_logged_model("0", name="model", source_run_id=run_id, tags={"repairops.job_key": "b" * 64})
+    version = register(client, champion, TinyNet(seed=5).eval(), tmp_path, run_id)
+    models = {m.model_id: m.status for m in client.search_logged_models(["0"], "tags.`repairops.job_key` != ''")}
+    assert left.model_id not in models
+    assert str(models[other.model_id]) == "PENDING"
+    assert version.source == f"models:/{next(iter(set(models) - {other.model_id}))}"
+
+
+def test_a_pt2_champion_gets_a_pt2_version(client: MlflowClient, tmp_path: Path) -> None:
+    champion = champion_in_registry("cls", tmp_path, "pt2", model_factory="store_helpers:TinyNet")
+    repaired = TinyNet(seed=5).eval()
+    register(client, champion, repaired, tmp_path, client.create_run("0").info.run_id)
+    again = load(resolve_model("models:/cls/2", client), tmp_path / "again")
+    assert (again.serialization_format, again.traced) == ("pt2", False)
+    with torch.no_grad():
+        images = unit_images()
+        torch.testing.assert_close(again.classifier(images), repaired(to_input(images, SPEC)))
+
+
+# Promotion
+
+
+def repaired_version(client: MlflowClient, parent: str, verdict: str = "PASS", name: str = "cls") -> str:
+    tags = {"repairops.verdict": verdict, "repairops.parent_version": parent}
+    version: str = add_version(client, name, "challenger", tags=tags).version
+    return version
+
+
+def test_a_passed_challenger_is_promoted(client: MlflowClient) -> None:
+    add_version(client, "cls", "prod")
+    repaired_version(client, parent="1")
+    move = promotion.promote("prod/cls", by="ann", reason="looks right")
+    assert (move.model, move.alias, move.version_from, move.version_to) == ("cls", "prod", "1", "2")
+    assert (move.by, move.reason, move.kind, move.forced) == ("ann", "looks right", "promotion", False)
+    assert version_at(client, "cls", "prod") == "2"
+    assert promotions(client, "cls") == [move]
+    assert move.at > 0
+
+
+@pytest.mark.parametrize("verdict", ["FAIL", "INCONCLUSIVE", ""])
+def test_without_a_passed_gate_only_force_promotes(client: MlflowClient, verdict: str) -> None:
+    add_version(client, "cls", "prod")
+    tags = {"repairops.verdict": verdict} if verdict else {}
+    add_version(client, "cls", tags={**tags, "repairops.parent_version": "1"})
+    with pytest.raises(PromotionRefused, match=f"its gate says {verdict}" if verdict else "no gate"):
+        promotion.promote("cls", version="2")
+    with pytest.raises(PromotionRefused, match="--force wants a reason"):
+        promotion.promote("cls", version="2", force=True)
+    assert version_at(client, "cls", "prod") == "1"
+    move = promotion.promote("cls", version="2", force=True, reason="outage")
+    assert move.forced
+    assert version_at(client, "cls", "prod") == "2"
+
+
+def test_a_challenger_of_another_champion_is_refused(client: MlflowClient) -> None:
+    add_version(client, "cls", "prod")
+    repaired_version(client, parent="1")
+    add_version(client, "cls", "prod")
+    with pytest.raises(AliasMoved, match=r"was at version 1 and is at 3 now") as caught:
+        promotion.promote("prod/cls", version="2")
+    assert caught.value.exit_code == 5
+    assert version_at(client, "cls", "prod") == "3"
+    assert promotions(client, "cls") == []
+
+
+def test_an_alias_that_is_not_where_it_was_expected(client: MlflowClient) -> None:
+    add_version(client, "cls", "prod")
+    version = repaired_version(client, parent="1")
+    for expected in ("7", ""):
+        with pytest.raises(AliasMoved):
+            promote(client, "cls", "prod", version, expected=expected)
+        with pytest.raises(AliasMoved):
+            promote(client, "cls", "prod", version, expected=expected, force=True)
+    assert promote(client, "cls", "prod", version, expected="1").version_to == "2"
+
+
+def test_a_new_alias_takes_a_forced_version(client: MlflowClient) -> None:
+    add_version(client, "cls")
+    move = promotion.promote("live/cls", version="1", force=True, reason="first release")
+    assert (move.alias, move.version_from) == ("live", "")
+    with pytest.raises(NothingToRollBack):
+        promotion.rollback("live/cls")
+    assert version_at(client, "cls", "live") == "1"
+
+
+def test_promotions_that_make_no_sense(client: MlflowClient) -> None:
+    with pytest.raises(ModelNotFound):
+        promotion.promote("prod/cls")
+    with pytest.raises(ModelNotFound):
+        promotion.rollback("prod/cls")
+    add_version(client, "cls", "prod")
+    with pytest.raises(PromotionRefused, match="there is no alias 'challenger'"):
+        promotion.promote("prod/cls")
+    with pytest.raises(PromotionRefused, match=r"Version 9 .* does not exist"):
+        promotion.promote("prod/cls", version="9")
+    with pytest.raises(PromotionRefused, match="there already"):
+        promotion.promote("prod/cls", version="1", force=True, reason="again")
+    assert promotions(client, "cls") == []
+
+
+@pytest.mark.parametrize(
+    ("model", "target"),
+    [
+        ("cls", ("cls", "prod")),
+        ("live/cls", ("cls", "live")),
+        ("cls@live", ("cls", "live")),
+        ("models:/cls@live", ("cls", "live")),
+    ],
+)
+def test_what_a_promotion_moves(model: str, target: tuple[str, str]) -> None:
+    assert promotion.target(model) == target
+
+
+def test_rollback_undoes_one_promotion_after_another(client: MlflowClient) -> None:
+    add_version(client, "cls", "prod")
+    with pytest.raises(NothingToRollBack):
+        promotion.rollback("prod/cls")
+    for parent in ("1", "2"):
+        repaired_version(client, parent)
+        promotion.promote("prod/cls")
+    assert version_at(client, "cls", "prod") == "3"
+    back = promotion.rollback("prod/cls", reason="complaints")
+    assert (back.version_from, back.version_to, back.kind, back.reason) == ("3", "2", "rollback", "complaints")
+    assert promotion.rollback("prod/cls").reason == "roll back from version 2"
+    assert version_at(client, "cls", "prod") == "1"
+    with pytest.raises(NothingToRollBack):
+        promotion.rollback("prod/cls")
+    assert [(m.version_from, m.version_to) for m in promotions(client, "cls")] == [
+        ("1", "2"), ("2", "3"), ("3", "2"), ("2", "1"),
+    ]  # fmt: skip
+
+
+def test_after_a_rollback_the_next_promotion_can_be_undone(client: MlflowClient) -> None:
+    add_version(client, "cls", "prod")
+    repaired_version(client, "1")
+    promotion.promote("prod/cls")
+    promotion.rollback("prod/cls")
+    repaired_version(client, "1")
+    promotion.promote("prod/cls")
+    assert version_at(client, "cls", "prod") == "3"
+    assert promotion.rollback("prod/cls").version_to == "1"
+    with pytest.raises(NothingToRollBack):
+        promotion.rollback("prod/cls")
+
+
+def test_rollback_keeps_aliases_apart(client: MlflowClient) -> None:
+    add_version(client, "cls", "prod", "canary")
+    repaired_version(client, "1")
+    promotion.promote("canary/cls")
+    with pytest.raises(NothingToRollBack):
+        promotion.rollback("prod/cls")
+    assert promotion.rollback("canary/cls").version_to == "1"
+
+
+def test_moves_outside_repairops_are_not_undone_by_guess(client: MlflowClient) -> None:
+    add_version(client, "cls", "prod")
+    repaired_version(client, "1")
+    promotion.promote("prod/cls")
+    add_version(client, "cls", "prod")  # somebody moves the alias to version 3
+    with pytest.raises(NothingToRollBack):
+        promotion.rollback("prod/cls")
+    assert version_at(client, "cls", "prod") == "3"
+    client.set_registered_model_alias("cls", "prod", "2")  # and back to the one that we promoted
+    assert promotion.rollback("prod/cls").version_to == "1"
+
+
+def test_rollback_to_a_deleted_version_is_refused(client: MlflowClient) -> None:
+    add_version(client, "cls", "prod")
+    repaired_version(client, "1")
+    promotion.promote("prod/cls")
+    client.delete_model_version("cls", "1")
+    with pytest.raises(PromotionRefused, match=r"Version 1 .* does not exist"):
+        promotion.rollback("prod/cls")
+    assert version_at(client, "cls", "prod") == "2"
+
+
+# Lineage
+
+
+def test_repaired_batches_follow_the_parents(client: MlflowClient) -> None:
+    digests = [f"{i:064x}"[::-1] for i in range(1, 603)]
+    assert max(map(len, batch_tags(digests).values())) <= 5000
+    add_version(client, "cls", "prod")
+    add_version(client, "cls", tags={"repairops.parent_version": "1", **batch_tags(digests[:2])})
+    add_version(client, "cls", tags={"repairops.parent_version": "2", **batch_tags(digests[2:])})
+    add_version(client, "cls", tags={"repairops.parent_version": "9", **batch_tags(digests[:1])})
+    add_version(client, "cls", tags={"repairops.parent_version": "5", **batch_tags(digests[1:2])})
+
+    def repaired(version: str) -> set[str]:
+        return repaired_batches(client, ModelRef("cls", version, "", ""))
+
+    assert repaired("1") == set()
+    assert repaired("2") == {digest[:16] for digest in digests[:2]}
+    assert repaired("3") == {digest[:16] for digest in digests}
+    assert repaired("4") == {digests[0][:16]}  # its parent was deleted
+    assert repaired("5") == {digests[1][:16]}  # its own parent, by mistake
+
+
+# Jobs
+
+REF = ModelRef("cls", "3", "prod", "")
+
+
+def test_a_jobs_key_names_what_decides_its_result() -> None:
+    key = job_key(REF, ["b", "a"], ["train", "clean"], Config())
+    assert key == job_key(REF, ["a", "b"], ["train", "clean"], Config())
+    assert key == job_key(REF, ["a", "b"], ["train", "clean"], config_from_dict({"training": {"device": "cpu"}}))
+    others = {
+        job_key(ModelRef("cls", "4", "prod", ""), ["a", "b"], ["train", "clean"], Config()),
+        job_key(REF, ["a"], ["train", "clean"], Config()),
+        job_key(REF, ["a", "b"], ["clean", "train"], Config()),
+        job_key(REF, ["a", "b"], ["train", "clean"], Config(seed=1)),
+    }
+    assert len(others | {key}) == 5
+
+
+def test_a_jobs_run_has_an_experiment_of_its_own(client: MlflowClient) -> None:
+    with job_run(client, REF) as job:
+        job.log_values({"model": "cls", **{f"option.{i}": i for i in range(120)}})
+        job.log_metrics(2, {"accuracy": 0.5})
+        job.set_tags({"repairops.outcome": "passed"})
+        assert job.tag("repairops.outcome") == "passed"
+        assert job.tag("nothing") == ""
+    run = client.get_run(job.run_id)
+    assert run.info.status == "FINISHED"
+    assert client.get_experiment(run.info.experiment_id).name == "repairops/repairs/cls"
+    assert (run.data.params["repairops.model"], run.data.params["repairops.option.119"]) == ("cls", "119")
+    assert run.data.metrics == {"accuracy": 0.5}
+    assert run.data.tags["repairops.kind"] == "repair"
+    assert run.data.tags["repairops.model_version"] == "3"
+
+
+def test_a_failing_job_ends_its_run_as_failed(client: MlflowClient) -> None:
+    with pytest.raises(ZeroDivisionError), job_run(client, REF) as job:
+        1 / 0  # noqa: B018
+    assert client.get_run(job.run_id).info.status == "FAILED"
+    assert mlflow.active_run() is None
+
+
+def test_the_run_that_mlflow_run_opened_is_adopted(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = client.create_run("0")
+    client.log_param(opened.info.run_id, "model", "prod/cls")
+    monkeypatch.setenv("MLFLOW_RUN_ID", opened.info.run_id)
+    with job_run(client, REF) as job:
+        assert job.run_id == opened.info.run_id
+        job.log_values({"model": "models:/cls/3"})  # not the name that `mlflow run` logged
+    assert client.get_run(job.run_id).info.status == "FINISHED"
+    assert client.get_experiment_by_name("repairops/repairs/cls") is None
+
+
+def test_a_users_open_run_stays_open_beside_the_job(client: MlflowClient) -> None:
+    with mlflow.start_run() as outer:
+        with job_run(client, REF) as job:
+            assert job.run_id != outer.info.run_id
+        active = mlflow.active_run()
+        assert active is not None
+        assert active.info.run_id == outer.info.run_id
+    assert client.get_run(job.run_id).info.status == "FINISHED"
+
+
+def finished_job(client: MlflowClient, tmp_path: Path, outcome: str, key: str = "k" * 64) -> str:
+    with job_run(client, REF) as job:
+        job.set_tags({"repairops.job_key": key, "repairops.outcome": outcome})
+        (tmp_path / "outcome.json").write_text(json.dumps({"outcome": outcome}))
+        job.log_file(tmp_path / "outcome.json")
+    return job.run_id
+
+
+def test_an_earlier_outcome_is_found_by_the_jobs_key(client: MlflowClient, tmp_path: Path) -> None:
+    assert earlier_outcome(client, runs_of_job(client, "k" * 64)) is None
+    failed = finished_job(client, tmp_path, "failed")
+    finished_job(client, tmp_path, "error")
+    finished_job(client, tmp_path, "passed", key="o" * 64)
+    runs = runs_of_job(client, "k" * 64)
+    assert len(runs) == 2
+    assert earlier_outcome(client, runs) == {"outcome": "failed", "earlier_run": failed}
+    passed = finished_job(client, tmp_path, "passed")
+    assert earlier_outcome(client, runs_of_job(client, "k" * 64)) == {"outcome": "passed", "earlier_run": passed}
+
+
+def test_runs_that_died_are_closed(client: MlflowClient) -> None:
+    tags = {"repairops.job_key": "k" * 64}
+    dead, own = (client.create_run("0", tags=tags).info.run_id for _ in range(2))
+    client.set_terminated(client.create_run("0", tags=tags).info.run_id, "FINISHED")
+    assert close_interrupted(client, runs_of_job(client, "k" * 64), own) == 1
+    assert client.get_run(dead).info.status == "KILLED"
+    assert client.get_run(own).info.status == "RUNNING"
+
+
+def lock_in_process(folder: str) -> str:
+    with job_lock("k" * 64, Path(folder)):
+        return "got it"
+
+
+def test_a_job_runs_once_on_a_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("REPAIROPS_HOME", str(tmp_path / "home"))
+    folder = work_folder("k" * 64)
+    assert folder == tmp_path / "home" / "jobs" / ("k" * 16)
+    with job_lock("k" * 64, folder):
+        (other,) = in_processes(lock_in_process, [(str(folder),)])
+        assert other.startswith(f"{JobRunning.__name__}: The same repair (job kkkkkkkkkkkk) is running already")
+        assert str(folder / "lock") in other
+    assert in_processes(lock_in_process, [(str(folder),)]) == ["got it"]
