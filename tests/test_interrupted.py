@@ -1,0 +1,173 @@
+"""A repair whose process is killed, again and again: the next run goes on, and one whole version is registered."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import mlflow
+import pytest
+import torch
+from pipeline_helpers import (
+    Scene,
+    context_fixture,  # noqa: F401
+    copy_registry,
+    environment,
+    options,
+    scene_fixture,  # noqa: F401
+    shell_options,
+    start_command,
+    template_fixture,  # noqa: F401
+)
+from safetensors import SafetensorError, safe_open
+
+from repairops.errors import JobRunning
+from repairops.evaluation import predict
+from repairops.network import Classifier
+from repairops.pipeline import repair
+from repairops.store.connection import connect
+
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext, ForkServerProcess
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork and no SIGKILL on this system")
+
+PATIENCE = 200  # seconds until a stage must have been reached
+COMMAND = ["repair", "--model=prod/cls", *shell_options()]
+
+
+def start(context: ForkServerContext, scene: Scene, log: Path) -> ForkServerProcess:
+    return start_command(context, COMMAND, environment(scene), log)
+
+
+def kill_when(reached: Callable[[], object], process: ForkServerProcess, log: Path) -> None:
+    """Ends the process with SIGKILL as soon as `reached` is true, which it must be while the process lives."""
+    deadline = time.monotonic() + PATIENCE
+    while not reached():
+        process.join(timeout=0.005)
+        assert process.is_alive(), f"The process ended by itself:\n{log.read_text()[-2000:]}"
+        assert time.monotonic() < deadline, f"The stage was not reached:\n{log.read_text()[-2000:]}"
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+def epochs_on_disk(home: Path) -> int:
+    """Epochs that the checkpoint holds, -1 without one."""
+    for file in home.glob("jobs/*/training.safetensors"):
+        try:
+            with safe_open(file, framework="pt") as stored:
+                return len(json.loads(stored.metadata()["history"])) - 1
+        except (OSError, SafetensorError):
+            return -1
+    return -1
+
+
+def test_killed_in_four_stages_a_repair_ends_as_if_never_stopped(
+    scene: Scene, template: Path, tmp_path: Path, context: ForkServerContext
+) -> None:
+    job = "jobs/*"
+
+    def logged_models() -> list[str]:
+        """Ids of the models that the job has uploaded, or begun to."""
+        experiment = scene.client.get_experiment_by_name("repairops/repairs/cls")
+        found = scene.client.search_logged_models([experiment.experiment_id]) if experiment else []
+        return [model.model_id for model in found if "repairops.job_key" in model.tags]
+
+    stages: dict[str, Callable[[], object]] = {
+        "validation": lambda: list(scene.home.glob(f"{job}/validation")),
+        "training": lambda: epochs_on_disk(scene.home) >= 1,
+        "export": lambda: list(scene.home.glob(f"{job}/challenger.onnx")),
+        "registration": logged_models,
+    }
+    logs = {name: tmp_path / f"{name}.log" for name in [*stages, "end"]}
+    for runs_before, (name, reached) in enumerate(stages.items()):
+        process = start(context, scene, logs[name])
+        kill_when(reached, process, logs[name])
+        runs = scene.repairs()
+        assert len(runs) == runs_before + 1
+        # The dead run cannot have ended itself; those before it have been closed by those after them.
+        assert [run.info.status for run in runs] == ["RUNNING"] + ["KILLED"] * runs_before
+    assert 1 <= epochs_on_disk(scene.home) <= 3
+    (leftover,) = logged_models()
+    assert scene.versions() == ["1"]
+
+    process = start(context, scene, logs["end"])
+    process.join(PATIENCE)
+    assert process.exitcode == 0, logs["end"].read_text()[-2000:]
+
+    # One whole version, at the alias, and nothing that the dead runs left.
+    assert scene.versions() == ["1", "2"]
+    assert scene.version_at("challenger") == "2"
+    (model,) = logged_models()
+    assert model != leftover
+    assert scene.client.get_model_version("cls", "2").source == f"models:/{model}"
+    runs = scene.repairs()
+    assert [run.info.status for run in runs] == ["FINISHED"] + ["KILLED"] * 4
+    assert [run.data.tags.get("repairops.outcome") for run in runs] == ["passed", None, None, None, None]
+    assert len({run.data.tags["repairops.job_key"] for run in runs}) == 1
+
+    # Training went on after the epochs that were done, and the last run's figures are complete all the same.
+    assert "Training goes on" not in logs["training"].read_text()
+    assert "Training goes on after epoch" in logs["export"].read_text()
+    for name in ("registration", "end"):
+        assert "Training goes on after epoch 3" in logs[name].read_text()
+    steps = [m.step for m in scene.client.get_metric_history(runs[0].info.run_id, "validation_accuracy")]
+    assert steps == [0, 1, 2, 3]
+
+    # The same weights, bit for bit, as without a stop.
+    undisturbed = Scene(
+        tmp_path / "undisturbed",
+        copy_registry(template, tmp_path / "undisturbed" / "registry"),
+        scene.data,
+        scene.logged,
+        scene.later,
+    )
+    process = start(context, undisturbed, tmp_path / "undisturbed.log")
+    process.join(PATIENCE)
+    assert process.exitcode == 0, (tmp_path / "undisturbed.log").read_text()[-2000:]
+    assert "Training goes on" not in (tmp_path / "undisturbed.log").read_text()
+    network = mlflow.pytorch.load_model("models:/cls/2").eval()
+    mlflow.set_tracking_uri(undisturbed.uri)
+    other = mlflow.pytorch.load_model("models:/cls/2").state_dict()
+    mlflow.set_tracking_uri(scene.uri)
+    weights = network.state_dict()
+    assert weights.keys() == other.keys()
+    assert all(torch.equal(weights[name], other[name]) for name in weights)
+    (killed_key,) = {run.data.tags["repairops.job_key"] for run in runs}
+    undisturbed_run = connect(undisturbed.uri).search_runs(
+        [connect(undisturbed.uri).get_experiment_by_name("repairops/repairs/cls").experiment_id]
+    )[0]
+    assert undisturbed_run.data.tags["repairops.job_key"] == killed_key
+
+    # Both flavors of the version load, and agree on every clean image.
+    clean = scene.data.clean
+    answers = predict(Classifier(network, scene.data.spec), clean.pixels, clean.labels)
+    normalised = (clean.pixels.float() / 255 - 0.5) / 0.5
+    found = mlflow.pyfunc.load_model("models:/cls/2").predict(normalised.numpy())
+    assert (found.argmax(axis=1) == answers.labels).all()
+    onnx_model = mlflow.onnx.load_model("models:/cls/2")
+    assert [value.name for value in onnx_model.graph.output] == ["logits"]
+
+
+def test_one_job_runs_once_at_a_time(scene: Scene, tmp_path: Path, context: ForkServerContext) -> None:
+    """While a process repairs, the same repair is refused; when the process is killed, its lock goes with it."""
+    log = tmp_path / "first.log"
+    process = start(context, scene, log)
+    refused: list[str] = []
+
+    def second_is_refused() -> bool:
+        if list(scene.home.glob("jobs/*/validation")):
+            with pytest.raises(JobRunning, match="is running already") as raised:
+                repair(config=options())
+            refused.append(str(raised.value))
+        return bool(refused)
+
+    kill_when(second_is_refused, process, log)
+    assert len(scene.repairs()) == 1  # the refused one left no run
+    assert str(scene.home) in refused[0]

@@ -1,0 +1,315 @@
+"""The repair job from end to end, in this process: what it registers, logs, repeats, and leaves alone."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from pipeline_helpers import (
+    NAMES,
+    OPTIONS,
+    Scene,
+    call,
+    cifar_scene,
+    options,
+    scene_fixture,  # noqa: F401
+    subset,
+    template_fixture,  # noqa: F401
+)
+
+from repairops import log_failures, log_model
+from repairops.config import load_config
+from repairops.errors import LossNotFinite
+from repairops.evaluation import predict
+from repairops.images import write_parquet
+from repairops.network import Classifier
+from repairops.pipeline import repair
+from repairops.promotion import rollback
+
+
+def right(scene: Scene, version: str) -> np.ndarray:
+    """Which clean images a registered version gets right, by its network alone."""
+    network = mlflow.pytorch.load_model(f"models:/cls/{version}").eval()
+    clean = scene.data.clean
+    return predict(Classifier(network, scene.data.spec), clean.pixels, clean.labels).right
+
+
+def test_a_repair_registers_one_complete_version_and_repeats_nothing(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = load_config(overrides=[*OPTIONS, "validation.data_docs=true", "gate.latency=advisory"])
+    outcome = repair(config=config)
+
+    assert (outcome.kind, outcome.exit_code, outcome.repeated) == ("passed", 0, False)
+    assert scene.versions() == ["1", "2"]
+    assert outcome.version == scene.version_at("challenger") == "2"
+    assert scene.version_at("prod") == "1"
+    (run,) = scene.repairs()
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["repairops.outcome"] == "passed"
+    assert run.data.tags["repairops.exit_code"] == "0"
+    assert run.data.tags["repairops.registered_version"] == "2"
+    assert scene.client.get_experiment(run.info.experiment_id).name == "repairops/repairs/cls"
+
+    version = scene.client.get_model_version("cls", "2")
+    batch = outcome.values["batches"][0]["digest"]
+    expected = {
+        "repairops.kind": "repair",
+        "repairops.verdict": "PASS",
+        "repairops.parent_version": "1",
+        "repairops.batches": batch[:16],
+        "repairops.config_digest": config.digest(),
+        "repairops.run_id": run.info.run_id,
+        "repairops.seed": "0",
+    }
+    assert expected.items() <= version.tags.items()
+    assert "held-out" in version.description
+
+    # The artifacts are whole and lie beside the copied registry, not in the template that it was copied from.
+    assert {
+        "outcome.json",
+        "report.html",
+        "clusters.png",
+        "styles.png",
+        "validation/quarantine.parquet",
+        "validation/result.json",
+        "validation/data_docs/index.html",
+    } <= scene.artifacts(run.info.run_id)
+    assert run.info.artifact_uri.startswith((scene.folder / "registry").as_uri())
+    model = scene.client.get_logged_model(version.source.removeprefix("models:/"))
+    assert model.artifact_location.startswith((scene.folder / "registry").as_uri())
+    for name in ("clusters.png", "styles.png"):
+        assert scene.artifact(run.info.run_id, name).read_bytes().startswith(b"\x89PNG")
+    stored = scene.outcome(run.info.run_id)
+    assert stored == json.loads(json.dumps(outcome.values))
+    report = scene.artifact(run.info.run_id, "report.html").read_text(encoding="utf-8")
+    assert all(check["summary"][:40] in report for check in stored["verdict"]["checks"])
+    assert stored["evidence"]["latency"]["challenger_median_ms"] > 0
+
+    # One entry of each metric per epoch, the champion being epoch 0.
+    steps = [m.step for m in scene.client.get_metric_history(run.info.run_id, "validation_accuracy")]
+    assert steps == [0, 1, 2, 3]
+    losses = scene.client.get_metric_history(run.info.run_id, "loss")
+    assert [m.step for m in losses] == [1, 2, 3]
+    assert [m.value for m in losses] == pytest.approx([h["loss"] for h in stored["training"]["history"]])
+
+    # The figures are those of the two registered versions.
+    champion, challenger = right(scene, "1"), right(scene, "2")
+    assert stored["evidence"]["clean"] == {
+        "both_right": int((champion & challenger).sum()),
+        "champion_only": int((champion & ~challenger).sum()),
+        "challenger_only": int((~champion & challenger).sum()),
+        "both_wrong": int((~champion & ~challenger).sum()),
+    }
+    assert sum(stored["evidence"]["clean"].values()) == len(scene.data.clean)
+    by_class = stored["evidence"]["clean_by_class"]
+    for key, total in stored["evidence"]["clean"].items():
+        assert sum(counts[key] for counts in by_class.values()) == total
+    assert {name: sum(c.values()) for name, c in by_class.items()} == {
+        name: int((scene.data.clean.labels == i).sum()) for i, name in enumerate(NAMES)
+    }
+    validation, split = stored["validation"], stored["split"]
+    assert validation["rows"] == len(scene.logged) == validation["accepted"]
+    assert sum(split.values()) == validation["accepted"]
+    assert stored["evidence"]["heldout_total"] == split["heldout"] > 0
+    assert sum(c["size"] for c in stored["clusters"]) == split["repair"]
+    assert stored["evidence"]["parity"]["n"] == len(scene.data.clean) + split["heldout"]
+
+    # The gate agrees with itself, offline.
+    code, text = call("gate", str(scene.artifact(run.info.run_id, "outcome.json")), "--json")
+    assert code == 0
+    assert json.loads(text)["result"] == json.loads(text)["recorded"] == "PASS"
+
+    # The same job again does nothing and says so.
+    again = repair(config=config)
+    assert again.repeated
+    assert (again.kind, again.exit_code, again.version) == ("passed", 0, "2")
+    assert f"in run {run.info.run_id}" in again.message
+    assert "registered version 2" in again.message
+    assert scene.versions() == ["1", "2"]
+    newest = scene.repairs()[0]
+    assert newest.data.tags["repairops.outcome"] == "repeated:passed"
+    assert newest.data.tags["repairops.earlier_run"] == run.info.run_id
+    assert newest.info.status == "FINISHED"
+    assert not newest.data.metrics
+
+    # Asked to promote later, it moves the alias to what it has; a roll-back of that stands.
+    auto = load_config(
+        overrides=[*OPTIONS, "validation.data_docs=true", "gate.latency=advisory", "register.promote=auto"]
+    )
+    moved = repair(config=auto)
+    assert moved.repeated
+    assert "The alias 'prod' moved to it now" in moved.message
+    assert scene.version_at("prod") == "2"
+    rollback("prod/cls", reason="looks odd")
+    assert scene.version_at("prod") == "1"
+    assert repair(config=auto).message.startswith("Nothing to do")
+    assert scene.version_at("prod") == "1"
+    assert scene.versions() == ["1", "2"]
+
+
+def test_new_failures_make_another_version_and_auto_promotion_ends_the_work(scene: Scene) -> None:
+    first = repair(config=options())
+    later = scene.later.log()
+    second = repair(config=options("register.promote=auto"))
+
+    assert (first.kind, second.kind) == ("passed", "passed")
+    assert scene.versions() == ["1", "2", "3"]
+    assert second.version == scene.version_at("challenger") == scene.version_at("prod") == "3"
+    assert second.values["promoted"] is True
+    assert second.values["model"]["version"] == "1"  # the champion was still in production: both batches count
+    digests = [batch["digest"] for batch in second.values["batches"]]
+    assert digests == [first.values["batches"][0]["digest"], later]
+    assert second.values["validation"]["rows"] == len(scene.logged) + len(scene.later)
+    assert scene.client.get_model_version("cls", "3").tags["repairops.batches"] == ",".join(d[:16] for d in digests)
+
+    # Production has version 3 now, which both batches went into.
+    third = repair(config=options())
+    assert (third.kind, third.exit_code, third.version) == ("nothing_to_repair", 0, "")
+    assert "all logged batches are repaired" in third.message
+    assert scene.versions() == ["1", "2", "3"]
+    assert scene.repairs()[0].data.tags["repairops.outcome"] == "nothing_to_repair"
+
+
+def test_an_alias_that_another_moved_meanwhile_stays_where_it_is(scene: Scene) -> None:
+    champion = scene.client.get_model_version("cls", "1")
+    other = scene.client.create_model_version("cls", champion.source, champion.run_id)
+    ended, moved = threading.Event(), threading.Event()
+
+    def somebody() -> None:
+        while not ended.wait(0.01):
+            if list(scene.home.glob("jobs/*/training.safetensors")):
+                scene.client.set_registered_model_alias("cls", "prod", other.version)
+                moved.set()
+                return
+
+    thread = threading.Thread(target=somebody)
+    thread.start()
+    try:
+        outcome = repair(config=options("register.promote=auto"))
+    finally:
+        ended.set()
+        thread.join()
+
+    assert moved.is_set()
+    assert (outcome.kind, outcome.exit_code, outcome.version) == ("alias_moved", 5, "3")
+    assert scene.version_at("prod") == str(other.version) == "2"
+    assert scene.version_at("challenger") == "3"
+    assert outcome.values["promoted"] is False
+    assert "'prod'" in outcome.message
+    assert "is at 2 now" in outcome.message
+    run = scene.repairs()[0]
+    assert run.data.tags["repairops.outcome"] == "alias_moved"
+    assert run.data.tags["repairops.exit_code"] == "5"
+    assert scene.client.get_model_version("cls", "3").tags["repairops.verdict"] == "PASS"
+
+
+def test_a_repair_that_harms_is_not_registered(scene: Scene) -> None:
+    config = options("training.learning_rate=0.5", "training.epochs=1")
+    outcome = repair(config=config)
+
+    assert (outcome.kind, outcome.exit_code, outcome.version) == ("failed", 3, "")
+    assert scene.versions() == ["1"]
+    assert "challenger" not in scene.client.get_registered_model("cls").aliases
+    run = scene.repairs()[0]
+    assert run.data.tags["repairops.outcome"] == "failed"
+    assert run.info.status == "FINISHED"  # the job did its work
+    checks = {check["name"]: check for check in outcome.values["verdict"]["checks"]}
+    assert checks["clean_non_regression"]["result"] == "FAIL"
+    assert checks["clean_non_regression"]["summary"] in outcome.message
+    assert outcome.values["challenger"]["clean_accuracy"] < 0.5
+    report = scene.artifact(run.info.run_id, "report.html").read_text(encoding="utf-8")
+    assert "with 95% confidence it falls by at least" in report
+    code, _ = call("gate", str(scene.artifact(run.info.run_id, "outcome.json")))
+    assert code == 3
+
+    # A verdict stands, whatever it is: the same job again does not try its luck.
+    again = repair(config=config)
+    assert again.repeated
+    assert again.exit_code == 3
+
+
+def test_a_loss_that_is_not_finite_stops_the_job(scene: Scene) -> None:
+    with pytest.raises(LossNotFinite, match=r"learning_rate") as raised:
+        repair(config=options("training.learning_rate=1e30"))
+
+    assert raised.value.exit_code == 1
+    assert scene.versions() == ["1"]
+    run = scene.repairs()[0]
+    assert run.info.status == "FAILED"
+    assert run.data.tags["repairops.outcome"] == "error"
+    assert run.data.tags["repairops.exit_code"] == "1"
+    stored = scene.outcome(run.info.run_id)
+    assert stored["message"] == str(raised.value)
+    assert "verdict" not in stored
+    assert {"report.html", "clusters.png", "validation/result.json"} <= scene.artifacts(run.info.run_id)
+    (checkpoint,) = scene.home.glob("jobs/*/training.safetensors")
+    assert str(checkpoint) in str(raised.value)
+
+
+def test_fifty_clean_images_are_inconclusive_and_warned_of_before_training(
+    scene: Scene, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    few = tmp_path / "few.parquet"
+    write_parquet(subset(scene.data.clean, 50), few)
+    with caplog.at_level(logging.INFO, logger="repairops"):
+        outcome = repair(clean_set=few, config=options("training.epochs=1"))
+
+    assert (outcome.kind, outcome.exit_code, outcome.version) == ("inconclusive", 4, "")
+    assert scene.versions() == ["1"]
+    warning = outcome.values["warning"]
+    assert "50 clean images cannot show a loss under 4 points" in warning
+    messages = [record.getMessage() for record in caplog.records]
+    warned = next(i for i, text in enumerate(messages) if warning in text)
+    assert caplog.records[warned].levelno == logging.WARNING
+    assert warned < next(i for i, text in enumerate(messages) if text.startswith("fine-tune"))
+    checks = {check["name"]: check["result"] for check in outcome.values["verdict"]["checks"]}
+    assert checks["clean_non_regression"] == "INCONCLUSIVE"
+    assert "FAIL" not in checks.values()
+
+
+@pytest.mark.slow
+def test_a_rerun_repairs_again_and_registers_no_second_version(scene: Scene) -> None:
+    first, second = repair(config=options()), repair(config=options(), rerun=True)
+    assert (first.repeated, second.repeated) == (False, False)
+    assert (first.version, second.version) == ("2", "2")
+    assert scene.versions() == ["1", "2"]
+    assert [run.data.tags["repairops.outcome"] for run in scene.repairs()] == ["passed", "passed"]
+    assert first.values["evidence"]["clean"] == second.values["evidence"]["clean"]
+    assert first.values["evidence"]["heldout_repaired"] == second.values["evidence"]["heldout_repaired"]
+
+
+@pytest.mark.slow
+def test_a_colour_network_with_batch_norm_is_repaired(registry: str, tmp_path: Path) -> None:
+    """CIFAR-10 from parquet files, logged by reference; failures under Gaussian noise."""
+    folder = Path(os.environ.get("REPAIROPS_CIFAR", ""))
+    files = folder / "cifar10-train.parquet", folder / "cifar10-test.parquet"
+    if not os.environ.get("REPAIROPS_CIFAR") or not all(file.is_file() for file in files):
+        pytest.skip("REPAIROPS_CIFAR names no folder with cifar10-train.parquet and cifar10-test.parquet")
+    train_file, clean_file, network, spec, failures = cifar_scene(*files, tmp_path)
+    log_model(network, "cifar", spec, train_set=train_file, clean_set=clean_file)
+    pixels, labels, predicted = failures
+    log_failures("prod/cifar", pixels, labels.tolist(), predicted.tolist(), sources="camera 1")
+    config = load_config(
+        overrides=["training.epochs=3", "training.device=cpu", "training.horizontal_flip=true",
+                   "gate.margin_points=5", "gate.class_margin_points=25", "gate.min_repair_rate=0.15"]
+    )  # fmt: skip
+    outcome = repair("prod/cifar", config=config)
+
+    assert (outcome.kind, outcome.version) == ("passed", "2")
+    evidence = outcome.values["evidence"]
+    assert evidence["heldout_repaired"] / evidence["heldout_total"] > 0.15
+    assert evidence["parity"]["decisions_differ"] == 0
+    assert outcome.values["sets"]["train_set"]["images"] == 5000
+    first, second = (mlflow.pytorch.load_model(f"models:/cifar/{v}").state_dict() for v in ("1", "2"))
+    assert first.keys() == second.keys()
+    assert all(not torch.equal(first[n], second[n]) for n in first if "running_mean" in n)
+    onnx_input = mlflow.onnx.load_model("models:/cifar/2").graph.input[0].type.tensor_type.shape.dim
+    assert [d.dim_value for d in onnx_input[1:]] == [3, 32, 32]
