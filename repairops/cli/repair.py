@@ -18,6 +18,7 @@ from repairops.cli.console import json_option, print_json
     "--config", "config_file", envvar="REPAIROPS_CONFIG", help="YAML file with options by stage; also REPAIROPS_CONFIG."
 )
 @click.option("--set", "overrides", multiple=True, metavar="STAGE.OPTION=VALUE", help="One option; may be repeated.")
+@click.option("--policy", help="YAML file with the team's options of the gate; nothing else may set them then.")
 @click.option("--method", help="Repair method, see `repairops methods`.")
 @click.option("--seed", type=int, help="Seed of everything random.")
 @click.option("--device", help="auto, cpu, cuda or cuda:N.")
@@ -33,6 +34,7 @@ def repair(
     clean_set: str | None,
     config_file: str | None,
     overrides: tuple[str, ...],
+    policy: str | None,
     method: str | None,
     seed: int | None,
     device: str | None,
@@ -48,7 +50,13 @@ def repair(
     from repairops.config import load_config
     from repairops.pipeline import repair as run_repair
 
-    options = {"method.name": method, "seed": seed, "training.device": device, "register.promote": promote}
+    options = {
+        "gate.policy": policy,
+        "method.name": method,
+        "seed": seed,
+        "training.device": device,
+        "register.promote": promote,
+    }
     given = [f"{name}={value}" for name, value in options.items() if value is not None]
     outcome = run_repair(
         model,
