@@ -149,11 +149,20 @@ def _ceiling(
     """A single figure against the most that is allowed."""
     if value is None:
         return Markup("")
-    high = max(value, limit or 0.0) * 1.4 or 1.0
+    low, high = min(0.0, 1.4 * value), 1.4 * max(value, limit or 0.0) or 1.0
     bound = "" if limit is None else f"at most {words(limit)}"
     label = f"{what} {words(value)}{'; ' + bound + ' allowed' if bound else ''}."
     return interval(
-        None, value, None, limit, label=label, limit_text=bound, allowed="below", domain=(0.0, high), width=width
+        None,
+        value,
+        None,
+        limit,
+        label=label,
+        limit_text=bound,
+        allowed="below",
+        domain=(low, high),
+        zero=low < 0,
+        width=width,
     )
 
 

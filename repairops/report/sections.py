@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from repairops.report import compare, facts
+from repairops.report.charts import reliability_chart
 from repairops.report.facts import Outcome
 from repairops.report.wording import count, dig, fixed, mapping, mappings, number, percent, plain, ratio
 
@@ -78,13 +79,32 @@ def serving(outcome: Outcome) -> dict[str, Any]:
     """Latency per batch size and calibration, champion against challenger."""
     found = dig(outcome, "evidence", "latency")
     entries = [found] if isinstance(found, Mapping) else mappings(found)
-    calibration = mapping(dig(outcome, "evidence", "calibration"))
-    before, after = (number(calibration.get(f"{who}_ece")) for who in ("champion", "challenger"))
-    known = before is not None or after is not None
+    return {"latency": [_latency(entry) for entry in entries], "calibration": _calibration(outcome)}
+
+
+def _calibration(outcome: Outcome) -> dict[str, Any] | None:
+    """Expected calibration errors and the reliability diagram; None where neither error is known."""
+    found = mapping(dig(outcome, "evidence", "calibration"))
+    before, after = (number(found.get(f"{who}_ece")) for who in ("champion", "challenger"))
+    if before is None and after is None:
+        return None
+    bins = [_bins(dig(found, "bins", who)) for who in ("champion", "challenger")]
+    label = f"Reliability: calibration error {percent(before, 2)} before, {percent(after, 2)} after."
     return {
-        "latency": [_latency(entry) for entry in entries],
-        "calibration": {"champion": percent(before, 2), "challenger": percent(after, 2)} if known else None,
+        "champion": percent(before, 2),
+        "challenger": percent(after, 2),
+        "figure": reliability_chart(*bins, label=label),
     }
+
+
+def _bins(found: Any) -> list[tuple[float, float]]:
+    """Mean confidence and accuracy of each bin that has images."""
+    points = []
+    for entry in mappings(found):
+        confidence, accuracy = number(entry.get("confidence")), ratio(entry.get("right"), entry.get("n"))
+        if confidence is not None and accuracy is not None:
+            points.append((confidence, accuracy))
+    return points
 
 
 def _latency(entry: Mapping[str, Any]) -> dict[str, str]:
