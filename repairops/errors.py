@@ -266,6 +266,14 @@ class StyleWeightsDamaged(RepairError):
         )
 
 
+class PatternNotUsable(UsageError):
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(
+            f"The known pattern {name!r} cannot be used: {why}. Name a built-in one, or a function that takes images "
+            "(float32, N x C x H x W, 0..1) and a torch.Generator and returns the like."
+        )
+
+
 class ValidationEngineFailed(RepairError):
     def __init__(self, rule: str, why: str) -> None:
         super().__init__(

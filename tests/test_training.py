@@ -32,7 +32,7 @@ from repairops.errors import DatasetNotFound, DeviceNotAvailable, InvalidOption,
 from repairops.methods import make_method
 from repairops.methods.base import Method, RepairData
 from repairops.methods.fine_tune import BatchNormStatistics, FineTune
-from repairops.methods.references import FailureSampler
+from repairops.methods.references import FailureSampler, StyleOperations, reference_weights
 from repairops.methods.style_guided import StyleGuided
 from repairops.network import Classifier, to_unit
 from repairops.training import StoppingRule, TrainingResult, split_train_set, train
@@ -49,7 +49,8 @@ def fine_tune(data: RepairData) -> Method:
 
 
 def style_guided(data: RepairData) -> Method:
-    return StyleGuided(Degradation(), data.clusters, FailureSampler(data, 0.4), 1.0)
+    styles = StyleOperations(Degradation(), reference_weights(data.clusters), data.clusters.count)
+    return StyleGuided(styles, FailureSampler(data, 0.4), 1.0)
 
 
 def run(
