@@ -298,6 +298,14 @@ class DeviceNotAvailable(RepairError):
         super().__init__(f"The device {device!r} cannot be used: {why}. Use training.device=auto or cpu.")
 
 
+class RanksNotStarted(RepairError):
+    def __init__(self, address: str, why: str) -> None:
+        super().__init__(
+            f"The processes that torchrun started did not find each other at {address or 'this machine'}: {why}. Check "
+            "that MASTER_ADDR and MASTER_PORT reach rank 0 from every node."
+        )
+
+
 class ExportImpossible(RepairError):
     """The exporter's own reason; the gate's parity check fails with it."""
 

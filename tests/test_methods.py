@@ -27,7 +27,7 @@ from repairops.style.base import Style
 
 def repair_data(jitter=lambda images, generator: images) -> RepairData:
     batch, _ = failures()
-    return RepairData(digits()[0], batch, one_cluster(len(batch)), jitter, torch.device("cpu"))
+    return RepairData(digits()[0], batch, one_cluster(len(batch)), jitter, torch.device("cpu"), champion)
 
 
 def train_batch(count: int) -> tuple[Tensor, Tensor]:
