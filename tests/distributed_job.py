@@ -5,6 +5,7 @@ torchrun --nproc-per-node 2 distributed_job.py FOLDER METHOD...
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import sys
@@ -62,13 +63,11 @@ def run(name: str, work_dir: Path, epochs: int) -> dict[str, object]:
             raise Stop
 
     history = []
-    try:
+    with contextlib.suppress(Stop):
         history = train(
             classifier, method, digits()[0], repair, validation, one_cluster(len(repair)), CONFIG,
             seed=0, work_dir=work_dir, method_key=name, on_epoch=stop,
         ).history  # fmt: skip
-    except Stop:
-        pass
     digest = hashlib.sha256(b"".join(t.numpy().tobytes() for t in state_tensors(classifier).values())).hexdigest()
     weights = torch.cat([p.detach().flatten() for p in classifier.parameters()])
     return {
