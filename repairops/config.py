@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from repairops.errors import InvalidOption, UnknownOption, UsageError
+from repairops.presets import with_preset
 from repairops.records import Level
 
 # A field with this metadata does not change what a job makes and decides: it is not in the digest.
@@ -146,6 +147,7 @@ class Config:
     """Everything that a repair can be told. `digest()` names it in a job's key."""
 
     seed: int = 0
+    preset: Literal["quick", "default", "paper"] = field(default="default", metadata=_MACHINE)  # already in the values
     model: ModelConfig = field(default_factory=ModelConfig)
     images: ImagesConfig = field(default_factory=ImagesConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
@@ -189,7 +191,7 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
 
 def config_from_dict(values: Mapping[str, Any]) -> Config:
     """A configuration from nested plain values, each converted to its field's type or refused by name."""
-    built: Config = _build(Config, values, prefix="")
+    built: Config = _build(Config, with_preset(values), prefix="")
     return built
 
 
