@@ -32,7 +32,7 @@ def evidence(more_lost: int = 0, parity: ParityCounts = PARITY) -> Evidence:
     total = PairedCounts(
         *(sum(getattr(c, k) for c in values) for k in ("both_right", "champion_only", "challenger_only", "both_wrong"))
     )
-    latency = LatencyFigures(1, 1.91, 2.4, 1.93, 2.52)
+    latency = (LatencyFigures(1, 1.91, 2.4, 1.93, 2.52),)
     return Evidence(total, by_class, 231, 300, parity, latency)
 
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from repairops.report import facts
 from repairops.report.facts import Outcome
 from repairops.report.figures import interval
-from repairops.report.wording import dig, fixed, mapping, number, percent, plain, ratio, signed
+from repairops.report.wording import fixed, mapping, number, percent, plain, ratio, signed
 
 
 def card_figure(name: str, outcome: Outcome) -> Markup:
@@ -44,7 +44,7 @@ def figure(check: Mapping[str, Any], outcome: Outcome, width: float = 260) -> Ma
             share = ratio(facts.negative_flips(outcome), facts.clean_images(outcome))
             return _ceiling(share, number(policy.get("max_negative_flips")), "Negative flips", lambda x: percent(x, 1))
         case "latency":
-            return _ceiling(_latency_ratio(outcome), number(policy.get("max_latency_ratio")), "Latency ratio", fixed)
+            return _ceiling(_latency_ratio(values), number(policy.get("max_latency_ratio")), "Latency ratio", fixed)
     return Markup("")
 
 
@@ -95,6 +95,5 @@ def _ceiling(value: float | None, limit: float | None, what: str, words: Any) ->
     return interval(None, value, None, limit, label=label, limit_text=bound, allowed="below", domain=(0.0, high))
 
 
-def _latency_ratio(outcome: Outcome) -> float | None:
-    latency = mapping(dig(outcome, "evidence", "latency"))
-    return ratio(latency.get("challenger_median_ms"), latency.get("champion_median_ms"))
+def _latency_ratio(values: Mapping[str, Any]) -> float | None:
+    return number(values.get("ratio"))
