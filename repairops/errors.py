@@ -54,6 +54,14 @@ class InvalidOption(UsageError):
         super().__init__(f"Option {option} is {value!r}; it must be {wanted}.")
 
 
+class NoBenchmarkData(UsageError):
+    def __init__(self, preset: str) -> None:
+        super().__init__(
+            f"The preset {preset!r} has no data. Give --data TRAIN CLEAN (ImageFolders or parquet), or --cifar10 "
+            "FOLDER to let torchvision fetch CIFAR-10; the preset digits needs none."
+        )
+
+
 class InvalidInputSpec(RepairError):
     def __init__(self, field: str, value: object, wanted: str) -> None:
         super().__init__(
