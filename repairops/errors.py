@@ -62,6 +62,11 @@ class NoBenchmarkData(UsageError):
         )
 
 
+class NoBenchmarkResults(RepairError):
+    def __init__(self, folder: object) -> None:
+        super().__init__(f"No cell in {folder} is done. Compute some with `repairops bench run --out {folder}`.")
+
+
 class InvalidInputSpec(RepairError):
     def __init__(self, field: str, value: object, wanted: str) -> None:
         super().__init__(

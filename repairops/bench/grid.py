@@ -21,8 +21,9 @@ from typing import Any
 import torch
 from filelock import FileLock, Timeout
 
+from repairops import __version__
 from repairops.bench.budget import StepTime, step_time, within_budget
-from repairops.bench.cell import Cell, Folders, run_cell
+from repairops.bench.cell import PROTOCOL, Cell, Folders, run_cell
 from repairops.bench.champions import champion_arguments, digest_of, load_champion, save_champion, train_champion
 from repairops.bench.data import BenchData
 from repairops.bench.environment import Costs, environment
@@ -54,13 +55,16 @@ class Grid:
         return "not launched"
 
     def results(self) -> list[dict[str, Any]]:
-        """The records of all cells that are done, in a fixed order."""
-        paths = (self.root / "cells").glob("*/result.json")
-        return sorted((json.loads(path.read_text(encoding="utf-8")) for path in paths), key=_order)
+        """The records of all cells of this version that are done, in a fixed order."""
+        return self._records("result.json")
 
     def errors(self) -> list[dict[str, Any]]:
-        paths = (self.root / "cells").glob("*/error.json")
-        return sorted((json.loads(path.read_text(encoding="utf-8")) for path in paths), key=_order)
+        return self._records("error.json")
+
+    def _records(self, name: str) -> list[dict[str, Any]]:
+        found = [json.loads(p.read_text(encoding="utf-8")) for p in (self.root / "cells").glob(f"*/{name}")]
+        current = (__version__, PROTOCOL)
+        return sorted((r for r in found if (r["cell"].get("version"), r["cell"]["protocol"]) == current), key=_order)
 
 
 def _order(record: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -82,5 +82,37 @@ def run(
     sys.exit(1 if states["failed"] == sum(states.values()) else 0)
 
 
+@bench.command()
+@click.option(
+    "--from",
+    "source",
+    default=FOLDER,
+    show_default=True,
+    type=click.Path(exists=True, path_type=Path),
+    help="A grid's folder, or a file of JSON lines.",
+)
+@click.option("--to", "folder", type=click.Path(path_type=Path), help="Folder of the report; default: the grid's own.")
+@click.option("--mlflow", "experiment", default="", help="Also log it to this MLflow experiment, with the champions.")
+@json_option
+@click.pass_obj
+def report(tracking_uri: str | None, source: Path, folder: Path | None, experiment: str, as_json: bool) -> None:
+    """Write the paper's tables and plots from the cells that are done, beside the paper's own figures."""
+    from repairops.bench.report import write_report
+
+    folder = folder or (source / "report" if source.is_dir() else source.parent / "report")
+    page, tables = write_report(source, folder)
+    run = ""
+    if experiment:
+        from repairops.store.benchmarks import log_benchmark
+
+        run = log_benchmark(folder, source, experiment, tracking_uri)
+    if as_json:
+        found = {t.name: [dict(zip(t.columns, row, strict=True)) for row in t.rows] for t in tables}
+        print_json({"report": str(page), "mlflow_run": run, "tables": found})
+    else:
+        click.echo(page.read_text(encoding="utf-8"))
+        click.echo(f"Written to {folder}" + (f", logged as run {run}" if run else ""))
+
+
 def _parts(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
