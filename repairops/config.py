@@ -17,6 +17,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from repairops.errors import InvalidOption, UnknownOption, UsageError
 from repairops.evidence import Level
+from repairops.presets import with_preset
 
 # A field with this metadata does not change what a job makes and decides: it is not in the digest.
 _MACHINE = {"affects_result": False}
@@ -81,11 +82,19 @@ class StyleConfig:
 class MethodConfig:
     name: str = "style_guided"
     recipe: Literal["default", "paper"] = "default"
-    failure_share: float = 0.4  # failure images for each train image in a batch; 0 = never train on them
+    use_failures: Literal["auto", "on", "off"] = "auto"  # train on failure images; auto = all but the paper recipe
+    failure_share: float = 0.4  # failure images for each train image in a batch
+    references: Literal["clusters", "uniform"] = "clusters"  # uniform = the paper's ablation without clustering
+    known_patterns: tuple[str, ...] = ()  # names, or package.module:function, that join the style operations
     style_weight: float = 1.0  # of the cross-entropy on styled images
     jsd_lambda: float = 12.0  # paper recipe
-    severity: int = 3  # of the general operations, paper recipe
+    severity: int = 3  # of the general operations
     chains: int = 3  # StyleAug's M
+    mix_alpha: float = 1.0  # Beta(alpha, alpha) of mixup and cutmix
+    cutout_side: float = 0.5  # share of the image's sides
+    population: int = 4  # sensei's variants of each image
+    generations: int = 1  # of sensei's search in each step
+    components: int = 3  # few_shot's Gaussian mixture
 
 
 @dataclass(frozen=True)
@@ -105,6 +114,8 @@ class TrainingConfig:
     max_minutes: float = 0.0  # 0 = no limit
     device: str = field(default="auto", metadata=_MACHINE)
     amp: Literal["auto", "on", "off"] = "auto"  # bfloat16 autocast; auto = on for CUDA
+    ema: float = 0.0  # decay of the moving average of the weights; 0 = none
+    compile: bool = False  # torch.compile, where the network and the machine can
 
 
 @dataclass(frozen=True)
@@ -148,6 +159,7 @@ class Config:
     """Everything that a repair can be told. `digest()` names it in a job's key."""
 
     seed: int = 0
+    preset: Literal["quick", "default", "paper"] = field(default="default", metadata=_MACHINE)  # already in the values
     model: ModelConfig = field(default_factory=ModelConfig)
     images: ImagesConfig = field(default_factory=ImagesConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
@@ -196,7 +208,7 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
 
 def config_from_dict(values: Mapping[str, Any]) -> Config:
     """A configuration from nested plain values, each converted to its field's type or refused by name."""
-    built: Config = _build(Config, values, prefix="")
+    built: Config = _build(Config, with_preset(values), prefix="")
     return built
 
 

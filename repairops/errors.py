@@ -54,6 +54,19 @@ class InvalidOption(UsageError):
         super().__init__(f"Option {option} is {value!r}; it must be {wanted}.")
 
 
+class NoBenchmarkData(UsageError):
+    def __init__(self, preset: str) -> None:
+        super().__init__(
+            f"The preset {preset!r} has no data. Give --data TRAIN CLEAN (ImageFolders or parquet), or --cifar10 "
+            "FOLDER to let torchvision fetch CIFAR-10; the preset digits needs none."
+        )
+
+
+class NoBenchmarkResults(RepairError):
+    def __init__(self, folder: object) -> None:
+        super().__init__(f"No cell in {folder} is done. Compute some with `repairops bench run --out {folder}`.")
+
+
 class InvalidInputSpec(RepairError):
     def __init__(self, field: str, value: object, wanted: str) -> None:
         super().__init__(
@@ -266,6 +279,14 @@ class StyleWeightsDamaged(RepairError):
         )
 
 
+class PatternNotUsable(UsageError):
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(
+            f"The known pattern {name!r} cannot be used: {why}. Name a built-in one, or a function that takes images "
+            "(float32, N x C x H x W, 0..1) and a torch.Generator and returns the like."
+        )
+
+
 class ValidationEngineFailed(RepairError):
     def __init__(self, rule: str, why: str) -> None:
         super().__init__(
@@ -288,6 +309,14 @@ class LossNotFinite(RepairError):
 class DeviceNotAvailable(RepairError):
     def __init__(self, device: str, why: str) -> None:
         super().__init__(f"The device {device!r} cannot be used: {why}. Use training.device=auto or cpu.")
+
+
+class RanksNotStarted(RepairError):
+    def __init__(self, address: str, why: str) -> None:
+        super().__init__(
+            f"The processes that torchrun started did not find each other at {address or 'this machine'}: {why}. Check "
+            "that MASTER_ADDR and MASTER_PORT reach rank 0 from every node."
+        )
 
 
 class ExportImpossible(RepairError):

@@ -21,6 +21,7 @@ COMMANDS = {
     "history": ("repairops.cli.review", "history", "List every move of the production alias."),
     "gate": ("repairops.cli.gate", "gate", "Recompute a verdict from an outcome.json."),
     "methods": ("repairops.cli.methods", "methods", "List the repair methods."),
+    "bench": ("repairops.cli.bench", "bench", "Compare repair methods on corrupted images, as the paper does."),
     "demo": ("repairops.cli.demo", "demo", "Run the whole story on real images in a folder of its own."),
     "doctor": ("repairops.cli.doctor", "doctor", "Check versions, GPU, registry, rights and disk."),
 }
