@@ -399,6 +399,22 @@ def test_latency_is_one_row_for_each_batch_size() -> None:
     assert sections.serving(outcome)["latency"] == rows[:1]
 
 
+def test_training_starts_at_the_champion() -> None:
+    found = learning.training(made.passed())
+    loss, accuracy = (chart["figure"] for chart in found["charts"])
+    lines = [a["points"].split() for a in Page(loss).all("polyline") + Page(accuracy).all("polyline")]
+    assert [len(points) for points in lines] == [5, 6, 6, 6]
+    assert "over epochs 0 to 5; epoch 4 was chosen" in accuracy
+    assert found["time"] == (
+        "3 min 11 s · on cuda · 5,120 images per second · "
+        "a step's time: augmentation 21%, forward 31%, backward 44%, update 4% · at most 2,310 MB of memory, 1,204 MB of GPU memory"
+    )
+    outcome = made.passed()
+    outcome["training"].pop("champion")
+    accuracy = learning.training(outcome)["charts"][1]["figure"]
+    assert [len(a["points"].split()) for a in Page(accuracy).all("polyline")] == [5, 5, 5]
+
+
 def test_the_trade_off_names_its_chosen_point() -> None:
     found = learning.training(made.passed())["trade_off"]
     assert [row for row in found["rows"] if row[3]] == [("0.75", "94.25%", "71.0%", True)]
