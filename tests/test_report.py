@@ -407,7 +407,8 @@ def test_training_starts_at_the_champion() -> None:
     assert "over epochs 0 to 5; epoch 4 was chosen" in accuracy
     assert found["time"] == (
         "3 min 11 s · on cuda · 5,120 images per second · "
-        "a step's time: augmentation 21%, forward 31%, backward 44%, update 4% · at most 2,310 MB of memory, 1,204 MB of GPU memory"
+        "a step's time: augmentation 21%, forward 31%, backward 44%, update 4% · "
+        "at most 2,310 MB of memory, 1,204 MB of GPU memory"
     )
     outcome = made.passed()
     outcome["training"].pop("champion")
