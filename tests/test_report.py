@@ -538,6 +538,24 @@ def test_markdown_holds_verdict_table_lineage_and_commands() -> None:
     assert "`9c819c819c81`, seed 7" in text
     assert "```\nrepairops promote road-signs --version 4" in text
     assert "```\nrepairops rollback road-signs\n```" in text
+    assert "Advisory checks: 7 of 7 pass." in text
+    assert "| ONNX parity | PASS | required |" in text
+    assert "| Latency |" not in text
+
+
+def test_markdown_shows_the_advisory_checks_that_do_not_pass() -> None:
+    text = render_markdown(made.failed())
+    assert "| ONNX accuracy | FAIL | advisory |" in text
+    assert "Advisory checks: 6 of 7 pass; ONNX accuracy fails." in text
+
+
+def test_markdown_fits_a_description() -> None:
+    """MLflow keeps 5,000 characters; a command of many batches is cut by nobody, and stands last."""
+    outcome = made.failed()
+    outcome["batches"] *= 20
+    for name, value in (("many batches", outcome), *((name, make()) for name, make in made.OUTCOMES.items())):
+        assert len(render_markdown(value).rpartition("Reproduce:")[0] or render_markdown(value)) < 5000, name
+    assert "- 30 more failure batches are in outcome.json" in render_markdown(outcome)
 
 
 @pytest.mark.parametrize("name", made.OUTCOMES)
@@ -556,6 +574,18 @@ def test_terminal_summary_stays_short_where_everything_fails() -> None:
     lines = render_terminal(outcome).splitlines()
     assert len(lines) <= 20
     assert lines[-1].startswith("Next: ")
+
+
+def test_terminal_summary_has_every_required_check_and_counts_the_advisory_ones() -> None:
+    lines = render_terminal(made.failed()).splitlines()
+    required = [line.split(maxsplit=1) for line in lines if line.startswith(("  PASS", "  FAIL"))]
+    assert required == [
+        ["FAIL", "Clean non-regression"],
+        ["PASS", "Repair rate"],
+        ["PASS", "Per-class clean recall"],
+        ["FAIL", "ONNX parity"],
+    ]
+    assert "  advisory      6 of 7 pass; ONNX accuracy fails" in lines
 
 
 # Wording and contrast
