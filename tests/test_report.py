@@ -134,8 +134,8 @@ def test_a_verdict_that_no_check_explains_says_why() -> None:
 
 
 def test_too_few_held_out_failures_name_the_number_that_is_needed() -> None:
-    few = made.judged(heldout_repaired=4, heldout_total=10)
-    outcome = made.passed() | few | {"outcome": "inconclusive"}
+    evidence = replace(made.evidence(), heldout_repaired=4, heldout_total=10)
+    outcome = made.passed() | made.judged(evidence) | {"outcome": "inconclusive"}
     needed = outcome["verdict"]["checks"][1]["figures"]["failures_needed"]
     assert needed > 10
     assert f"about {needed:,} held-out ones" in next_steps(outcome)[0]
