@@ -95,6 +95,7 @@ class MethodConfig:
     population: int = 4  # sensei's variants of each image
     generations: int = 1  # of sensei's search in each step
     components: int = 3  # few_shot's Gaussian mixture
+    trial_share: float = 0.25  # auto: images, or minutes, of all trials as a share of the whole training's
 
 
 @dataclass(frozen=True)
