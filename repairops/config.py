@@ -116,6 +116,7 @@ class TrainingConfig:
     device: str = field(default="auto", metadata=_MACHINE)
     amp: Literal["auto", "on", "off"] = "auto"  # bfloat16 autocast; auto = on for CUDA
     ema: float = 0.0  # decay of the moving average of the weights; 0 = none
+    workers: int = field(default=-1, metadata=_MACHINE)  # threads that fetch batches ahead; -1 = where it helps
     compile: bool = False  # torch.compile, where the network and the machine can
 
 
