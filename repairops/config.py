@@ -95,6 +95,7 @@ class MethodConfig:
     population: int = 4  # sensei's variants of each image
     generations: int = 1  # of sensei's search in each step
     components: int = 3  # few_shot's Gaussian mixture
+    trial_share: float = 0.25  # auto: images, or minutes, of all trials as a share of the whole training's
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,7 @@ class TrainingConfig:
     device: str = field(default="auto", metadata=_MACHINE)
     amp: Literal["auto", "on", "off"] = "auto"  # bfloat16 autocast; auto = on for CUDA
     ema: float = 0.0  # decay of the moving average of the weights; 0 = none
+    workers: int = field(default=-1, metadata=_MACHINE)  # threads that fetch batches ahead; -1 = where it helps
     compile: bool = False  # torch.compile, where the network and the machine can
 
 
