@@ -22,20 +22,22 @@ if TYPE_CHECKING:
 
 TICKET_TAG = "repairops.ticket"
 LEASE_SECONDS = 120  # an open run older than this belongs to a process that died; a move takes seconds
-_ROUNDS, _PAUSE_SECONDS = 40, 0.25  # how long one that has no number yet is waited for: two requests
+PATIENCE_SECONDS = 10.0  # for one that has no number yet, which takes it two requests
+_PAUSE_SECONDS = 0.25
 
 
-def rival_of(client: MlflowClient, run: Run, alias: str) -> Run | None:
+def rival_of(client: MlflowClient, run: Run, alias: str, patience: float = PATIENCE_SECONDS) -> Run | None:
     """Takes a number for the open `run`; the open run that goes first, None where it is this one's turn.
 
-    A run that has not taken its number within ten seconds goes first: it is not known to stand behind.
+    patience: seconds. A run that has not taken its number by then goes first: it is not known to stand behind.
     """
     model = as_promotion(run).model
     ticket = 1 + max((_ticket(other) for other in _open(client, model, alias, run)), default=0)
     with talking("record the promotion"):
         client.set_tag(run.info.run_id, TICKET_TAG, str(ticket))
     own = ticket, run.info.run_id
-    for round_ in range(_ROUNDS):
+    deadline = time.monotonic() + patience
+    while True:
         others = _open(client, model, alias, run)
         lower = [other for other in others if _ticket(other) and (_ticket(other), other.info.run_id) < own]
         if lower:
@@ -43,9 +45,9 @@ def rival_of(client: MlflowClient, run: Run, alias: str) -> Run | None:
         choosing = [other for other in others if not _ticket(other)]
         if not choosing:
             return None
-        if round_ < _ROUNDS - 1:
-            time.sleep(_PAUSE_SECONDS)
-    return choosing[0]
+        if time.monotonic() >= deadline:
+            return choosing[0]
+        time.sleep(_PAUSE_SECONDS)
 
 
 def close_abandoned(client: MlflowClient, model: str, alias: str) -> None:
