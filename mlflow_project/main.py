@@ -4,11 +4,18 @@ import sys
 
 from mlflow_project.arguments import call, flag, options, parse
 
-NAMES = ("model", "failures", "train-set", "clean-set", "config", "set", "method", "seed", "device", "promote", "rerun")
+NAMES = (
+    "model", "failures", "train-set", "clean-set", "config", "set", "method", "preset", "max-minutes", "seed", "device",
+    "promote", "rerun",
+)  # fmt: skip
+
+
+def repair_arguments(values: dict[str, str]) -> list[str]:
+    """The options of `repairops repair`."""
+    overrides = [f"--set={part.strip()}" for part in values["set"].split(";") if part.strip()]
+    named = options(values, *(n for n in NAMES if n not in ("set", "rerun")))
+    return [*named, *overrides, *flag(values, "rerun")]
+
 
 if __name__ == "__main__":
-    values = parse(sys.argv[1:], NAMES)
-    overrides = [f"--set={part.strip()}" for part in values["set"].split(";") if part.strip()]
-    call(
-        "repair", *options(values, *(n for n in NAMES if n not in ("set", "rerun"))), *overrides, *flag(values, "rerun")
-    )
+    call("repair", *repair_arguments(parse(sys.argv[1:], NAMES)))

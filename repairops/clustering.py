@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -202,6 +203,20 @@ def cluster_failures(failures: FailureBatch, *, clusters: int, per_class: bool, 
     return Clusters(assignments, distances.astype(np.float32), probabilities)
 
 
+def nearest_clusters(failures: FailureBatch, clusters: Clusters, pixels: Tensor) -> np.ndarray:
+    """The cluster whose centre is nearest to each image: int64 (N,) for pixels uint8 (N, C, H, W).
+
+    failures: the repair failures that the clusters were made of; the images have the same size. Distances are those
+    of `cluster_failures`. With clusters inside each class too, an image may be nearest to another class's cluster.
+    """
+    features = _features(failures.images.pixels)
+    centres = np.stack([features[clusters.assignments == c].mean(axis=0) for c in range(clusters.count)])
+    others = _features(pixels)
+    squares = (centres**2).sum(axis=1) - 2 * others @ centres.T  # without the images' own squares: the same order
+    nearest: np.ndarray = squares.argmin(axis=1).astype(np.int64)
+    return nearest
+
+
 def reference_probabilities(distances: np.ndarray) -> np.ndarray:
     """The chance of each of a cluster's members (m,) to be drawn as reference, float64 (m,), sums to 1.
 
@@ -214,6 +229,29 @@ def reference_probabilities(distances: np.ndarray) -> np.ndarray:
     weights: np.ndarray = 1 - distances.astype(np.float64) / total
     normalised: np.ndarray = weights / weights.sum()
     return normalised
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianMixture:
+    """Normal distributions with diagonal covariances: weights (K,), means (K, D), variances (K, D), float64."""
+
+    weights: np.ndarray
+    means: np.ndarray
+    variances: np.ndarray
+
+
+def fit_gaussian_mixture(features: np.ndarray, components: int, *, seed: int) -> GaussianMixture:
+    """A mixture of at most `components` for features float64 (N, D), N >= 1; fewer where fewer rows differ."""
+    from sklearn.mixture import GaussianMixture as Estimator
+
+    if len(features) < 2:
+        features = np.repeat(features, 2, axis=0)
+    different = len(np.unique(features, axis=0))
+    estimator = Estimator(min(components, different), covariance_type="diag", reg_covar=1e-4, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # stopping at max_iter is good enough
+        estimator.fit(features)
+    return GaussianMixture(estimator.weights_, estimator.means_, estimator.covariances_)
 
 
 def _features(pixels: Tensor) -> np.ndarray:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from repairops.errors import InvalidOption, UnknownOption, UsageError
-from repairops.records import Level
+from repairops.evidence import Level
+from repairops.presets import with_preset
 
 # A field with this metadata does not change what a job makes and decides: it is not in the digest.
 _MACHINE = {"affects_result": False}
@@ -81,11 +82,19 @@ class StyleConfig:
 class MethodConfig:
     name: str = "style_guided"
     recipe: Literal["default", "paper"] = "default"
-    failure_share: float = 0.4  # failure images for each train image in a batch; 0 = never train on them
+    use_failures: Literal["auto", "on", "off"] = "auto"  # train on failure images; auto = all but the paper recipe
+    failure_share: float = 0.4  # failure images for each train image in a batch
+    references: Literal["clusters", "uniform"] = "clusters"  # uniform = the paper's ablation without clustering
+    known_patterns: tuple[str, ...] = ()  # names, or package.module:function, that join the style operations
     style_weight: float = 1.0  # of the cross-entropy on styled images
     jsd_lambda: float = 12.0  # paper recipe
-    severity: int = 3  # of the general operations, paper recipe
+    severity: int = 3  # of the general operations
     chains: int = 3  # StyleAug's M
+    mix_alpha: float = 1.0  # Beta(alpha, alpha) of mixup and cutmix
+    cutout_side: float = 0.5  # share of the image's sides
+    population: int = 4  # sensei's variants of each image
+    generations: int = 1  # of sensei's search in each step
+    components: int = 3  # few_shot's Gaussian mixture
 
 
 @dataclass(frozen=True)
@@ -105,6 +114,8 @@ class TrainingConfig:
     max_minutes: float = 0.0  # 0 = no limit
     device: str = field(default="auto", metadata=_MACHINE)
     amp: Literal["auto", "on", "off"] = "auto"  # bfloat16 autocast; auto = on for CUDA
+    ema: float = 0.0  # decay of the moving average of the weights; 0 = none
+    compile: bool = False  # torch.compile, where the network and the machine can
 
 
 @dataclass(frozen=True)
@@ -116,11 +127,23 @@ class GateConfig:
     max_negative_flips: float = 0.02  # share of the clean set
     parity_tolerance: float = 1e-3  # absolute, logits
     max_latency_ratio: float = 1.2
+    min_part_repair_rate: float = 0.1  # in each cluster and slice of the failures
+    corruption_margin_points: float = 3.0
+    corruption_images: int = 1000  # clean images that are corrupted, at most; 0 = all
+    max_ece_rise: float = 0.02
+    policy: str = field(default="", metadata=_MACHINE)  # a YAML file with all that is said of the gate
+    policy_sha256: str = field(default="", metadata=_MACHINE)  # of that file: filled from it, checked where given
+    clean_slices: str = ""  # column of the clean set's parquet whose values are slices
     clean_non_regression: Level = "required"
     repair_rate: Level = "required"
     class_recall: Level = "required"
     negative_flips: Level = "advisory"
+    cluster_repair: Level = "advisory"
+    slices: Level = "advisory"
+    corruptions: Level = "advisory"
+    calibration: Level = "advisory"
     onnx_parity: Level = "required"
+    onnx_accuracy: Level = "advisory"
     latency: Level = "advisory"
 
 
@@ -136,6 +159,7 @@ class Config:
     """Everything that a repair can be told. `digest()` names it in a job's key."""
 
     seed: int = 0
+    preset: Literal["quick", "default", "paper"] = field(default="default", metadata=_MACHINE)  # already in the values
     model: ModelConfig = field(default_factory=ModelConfig)
     images: ImagesConfig = field(default_factory=ImagesConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
@@ -168,18 +192,23 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
     """
     values: dict[str, Any] = {}
     if path:
-        values = _read_yaml(Path(path))
+        values = read_yaml(Path(path))
     for override in overrides:
         key, found, text = override.partition("=")
         if not found:
             raise UsageError(f"Override {override!r} has no '='. Write it as stage.option=value.")
         _put(values, key.strip(), text.strip())
+    gate = values.get("gate")
+    if isinstance(gate, dict) and gate.get("policy"):
+        from repairops.policy import with_policy
+
+        values["gate"] = with_policy(gate)
     return config_from_dict(values)
 
 
 def config_from_dict(values: Mapping[str, Any]) -> Config:
     """A configuration from nested plain values, each converted to its field's type or refused by name."""
-    built: Config = _build(Config, values, prefix="")
+    built: Config = _build(Config, with_preset(values), prefix="")
     return built
 
 
@@ -192,7 +221,7 @@ def option_names(cls: type = Config, prefix: str = "") -> list[str]:
     return names
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     try:

@@ -14,8 +14,8 @@ from repairops.errors import RepairError, UsageError
 from repairops.job import Job
 from repairops.outcome import Outcome
 from repairops.report import Pictures
-from repairops.stages.gallery import negative_flips, sample_pairs
-from repairops.stages.judge import ask_gate, export_and_compare, judge
+from repairops.stages.gallery import changed_answers, negative_flips, sample_pairs
+from repairops.stages.judge import ask_gate, export_and_compare, judge, weigh
 from repairops.stages.publish import headline, promote_earlier, publish
 from repairops.stages.pull import Inputs, pull
 from repairops.stages.repair import cluster, fine_tune, show_style, split_batch
@@ -101,12 +101,14 @@ def run_job(job: Job, inputs: Inputs) -> Outcome:
         challenger = fine_tune(job, champion, train_set, split, clusters)
     with job.stage("evaluate"):
         evaluation = judge(job, champion, challenger, clean, split.heldout)
+        evidence = weigh(job, champion, challenger, clean, split, clusters, evaluation)
     with job.stage("export"):
-        evidence = export_and_compare(job, champion, challenger, clean, split.heldout, evaluation)
+        evidence = export_and_compare(job, champion, challenger, clean, split.heldout, evidence)
     with job.stage("gate"):
         verdict = ask_gate(job, evidence)
     with job.stage("register"):
         outcome = publish(job, inputs.client, champion, challenger, verdict)
+    job.values |= changed_answers(evaluation, clean, split.heldout)
     pictures = Pictures(
         cluster_grid=job.pictures["clusters.png"],
         samples=sample_pairs(samples, split.repair),

@@ -18,7 +18,10 @@ from repairops.cli.console import json_option, print_json
     "--config", "config_file", envvar="REPAIROPS_CONFIG", help="YAML file with options by stage; also REPAIROPS_CONFIG."
 )
 @click.option("--set", "overrides", multiple=True, metavar="STAGE.OPTION=VALUE", help="One option; may be repeated.")
+@click.option("--policy", help="YAML file with the team's options of the gate; nothing else may set them then.")
 @click.option("--method", help="Repair method, see `repairops methods`.")
+@click.option("--preset", type=click.Choice(["quick", "default", "paper"]), help="Named values for several options.")
+@click.option("--max-minutes", type=float, help="Time limit of the training; the epoch under way is measured and kept.")
 @click.option("--seed", type=int, help="Seed of everything random.")
 @click.option("--device", help="auto, cpu, cuda or cuda:N.")
 @click.option("--promote", type=click.Choice(["manual", "auto"]), help="'auto' moves the alias when the gate passes.")
@@ -33,7 +36,10 @@ def repair(
     clean_set: str | None,
     config_file: str | None,
     overrides: tuple[str, ...],
+    policy: str | None,
     method: str | None,
+    preset: str | None,
+    max_minutes: float | None,
     seed: int | None,
     device: str | None,
     promote: str | None,
@@ -43,22 +49,37 @@ def repair(
     """Repair a registered classifier from its logged failures.
 
     Validates the failures, clusters them, fine-tunes the model with their style, lets the gate decide on data that
-    nothing was chosen by, and registers a repair that passes under the alias `challenger`.
+    nothing was chosen by, and registers a repair that passes under the alias `challenger`. Started by torchrun, the
+    training runs on all of its processes.
     """
     from repairops.config import load_config
+    from repairops.followers import follow, leading
     from repairops.pipeline import repair as run_repair
+    from repairops.training.ranks import start_ranks
 
-    options = {"method.name": method, "seed": seed, "training.device": device, "register.promote": promote}
+    ranks = start_ranks()
+    if not ranks.leads:
+        return follow()
+    options = {
+        "preset": preset,
+        "gate.policy": policy,
+        "method.name": method,
+        "training.max_minutes": max_minutes,
+        "seed": seed,
+        "training.device": device,
+        "register.promote": promote,
+    }
     given = [f"{name}={value}" for name, value in options.items() if value is not None]
-    outcome = run_repair(
-        model,
-        failures=failures,
-        train_set=train_set,
-        clean_set=clean_set,
-        config=load_config(config_file, [*overrides, *given]),
-        rerun=rerun,
-        tracking_uri=tracking_uri,
-    )
+    with leading(ranks):
+        outcome = run_repair(
+            model,
+            failures=failures,
+            train_set=train_set,
+            clean_set=clean_set,
+            config=load_config(config_file, [*overrides, *given]),
+            rerun=rerun,
+            tracking_uri=tracking_uri,
+        )
     if as_json:
         print_json({**outcome.values, "repeated": outcome.repeated})
     else:
