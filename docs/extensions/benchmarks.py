@@ -1,6 +1,6 @@
-"""Renews the measured parts of docs/benchmarks.md from the JSON lines in docs/benchmarks/.
+"""Renews the measured parts of docs/benchmarks.md: `python docs/extensions/benchmarks.py`.
 
-Run it as `python docs/extensions/benchmarks.py`. A part stands between `<!-- measured: NAME -->` and `<!-- end -->`, and comes from docs/benchmarks/NAME.jsonl.
+A part stands between `<!-- measured: NAME -->` and `<!-- end -->`, and comes from docs/benchmarks/NAME.jsonl.
 """
 
 from __future__ import annotations
