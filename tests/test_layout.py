@@ -27,7 +27,8 @@ MODULES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "mlflow_project").glob("*.py"
 IMPORTERS = {
     "mlflow": {"store", "doctor", "job", "demo"},
     "requests": {"store"},
-    "filelock": {"store"},
+    "filelock": {"store", "bench"},
+    "matplotlib": {"bench"},
     "great_expectations": {"validation"},
     "pandas": {"validation", "store"},
     "pyarrow": {"images", "store", "bench"},
