@@ -1,0 +1,41 @@
+"""What lies between the scene and the lens: a smooth veil (fog, glare) and bright specks (snow, rain)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor
+
+from repairops.style.degradation.noise import standard_normal
+from repairops.style.degradation.optics import spread_points
+from repairops.style.spectrum import frequencies
+
+VEIL_FALL = 2.2  # the veil's amplitude falls with this power of the frequency, between those of CIFAR-10-C's fogs
+SPECK_OPACITY = 0.7
+SPECK_WIDTH, SPECK_LENGTH = 0.4, 1.2  # pixels of standard deviation
+
+
+def add_veil(images: Tensor, strength: Tensor, generator: Generator) -> Tensor:
+    """Adds a smooth random grey layer of mean 0 and root mean square `strength` (B,) to (B, C, H, W)."""
+    batch, _, height, width = images.shape
+    vertical, horizontal = frequencies(height, width, images.device)
+    squared = vertical.square() + horizontal.square()
+    amplitude = torch.where(squared > 0, squared.clamp_min(1e-12).pow(-VEIL_FALL / 2), 0.0)
+    drawn = torch.fft.rfft2(standard_normal((batch, 1, height, width), generator, images.device))
+    layer = torch.fft.irfft2(drawn * amplitude, s=(height, width))
+    layer = layer / layer.square().mean((2, 3), keepdim=True).sqrt().clamp_min(1e-9)
+    return images + strength[:, None, None, None] * layer
+
+
+def add_specks(images: Tensor, coverage: Tensor, generator: Generator) -> Tensor:
+    """Covers a share `coverage` (B,) of (B, C, H, W) by short white streaks, all along one angle of each image."""
+    batch, _, height, width = images.shape
+    layer = standard_normal((batch, 1, height, width), generator, images.device)
+    angle = torch.rand(batch, generator=generator).to(images.device) * 2 * torch.pi  # twice the streaks' angle
+    width_ = torch.full_like(coverage, SPECK_WIDTH)
+    layer = spread_points(layer, width_, SPECK_LENGTH * angle.cos(), SPECK_LENGTH * angle.sin())[:, 0]
+    ranked = layer.flatten(1).sort(1, descending=True).values
+    place = (coverage * height * width).long().clamp(0, height * width - 1)
+    threshold = ranked.gather(1, place[:, None])[:, :, None]
+    softness = 0.25 * layer.std((1, 2), keepdim=True).clamp_min(1e-9)
+    opacity = SPECK_OPACITY * ((layer - threshold) / softness + 0.5).clamp(0, 1)
+    return images + opacity[:, None] * (1 - images).clamp_min(0)
