@@ -17,7 +17,7 @@ def parse(arguments: Sequence[str], known: Iterable[str]) -> dict[str, str]:
     for flag, value in zip(pairs[::2], pairs[1::2], strict=False):
         name = flag.removeprefix("--").replace("_", "-")
         if name not in values:
-            _refuse(UnknownOption(name, values))
+            refuse(UnknownOption(name, values))
         values[name] = value
     return values
 
@@ -31,11 +31,11 @@ def flag(values: dict[str, str], name: str) -> list[str]:
     """`--name` where its value is 'true'; other words than true and false are refused."""
     value = values[name].strip().lower() or "false"
     if value not in ("true", "false"):
-        _refuse(InvalidOption(name, values[name], "true or false"))
+        refuse(InvalidOption(name, values[name], "true or false"))
     return [f"--{name}"] if value == "true" else []
 
 
-def _refuse(error: UsageError) -> NoReturn:
+def refuse(error: UsageError) -> NoReturn:
     sys.stderr.write(f"Error: {error}\n")
     sys.exit(error.exit_code)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -214,6 +215,29 @@ def reference_probabilities(distances: np.ndarray) -> np.ndarray:
     weights: np.ndarray = 1 - distances.astype(np.float64) / total
     normalised: np.ndarray = weights / weights.sum()
     return normalised
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianMixture:
+    """Normal distributions with diagonal covariances: weights (K,), means (K, D), variances (K, D), float64."""
+
+    weights: np.ndarray
+    means: np.ndarray
+    variances: np.ndarray
+
+
+def fit_gaussian_mixture(features: np.ndarray, components: int, *, seed: int) -> GaussianMixture:
+    """A mixture of at most `components` for features float64 (N, D), N >= 1; fewer where fewer rows differ."""
+    from sklearn.mixture import GaussianMixture as Estimator
+
+    if len(features) < 2:
+        features = np.repeat(features, 2, axis=0)
+    different = len(np.unique(features, axis=0))
+    estimator = Estimator(min(components, different), covariance_type="diag", reg_covar=1e-4, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # stopping at max_iter is good enough
+        estimator.fit(features)
+    return GaussianMixture(estimator.weights_, estimator.means_, estimator.covariances_)
 
 
 def _features(pixels: Tensor) -> np.ndarray:

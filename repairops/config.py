@@ -81,11 +81,19 @@ class StyleConfig:
 class MethodConfig:
     name: str = "style_guided"
     recipe: Literal["default", "paper"] = "default"
-    failure_share: float = 0.4  # failure images for each train image in a batch; 0 = never train on them
+    use_failures: Literal["auto", "on", "off"] = "auto"  # train on failure images; auto = all but the paper recipe
+    failure_share: float = 0.4  # failure images for each train image in a batch
+    references: Literal["clusters", "uniform"] = "clusters"  # uniform = the paper's ablation without clustering
+    known_patterns: tuple[str, ...] = ()  # names, or package.module:function, that join the style operations
     style_weight: float = 1.0  # of the cross-entropy on styled images
     jsd_lambda: float = 12.0  # paper recipe
-    severity: int = 3  # of the general operations, paper recipe
+    severity: int = 3  # of the general operations
     chains: int = 3  # StyleAug's M
+    mix_alpha: float = 1.0  # Beta(alpha, alpha) of mixup and cutmix
+    cutout_side: float = 0.5  # share of the image's sides
+    population: int = 4  # sensei's variants of each image
+    generations: int = 1  # of sensei's search in each step
+    components: int = 3  # few_shot's Gaussian mixture
 
 
 @dataclass(frozen=True)
@@ -105,6 +113,8 @@ class TrainingConfig:
     max_minutes: float = 0.0  # 0 = no limit
     device: str = field(default="auto", metadata=_MACHINE)
     amp: Literal["auto", "on", "off"] = "auto"  # bfloat16 autocast; auto = on for CUDA
+    ema: float = 0.0  # decay of the moving average of the weights; 0 = none
+    compile: bool = False  # torch.compile, where the network and the machine can
 
 
 @dataclass(frozen=True)

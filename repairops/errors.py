@@ -266,6 +266,14 @@ class StyleWeightsDamaged(RepairError):
         )
 
 
+class PatternNotUsable(UsageError):
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(
+            f"The known pattern {name!r} cannot be used: {why}. Name a built-in one, or a function that takes images "
+            "(float32, N x C x H x W, 0..1) and a torch.Generator and returns the like."
+        )
+
+
 class ValidationEngineFailed(RepairError):
     def __init__(self, rule: str, why: str) -> None:
         super().__init__(
@@ -288,6 +296,14 @@ class LossNotFinite(RepairError):
 class DeviceNotAvailable(RepairError):
     def __init__(self, device: str, why: str) -> None:
         super().__init__(f"The device {device!r} cannot be used: {why}. Use training.device=auto or cpu.")
+
+
+class RanksNotStarted(RepairError):
+    def __init__(self, address: str, why: str) -> None:
+        super().__init__(
+            f"The processes that torchrun started did not find each other at {address or 'this machine'}: {why}. Check "
+            "that MASTER_ADDR and MASTER_PORT reach rank 0 from every node."
+        )
 
 
 class ExportImpossible(RepairError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,19 +12,22 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from training_helpers import SPEC, Identity, champion, clusters_of, digits, failures, one_cluster
 
+from repairops.augment.patterns import Pattern, find_pattern
 from repairops.config import MethodConfig, StyleConfig
-from repairops.errors import InvalidOption, NotFineTunable
+from repairops.errors import InvalidOption, NotFineTunable, PatternNotUsable
 from repairops.methods import METHODS, RepairData, make_method
 from repairops.methods.fine_tune import BatchNormStatistics, FineTune
 from repairops.methods.losses import jensen_shannon, train_and_failure_loss
-from repairops.methods.references import FailureSampler, draw_references
+from repairops.methods.references import FailureSampler, StyleOperations, reference_weights
 from repairops.methods.style_guided import MixedConsistency, StyleGuided
 from repairops.network import Classifier, to_unit
+from repairops.records import Clusters
+from repairops.style.base import Style
 
 
 def repair_data(jitter=lambda images, generator: images) -> RepairData:
     batch, _ = failures()
-    return RepairData(digits()[0], batch, one_cluster(len(batch)), jitter, torch.device("cpu"))
+    return RepairData(digits()[0], batch, one_cluster(len(batch)), jitter, torch.device("cpu"), champion)
 
 
 def train_batch(count: int) -> tuple[Tensor, Tensor]:
@@ -48,20 +52,25 @@ def recorder() -> Recorder:
     return Recorder(champion().network).eval()  # eval mode: the logits of a row do not depend on the others
 
 
+def operations(style: Style, clusters: Clusters, *patterns: Pattern) -> StyleOperations:
+    return StyleOperations(style, reference_weights(clusters), clusters.count, patterns)
+
+
 # References and failures
 
 
 def test_references_are_drawn_by_cluster_first_then_by_eq_4():
     clusters = clusters_of([0, 0, 0, 1, 2, 2], [0.5, 0.3, 0.2, 1.0, 0.9, 0.1])
-    drawn = draw_references(clusters, 30_000, Generator().manual_seed(0))
-    assert drawn.dtype == torch.int64
-    shares = np.bincount(drawn.numpy(), minlength=6) / 30_000
-    np.testing.assert_allclose(shares, np.array([0.5, 0.3, 0.2, 1.0, 0.9, 0.1]) / 3, atol=0.01)
+    weights = reference_weights(clusters)
+    np.testing.assert_allclose(weights, np.array([0.5, 0.3, 0.2, 1.0, 0.9, 0.1]) / 3)
+    styles = StyleOperations(Tag(), weights, clusters.count)
+    seen = styles.apply(torch.zeros(30_000, 1, 1, 1), Generator().manual_seed(0)).flatten() * 200
+    np.testing.assert_allclose(np.bincount(seen.round().int().numpy(), minlength=6) / 30_000, weights, atol=0.01)
+    np.testing.assert_allclose(reference_weights(clusters, uniform=True), np.full(6, 1 / 6))
 
 
 def test_a_cluster_number_without_members_is_no_cluster():
-    drawn = draw_references(clusters_of([0, 2, 2], [1.0, 0.5, 0.5]), 8000, Generator().manual_seed(0))
-    np.testing.assert_allclose(np.bincount(drawn.numpy()) / 8000, [0.5, 0.25, 0.25], atol=0.02)
+    np.testing.assert_allclose(reference_weights(clusters_of([0, 2, 2], [1.0, 0.5, 0.5])), [0.5, 0.25, 0.25])
 
 
 def test_failures_join_in_their_share_jittered_with_their_true_labels():
@@ -131,7 +140,7 @@ def test_style_guided_adds_the_styled_copies_with_the_content_labels():
     classifier, (images, labels) = recorder(), train_batch(40)
     data = repair_data()
     clusters = clusters_of([0, 0, 1], [1.0, 0.0, 1.0])  # references 0 and 2 only
-    method = StyleGuided(Tag(), clusters, FailureSampler(data, 0.5), style_weight=0.25)
+    method = StyleGuided(operations(Tag(), clusters), FailureSampler(data, 0.5), style_weight=0.25)
     loss, figures = method.loss(classifier, images, labels, Generator().manual_seed(2))
     clean, failed, styled = classifier.seen[0].split([40, 20, 40])
     assert len(classifier.seen) == 1
@@ -147,7 +156,7 @@ def test_style_guided_adds_the_styled_copies_with_the_content_labels():
 
 def test_an_identity_style_makes_the_styled_loss_the_clean_loss():
     classifier, (images, labels) = recorder(), train_batch(40)
-    method = StyleGuided(Identity(), one_cluster(3), FailureSampler(repair_data(), 0.0), 1.0)
+    method = StyleGuided(operations(Identity(), one_cluster(3)), FailureSampler(repair_data(), 0.0), 1.0)
     loss, figures = method.loss(classifier, images, labels, Generator().manual_seed(0))
     assert figures["loss_styled"] == pytest.approx(figures["loss_train"], rel=1e-5)
     assert loss.item() == pytest.approx(2 * figures["loss_train"], rel=1e-5)
@@ -155,7 +164,7 @@ def test_an_identity_style_makes_the_styled_loss_the_clean_loss():
 
 def test_the_consistency_loss_weighs_the_divergence_of_three_views_by_lambda():
     classifier, (images, labels) = recorder(), train_batch(30)
-    method = MixedConsistency(Identity(), one_cluster(3), FailureSampler(repair_data(), 0.0), 12.0, 3, 3)
+    method = MixedConsistency(operations(Identity(), one_cluster(3)), FailureSampler(repair_data(), 0.0), 12.0, 3, 3)
     loss, figures = method.loss(classifier, images, labels, Generator().manual_seed(0))
     clean, first, second = classifier.seen[0].chunk(3)
     assert torch.equal(clean, images)
@@ -211,6 +220,82 @@ def test_the_paper_recipe_never_trains_on_failures():
     _, figures = method.loss(classifier, images, labels, Generator().manual_seed(0))
     assert len(classifier.seen[0]) == 90  # clean and two mixtures
     assert "loss_failures" not in figures
+    config = replace(config, use_failures="on")
+    method = make_method(config, StyleConfig(), repair_data(), Generator().manual_seed(0))
+    _, figures = method.loss(classifier, images, labels, Generator().manual_seed(0))
+    assert [len(seen) for seen in classifier.seen] == [90, 102]
+    assert "loss_failures" in figures
+
+
+def test_every_method_can_leave_the_failures_out():
+    for name in METHODS:
+        shares = {}
+        for use in ("auto", "on", "off"):
+            method = make_method(MethodConfig(name=name, use_failures=use), StyleConfig(), repair_data(), Generator())
+            shares[use] = method.failures.share
+        assert shares == {"auto": 0.4, "on": 0.4, "off": 0.0}, name
+
+
+def test_without_clustering_only_the_choice_of_references_differs():
+    by_cluster, uniform = (
+        make_method(MethodConfig(recipe="paper", references=r), StyleConfig(), repair_data(), Generator()).styles
+        for r in ("clusters", "uniform")
+    )
+    assert by_cluster.count == uniform.count == 1
+    np.testing.assert_allclose(uniform.weights, np.full(len(failures()[0]), 1 / len(failures()[0])))
+
+
+def test_known_patterns_are_operations_like_any_cluster():
+    def halve(images: Tensor, generator: Generator) -> Tensor:
+        return images / 2
+
+    two_clusters = clusters_of([0, 1], [1.0, 1.0])
+    styles = operations(Identity(), two_clusters, halve, lambda images, generator: images * 0)
+    assert styles.count == 4
+    seen = styles.apply(torch.ones(8000, 1, 1, 1), Generator().manual_seed(0)).flatten()
+    shares = [(seen == value).float().mean().item() for value in (1.0, 0.5, 0.0)]
+    assert shares == pytest.approx([0.5, 0.25, 0.25], abs=0.02)
+
+
+def test_known_patterns_come_by_name_or_from_a_function_of_ones_own():
+    config = MethodConfig(known_patterns=("contrast", "test_methods:darken"))
+    method = make_method(config, StyleConfig(), repair_data(), Generator().manual_seed(0))
+    assert method.styles.count == 3
+    images = torch.full((4, 1, 2, 2), 0.5)
+    assert torch.equal(method.styles.patterns[1](images, Generator()), images * 0.25)
+
+
+def darken(images: Tensor, generator: Generator) -> Tensor:
+    return images * 0.25
+
+
+def shrink(images: Tensor, generator: Generator) -> Tensor:
+    return images[:, :, 1:]
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("magic", "neither one of gaussian_noise"),
+        ("nowhere.at.all:f", "No module named"),
+        ("test_methods:absent", "absent"),
+        ("test_methods:SPEC", "not a function"),
+    ],
+)
+def test_patterns_that_do_not_exist_are_refused(name, why):
+    with pytest.raises(PatternNotUsable, match=why):
+        make_method(MethodConfig(known_patterns=(name,)), StyleConfig(), repair_data(), Generator())
+
+
+def test_a_pattern_that_changes_the_shape_is_refused():
+    with pytest.raises(PatternNotUsable, match=r"returned torch.float32 \(2, 1, 7, 8\)"):
+        find_pattern("test_methods:shrink")(torch.zeros(2, 1, 8, 8), Generator())
+
+
+def test_options_out_of_range_are_named():
+    for name, value in (("failure_share", -1.0), ("population", 0), ("cutout_side", 0.0), ("chains", 0)):
+        with pytest.raises(InvalidOption, match=f"method.{name}"):
+            make_method(replace(MethodConfig(), **{name: value}), StyleConfig(), repair_data(), Generator())
 
 
 def test_an_unknown_method_is_an_error_that_lists_the_known_ones():

@@ -62,6 +62,11 @@ def mix_chains(images: Tensor, draws: MixingDraws, style: Callable[[Tensor], Ten
     style: restyles a stack of contents (K, C, H, W) in 0..1 at once; contents come in the order of (image, chain).
     It is needed where the draws hold a STYLE operation.
     """
+    return blend_chains(images, run_chains(images, draws, style), draws.weights, draws.blend)
+
+
+def run_chains(images: Tensor, draws: MixingDraws, style: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    """Each image after each of its chains, float32 (B, M, C, H, W) in 0..1; see `mix_chains`."""
     batch, chains, depth = draws.operations.shape
     operations = draws.operations.view(-1, depth)
     mixed = _to_levels(images).repeat_interleave(chains, 0)
@@ -76,9 +81,13 @@ def mix_chains(images: Tensor, draws: MixingDraws, style: Callable[[Tensor], Ten
     levels, signs = draws.levels.view(-1, depth), draws.signs.view(-1, depth)
     for place in range(depth):
         mixed = apply_operations(mixed, operations[:, place], levels[:, place], signs[:, place])
-    weights = draws.weights.to(images.device).view(batch, chains, 1, 1, 1)
-    augmented = (mixed.view(batch, chains, *images.shape[1:]) * weights).sum(1) / 255
-    return torch.lerp(images, augmented, draws.blend.to(images.device).view(-1, 1, 1, 1))
+    return mixed.view(batch, chains, *images.shape[1:]) / 255
+
+
+def blend_chains(images: Tensor, chains: Tensor, weights: Tensor, blend: Tensor) -> Tensor:
+    """Images (B, C, H, W) blended with their weighted chains (B, M, C, H, W); weights (B, M), blend (B,)."""
+    augmented = (chains * weights.to(images.device).view(*weights.shape, 1, 1, 1)).sum(1)
+    return torch.lerp(images, augmented, blend.to(images.device).view(-1, 1, 1, 1))
 
 
 def _to_levels(images: Tensor) -> Tensor:

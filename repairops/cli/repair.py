@@ -43,22 +43,29 @@ def repair(
     """Repair a registered classifier from its logged failures.
 
     Validates the failures, clusters them, fine-tunes the model with their style, lets the gate decide on data that
-    nothing was chosen by, and registers a repair that passes under the alias `challenger`.
+    nothing was chosen by, and registers a repair that passes under the alias `challenger`. Started by torchrun, the
+    training runs on all of its processes.
     """
     from repairops.config import load_config
+    from repairops.followers import follow, leading
     from repairops.pipeline import repair as run_repair
+    from repairops.training.ranks import start_ranks
 
+    ranks = start_ranks()
+    if not ranks.leads:
+        return follow()
     options = {"method.name": method, "seed": seed, "training.device": device, "register.promote": promote}
     given = [f"{name}={value}" for name, value in options.items() if value is not None]
-    outcome = run_repair(
-        model,
-        failures=failures,
-        train_set=train_set,
-        clean_set=clean_set,
-        config=load_config(config_file, [*overrides, *given]),
-        rerun=rerun,
-        tracking_uri=tracking_uri,
-    )
+    with leading(ranks):
+        outcome = run_repair(
+            model,
+            failures=failures,
+            train_set=train_set,
+            clean_set=clean_set,
+            config=load_config(config_file, [*overrides, *given]),
+            rerun=rerun,
+            tracking_uri=tracking_uri,
+        )
     if as_json:
         print_json({**outcome.values, "repeated": outcome.repeated})
     else:

@@ -9,7 +9,13 @@ from torch import Generator
 from repairops.config import MethodConfig, StyleConfig
 from repairops.errors import InvalidOption, listing
 from repairops.methods.base import Method, MethodFactory, RepairData
+from repairops.methods.cutmix import make_cutmix
+from repairops.methods.cutout import make_cutout
+from repairops.methods.few_shot import make_few_shot
 from repairops.methods.fine_tune import make_batch_norm, make_fine_tune
+from repairops.methods.mixup import make_mixup
+from repairops.methods.random_operations import make_random
+from repairops.methods.sensei import make_sensei
 from repairops.methods.style_guided import make_augmix, make_style_guided
 
 __all__ = ["METHODS", "Method", "MethodEntry", "RepairData", "make_method"]
@@ -31,7 +37,7 @@ METHODS: dict[str, MethodEntry] = {
         "Trains on clean images restyled to look like the failures, and on the failures themselves.",
         "DeepRepair, IEEE Transactions on Reliability 2021",
         "The recipe 'default' leaves out AugMix's mixing and consistency loss, and adds the failure images; the "
-        "recipe 'paper' is Algorithm 1 with the chains summed, and ignores failure_share (it trains on none).",
+        "recipe 'paper' is Algorithm 1 with the chains summed, and trains on failures only with use_failures=on.",
     ),
     "fine_tune": MethodEntry(
         make_fine_tune,
@@ -44,6 +50,42 @@ METHODS: dict[str, MethodEntry] = {
         "AugMix with its consistency loss on train images, plus the failure images; no style.",
         "Hendrycks et al., AugMix, ICLR 2020",
         "Failure images join the cross-entropy, as for the paper's baselines.",
+    ),
+    "cutout": MethodEntry(
+        make_cutout,
+        "Train and failure images, each with a covered square.",
+        "DeVries and Taylor, Cutout, 2017",
+        "The square's side is a share of the image's, and its colour the train set's mean.",
+    ),
+    "mixup": MethodEntry(
+        make_mixup,
+        "Blends pairs of train and failure images with their labels.",
+        "Zhang et al., mixup, ICLR 2018",
+        "A weight for each image, where the source and torchvision draw one for a batch.",
+    ),
+    "cutmix": MethodEntry(
+        make_cutmix,
+        "Fills a box of each train or failure image from another one, with its share of the label.",
+        "Yun et al., CutMix, ICCV 2019",
+        "A box for each image and in every batch, where the source draws one for a batch, and for half of them.",
+    ),
+    "sensei": MethodEntry(
+        make_sensei,
+        "Train and failure images in the hardest natural variant that a genetic search finds.",
+        "Gao et al., SENSEI, ICSE 2020",
+        "The search starts anew for each batch, where the source keeps each image's population between epochs.",
+    ),
+    "few_shot": MethodEntry(
+        make_few_shot,
+        "AugMix's mixtures with weights that follow a Gaussian mixture over the failures, and the failure images.",
+        "Ren et al., Few-shot guided mix, ICSME 2020",
+        "What the mixture describes is not published; here brightness, contrast and grain, and candidates are weighed.",
+    ),
+    "random": MethodEntry(
+        make_random,
+        "Train and failure images after random general operations; knows nothing of the failures' look.",
+        "Cubuk et al., RandAugment, CVPR workshops 2020",
+        "AugMix's nine operations, two for each image, a level for each image.",
     ),
     "batch_norm": MethodEntry(
         make_batch_norm,
@@ -58,4 +100,23 @@ def make_method(config: MethodConfig, style: StyleConfig, data: RepairData, gene
     """The method that the configuration names, fitted to the data. Raises InvalidOption for an unknown name."""
     if config.name not in METHODS:
         raise InvalidOption("method.name", config.name, f"one of {listing(METHODS)}")
+    _check(config)
     return METHODS[config.name].make(data, config, style, generator)
+
+
+def _check(config: MethodConfig) -> None:
+    wanted = {
+        "failure_share": (config.failure_share >= 0, "0 or more"),
+        "style_weight": (config.style_weight >= 0, "0 or more"),
+        "jsd_lambda": (config.jsd_lambda >= 0, "0 or more"),
+        "severity": (0.1 <= config.severity <= 10, "from 1 to 10"),
+        "chains": (config.chains >= 1, "1 or more"),
+        "mix_alpha": (config.mix_alpha > 0, "positive"),
+        "cutout_side": (0 < config.cutout_side <= 1, "above 0 and at most 1"),
+        "population": (config.population >= 1, "1 or more"),
+        "generations": (config.generations >= 0, "0 or more"),
+        "components": (config.components >= 1, "1 or more"),
+    }
+    for name, (fits, words) in wanted.items():
+        if not fits:
+            raise InvalidOption(f"method.{name}", getattr(config, name), words)

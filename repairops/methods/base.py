@@ -21,6 +21,8 @@ class RepairData:
     train: a shuffled sample of the training part, at most 2,000 images; the loop's batches come from all of it.
 
     jitter: the training loop's own random crop and flip, float (B, C, H, W) in 0..1 to the same.
+
+    champion: makes a frozen copy of it, for methods that compare with what it says; the one in training changes.
     """
 
     train: ImageSet
@@ -28,6 +30,7 @@ class RepairData:
     clusters: Clusters
     jitter: Callable[[Tensor, Generator], Tensor]
     device: torch.device
+    champion: Callable[[], Classifier]
 
 
 class Method(Protocol):

@@ -11,7 +11,7 @@ from repairops.config import MethodConfig, StyleConfig
 from repairops.errors import NotFineTunable
 from repairops.methods.base import Method, RepairData
 from repairops.methods.losses import train_and_failure_loss
-from repairops.methods.references import FailureSampler
+from repairops.methods.references import FailureSampler, make_sampler
 from repairops.network import Classifier
 
 
@@ -24,9 +24,8 @@ class FineTune:
     def loss(
         self, classifier: Classifier, images: Tensor, labels: Tensor, generator: Generator
     ) -> tuple[Tensor, dict[str, float]]:
-        failures, failure_labels = self.failures.draw(len(images), generator)
-        logits = classifier(torch.cat((images, failures)))
-        return train_and_failure_loss(logits, torch.cat((labels, failure_labels)), len(failures))
+        joint, labels, failures = self.failures.join(images, labels, generator)
+        return train_and_failure_loss(classifier(joint), labels, failures)
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,15 +43,14 @@ class BatchNormStatistics:
     ) -> tuple[Tensor, dict[str, float]]:
         if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in classifier.modules()):
             raise NotFineTunable("The model", "the method batch_norm found no BatchNorm layer in train mode")
-        failures, failure_labels = self.failures.draw(len(images), generator)
+        joint, labels, failures = self.failures.join(images, labels, generator)
         with torch.no_grad():
-            logits = classifier(torch.cat((images, failures)))
-            return train_and_failure_loss(logits, torch.cat((labels, failure_labels)), len(failures))
+            return train_and_failure_loss(classifier(joint), labels, failures)
 
 
 def make_fine_tune(data: RepairData, method: MethodConfig, style: StyleConfig, generator: Generator) -> Method:
-    return FineTune(FailureSampler(data, method.failure_share))
+    return FineTune(make_sampler(data, method))
 
 
 def make_batch_norm(data: RepairData, method: MethodConfig, style: StyleConfig, generator: Generator) -> Method:
-    return BatchNormStatistics(FailureSampler(data, method.failure_share))
+    return BatchNormStatistics(make_sampler(data, method))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Generator, Tensor
 
 
 def jensen_shannon(*logits: Tensor) -> Tensor:
@@ -33,3 +34,16 @@ def train_and_failure_loss(logits: Tensor, labels: Tensor, failures: int) -> tup
     if failures:
         figures["loss_failures"] = means[1]
     return each.mean(), figures
+
+
+def mixed_loss(logits: Tensor, labels: Tensor, partners: Tensor, weights: Tensor) -> tuple[Tensor, dict[str, float]]:
+    """Cross-entropy of images that belong to `labels` (B,) with `weights` (B,), 0..1, and to `partners` else."""
+    own = F.cross_entropy(logits.float(), labels, reduction="none")
+    other = F.cross_entropy(logits.float(), partners, reduction="none")
+    return torch.lerp(other, own, weights).mean(), {}
+
+
+def draw_beta(count: int, alpha: float, generator: Generator) -> Tensor:
+    """float32 (count,) from Beta(alpha, alpha), on the CPU; numpy's sampler, seeded by the generator."""
+    seed = int(torch.randint(2**62, (), generator=generator))
+    return torch.from_numpy(np.random.default_rng(seed).beta(alpha, alpha, count).astype(np.float32))

@@ -9,13 +9,12 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from repairops.augment.mixing import draw_mixing, mix_chains
+from repairops.augment.patterns import find_pattern
 from repairops.config import MethodConfig, StyleConfig
 from repairops.methods.base import Method, RepairData
 from repairops.methods.losses import jensen_shannon, train_and_failure_loss
-from repairops.methods.references import FailureSampler, draw_references
+from repairops.methods.references import FailureSampler, StyleOperations, make_sampler, reference_weights
 from repairops.network import Classifier, to_unit
-from repairops.records import Clusters
-from repairops.style.base import Style
 
 CLEAN_IMAGES = 2000  # train images that a style is fitted to, at most
 
@@ -29,19 +28,18 @@ class StyleGuided:
     train and failure images.
     """
 
-    style: Style
-    clusters: Clusters
+    styles: StyleOperations
     failures: FailureSampler
     style_weight: float
 
     def loss(
         self, classifier: Classifier, images: Tensor, labels: Tensor, generator: Generator
     ) -> tuple[Tensor, dict[str, float]]:
-        failures, failure_labels = self.failures.draw(len(images), generator)
-        styled = restyle(images, self.style, self.clusters, generator)
-        logits = classifier(torch.cat((images, failures, styled))).float()
-        plain = len(images) + len(failures)
-        loss, figures = train_and_failure_loss(logits[:plain], torch.cat((labels, failure_labels)), len(failures))
+        joint, joint_labels, failures = self.failures.join(images, labels, generator)
+        styled = self.styles.apply(images, generator)
+        logits = classifier(torch.cat((joint, styled))).float()
+        plain = len(joint)
+        loss, figures = train_and_failure_loss(logits[:plain], joint_labels, failures)
         styled_loss = F.cross_entropy(logits[plain:], labels)
         return loss + self.style_weight * styled_loss, {**figures, "loss_styled": styled_loss.item()}
 
@@ -54,8 +52,7 @@ class MixedConsistency:
     clean images, and on failure images where `failures` has a share.
     """
 
-    style: Style | None
-    clusters: Clusters
+    styles: StyleOperations | None
     failures: FailureSampler
     jsd_lambda: float
     severity: float
@@ -64,50 +61,44 @@ class MixedConsistency:
     def loss(
         self, classifier: Classifier, images: Tensor, labels: Tensor, generator: Generator
     ) -> tuple[Tensor, dict[str, float]]:
-        failures, failure_labels = self.failures.draw(len(images), generator)
+        joint, joint_labels, failures = self.failures.join(images, labels, generator)
         mixtures = [self._mix(images, generator) for _ in range(2)]
-        logits = classifier(torch.cat((images, failures, *mixtures))).float()
-        plain = len(images) + len(failures)
-        loss, figures = train_and_failure_loss(logits[:plain], torch.cat((labels, failure_labels)), len(failures))
+        logits = classifier(torch.cat((joint, *mixtures))).float()
+        plain = len(joint)
+        loss, figures = train_and_failure_loss(logits[:plain], joint_labels, failures)
         divergence = jensen_shannon(logits[: len(images)], *logits[plain:].chunk(2))
         return loss + self.jsd_lambda * divergence, {**figures, "jensen_shannon": divergence.item()}
 
     def _mix(self, images: Tensor, generator: Generator) -> Tensor:
-        style = self.style
-        draws = draw_mixing(
-            len(images),
-            generator,
-            chains=self.chains,
-            severity=self.severity,
-            styles=0 if style is None else self.clusters.count,
-        )
-        if style is None:
+        styles = self.styles
+        count = 0 if styles is None else styles.count
+        draws = draw_mixing(len(images), generator, chains=self.chains, severity=self.severity, styles=count)
+        if styles is None:
             return mix_chains(images, draws)
-        return mix_chains(images, draws, lambda content: restyle(content, style, self.clusters, generator))
+        return mix_chains(images, draws, lambda content: styles.apply(content, generator))
 
 
-def restyle(content: Tensor, style: Style, clusters: Clusters, generator: Generator) -> Tensor:
-    """Each content image, float32 (B, C, H, W) in 0..1, in the style of a reference drawn for it."""
-    references = draw_references(clusters, len(content), generator).to(content.device)
-    with torch.no_grad():
-        return style.apply(content, references, generator)
-
-
-def make_style_guided(data: RepairData, method: MethodConfig, style: StyleConfig, generator: Generator) -> Method:
-    """The recipe `default` (StyleGuided) or `paper` (MixedConsistency; never trains on failures)."""
+def make_styles(data: RepairData, method: MethodConfig, style: StyleConfig, generator: Generator) -> StyleOperations:
+    """The style fitted to the repair failures, its references by cluster or uniform, and the known patterns."""
     from repairops.style import fit_style
 
+    patterns = tuple(find_pattern(name) for name in method.known_patterns)
     references = to_unit(data.failures.images.pixels.to(data.device))
     sample = torch.randperm(len(data.train), generator=generator)[:CLEAN_IMAGES]
     clean = to_unit(data.train.pixels[sample].to(data.device))
     fitted = fit_style(style.name, references, clean, style, generator)
+    weights = reference_weights(data.clusters, uniform=method.references == "uniform")
+    return StyleOperations(fitted, weights, data.clusters.count, patterns)
+
+
+def make_style_guided(data: RepairData, method: MethodConfig, style: StyleConfig, generator: Generator) -> Method:
+    """The recipe `default` (StyleGuided) or `paper` (MixedConsistency; trains on failures only where asked to)."""
+    styles = make_styles(data, method, style, generator)
     if method.recipe == "default":
-        return StyleGuided(fitted, data.clusters, FailureSampler(data, method.failure_share), method.style_weight)
-    return MixedConsistency(
-        fitted, data.clusters, FailureSampler(data, 0.0), method.jsd_lambda, method.severity, method.chains
-    )
+        return StyleGuided(styles, make_sampler(data, method), method.style_weight)
+    failures = make_sampler(data, method, by_default=False)
+    return MixedConsistency(styles, failures, method.jsd_lambda, method.severity, method.chains)
 
 
 def make_augmix(data: RepairData, method: MethodConfig, style: StyleConfig, generator: Generator) -> Method:
-    failures = FailureSampler(data, method.failure_share)
-    return MixedConsistency(None, data.clusters, failures, method.jsd_lambda, method.severity, method.chains)
+    return MixedConsistency(None, make_sampler(data, method), method.jsd_lambda, method.severity, method.chains)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import hashlib
-import json
 from collections import Counter
 
 import numpy as np
@@ -13,15 +11,13 @@ import torch
 
 from repairops.clustering import cluster_failures, cluster_grid, split_failures
 from repairops.config import derive_seed
+from repairops.followers import Work, fine_tune_everywhere
 from repairops.images.decoding import encode_png
 from repairops.job import Job
-from repairops.methods import RepairData, make_method
-from repairops.methods.base import Method
 from repairops.network import Classifier
 from repairops.records import Clusters, FailureBatch, FailureSplit, ImageSet
 from repairops.stages.gallery import StyledSample, style_grid, style_samples
 from repairops.store.champion import Champion
-from repairops.training import train
 
 
 def split_batch(job: Job, failures: FailureBatch) -> FailureSplit:
@@ -73,26 +69,9 @@ def show_style(job: Job, failures: FailureBatch, clusters: Clusters, train_set: 
 
 def fine_tune(job: Job, champion: Champion, train_set: ImageSet, split: FailureSplit, clusters: Clusters) -> Classifier:
     """A copy of the champion, fine-tuned; the checkpoint is chosen on validation parts alone."""
-    config, seed = job.config, job.config.seed
     challenger = copy.deepcopy(champion.classifier)
-
-    def method(data: RepairData) -> Method:
-        generator = torch.Generator().manual_seed(derive_seed(seed, "method"))
-        return make_method(config.method, config.style, data, generator)
-
-    result = train(
-        challenger,
-        method,
-        train_set,
-        split.repair,
-        split.validation,
-        clusters,
-        config.training,
-        seed=seed,
-        work_dir=job.folder,
-        method_key=_digest(config.method, config.style),
-        on_epoch=job.log_epoch,
-    )
+    work = Work(challenger, train_set, split.repair, split.validation, clusters, job.config)
+    result = fine_tune_everywhere(work, job.folder, job.log_epoch)
     training = dataclasses.asdict(result)
     training["history"] = [{"epoch": number, **figures} for number, figures in enumerate(result.history, 1)]
     job.values["training"] = training
@@ -101,11 +80,6 @@ def fine_tune(job: Job, champion: Champion, train_set: ImageSet, split: FailureS
         f"epoch {result.best_epoch} chosen" + (f". {result.note}" if result.note else "")
     )
     return challenger
-
-
-def _digest(*stages: object) -> str:
-    text = json.dumps([dataclasses.asdict(stage) for stage in stages], sort_keys=True)  # type: ignore[call-overload]
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _png(picture: np.ndarray) -> bytes:

@@ -1,5 +1,6 @@
 """Fine-tuning a champion: any network, any method; resumable after each epoch, no global state touched."""
 
-from repairops.training.loop import StoppingRule, TrainingResult, split_train_set, train
+from repairops.training.loop import TrainingResult, split_train_set, train
+from repairops.training.stopping import StoppingRule
 
 __all__ = ["StoppingRule", "TrainingResult", "split_train_set", "train"]

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 NAME = "training.safetensors"
+PARTS = ("model", "best", "momentum", "average")
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +25,8 @@ class Checkpoint:
     """fingerprint: names the arguments; another fingerprint is another training.
 
     model, best: state dictionaries after the last and the selected epoch. momentum: the optimizer's buffers by
-    parameter name. history: the figures of each epoch, the champion's (epoch 0) first. Tensors on the CPU.
+    parameter name. average: the moving average of the state, where there is one. history: the figures of each
+    epoch, the champion's (epoch 0) first. Tensors on the CPU.
     """
 
     fingerprint: str
@@ -32,6 +34,7 @@ class Checkpoint:
     best: Mapping[str, Tensor]
     momentum: Mapping[str, Tensor]
     history: list[dict[str, float]]
+    average: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def checkpoint_path(work_dir: Path) -> Path:
@@ -44,7 +47,7 @@ def save_checkpoint(work_dir: Path, checkpoint: Checkpoint) -> Path:
 
     path = checkpoint_path(work_dir)
     path.parent.mkdir(parents=True, exist_ok=True)
-    parts = {"model": checkpoint.model, "best": checkpoint.best, "momentum": checkpoint.momentum}
+    parts = {name: getattr(checkpoint, name) for name in PARTS}
     tensors = {f"{part}/{name}": t.clone() for part, state in parts.items() for name, t in state.items()}
     header = {"fingerprint": checkpoint.fingerprint, "history": json.dumps(checkpoint.history)}
     partial = path.with_suffix(f".{os.getpid()}.part")
@@ -59,7 +62,7 @@ def load_checkpoint(work_dir: Path, fingerprint: str) -> Checkpoint | None:
     """The checkpoint of the training with this fingerprint; None where there is none, or it cannot be read."""
     from safetensors import SafetensorError, safe_open
 
-    parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "momentum": {}}
+    parts: dict[str, dict[str, Tensor]] = {name: {} for name in PARTS}
     try:
         with safe_open(checkpoint_path(work_dir), framework="pt") as stored:
             header = stored.metadata() or {}
@@ -80,6 +83,11 @@ def state_tensors(module: torch.nn.Module) -> dict[str, Tensor]:
         for name, value in module.state_dict().items()
         if isinstance(value, Tensor)
     }
+
+
+def state_values(module: torch.nn.Module) -> list[Tensor]:
+    """The module's parameters and buffers themselves, in a fixed order."""
+    return [value for value in module.state_dict().values() if isinstance(value, Tensor)]
 
 
 def load_tensors(module: torch.nn.Module, tensors: Mapping[str, Tensor]) -> None:

@@ -21,6 +21,9 @@ from repairops.errors import LossNotFinite
 from repairops.methods.base import Method
 from repairops.network import Classifier, to_unit
 from repairops.records import ImageSet
+from repairops.training.averaging import AveragedWeights
+from repairops.training.clock import StepClock
+from repairops.training.ranks import Ranks
 
 logger = logging.getLogger("repairops")
 
@@ -68,6 +71,7 @@ class EpochRunner:
 
     network: the classifier, or its mixed-precision form. learning_rate: at the first step; it falls along half a
     cosine to a thousandth at the last step of the last epoch. checkpoint: named where the loss is not finite.
+    ranks, clock: also inside `network`, which shares a batch out and times its forward passes.
     """
 
     network: Classifier
@@ -80,6 +84,9 @@ class EpochRunner:
     learning_rate: float
     seed: int
     checkpoint: Path
+    ranks: Ranks
+    clock: StepClock
+    average: AveragedWeights | None = None
 
     @property
     def steps(self) -> int:
@@ -89,8 +96,8 @@ class EpochRunner:
     def run(self, epoch: int, deadline: float) -> Figures:
         """Trains epoch `epoch` (1 = the first), which ends early at `deadline` (of time.monotonic()).
 
-        Returns the means of the loss and the method's figures, learning_rate, steps and train_seconds. Raises
-        LossNotFinite, before a loss that is not finite reaches the weights.
+        Returns the means of the loss and the method's figures, learning_rate, steps, train_seconds and the timed
+        steps' seconds by phase. Raises LossNotFinite, before a loss that is not finite reaches the weights.
         """
         seed = derive_seed(self.seed, "training", epoch)
         generator = torch.Generator().manual_seed(seed)
@@ -99,7 +106,8 @@ class EpochRunner:
         done, rate, first_step = 0, 0.0, (epoch - 1) * self.steps
         began = timed_from = time.monotonic()
         set_mode(self.network, training=True)
-        with torch.enable_grad(), seeded(seed, self.source.device), self._progress(epoch) as bar:
+        own = derive_seed(seed, "rank", self.ranks.rank) if self.ranks.rank else seed  # dropout, of its own rows
+        with torch.enable_grad(), seeded(own, self.source.device), self._progress(epoch) as bar:
             for positions in torch.split(order[: self.steps * self.batch_size], self.batch_size):
                 rate = self._learning_rate(first_step + done)
                 for name, value in self._step(positions, rate, generator, first_step + done).items():
@@ -110,26 +118,34 @@ class EpochRunner:
                     timed_from = time.monotonic()  # the first step also warms up
                 if epoch == 1 and done == 1 + ESTIMATE_AFTER:
                     self._log_estimate(time.monotonic() - timed_from)
-                if time.monotonic() > deadline:
+                if math.isfinite(deadline) and self.ranks.total(self.ranks.leads and time.monotonic() > deadline):
                     break
         if not all(bool(torch.isfinite(p).all()) for g in self.optimizer.param_groups for p in g["params"]):
             raise LossNotFinite(first_step + done, math.nan, self.checkpoint)
         means = {name: total / done for name, total in sums.items()}
-        return means | {"learning_rate": rate, "steps": done, "train_seconds": time.monotonic() - began}
+        times = {"train_seconds": time.monotonic() - began, **self.clock.take()}
+        return means | {"learning_rate": rate, "steps": done, **times}
 
     def _step(self, positions: Tensor, rate: float, generator: Generator, step: int) -> Figures:
         """One step; a loss without a gradient (a method that only renews statistics) changes no weight."""
-        images, labels = self.source.take(positions)
-        loss, figures = self.method.loss(self.network, self.jitter(images, generator), labels, generator)
+        self.clock.begin_step(step)
+        with self.clock.phase("augmentation"):
+            images, labels = self.source.take(positions)
+            loss, figures = self.method.loss(self.network, self.jitter(images, generator), labels, generator)
         value = loss.item()
         if not math.isfinite(value):
             raise LossNotFinite(step + 1, value, self.checkpoint)
         if loss.requires_grad:
-            for group in self.optimizer.param_groups:
-                group["lr"] = rate
-            self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step()
+            with self.clock.phase("backward"):
+                self.optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                self.ranks.sum_gradients(self.network.parameters())
+            with self.clock.phase("update"):
+                for group in self.optimizer.param_groups:
+                    group["lr"] = rate
+                self.optimizer.step()
+        if self.average:
+            self.average.update()
         return {"loss": value, **figures}
 
     def _learning_rate(self, step: int) -> float:
@@ -145,13 +161,13 @@ class EpochRunner:
             total=self.epochs * self.steps,
             initial=(epoch - 1) * self.steps,
             unit="step",
-            disable=None,
+            disable=None if self.ranks.leads else True,
             leave=epoch == self.epochs,
         )
 
     def _log_estimate(self, seconds: float) -> None:
         """On the CPU, once: how long this training will take, from the time of ESTIMATE_AFTER steps."""
-        if self.source.device.type == "cpu":
+        if self.source.device.type == "cpu" and self.ranks.leads:
             steps = self.epochs * self.steps
             logger.info(
                 "Training on the CPU: about %.1f minutes for %d epochs of %d steps (%.0f train images/s).",

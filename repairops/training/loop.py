@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +18,19 @@ from torch import Generator, Tensor
 
 from repairops.augment.geometry import random_crop_flip
 from repairops.config import TrainingConfig, derive_seed
-from repairops.device import MixedPrecision, device_name, resolve_device, seeded, use_bfloat16
+from repairops.device import device_name, resolve_device, seeded, set_mode, use_bfloat16
 from repairops.errors import DatasetNotFound, InvalidOption, NotFineTunable
 from repairops.methods.base import Method, RepairData
 from repairops.network import Classifier
 from repairops.records import Clusters, FailureBatch, ImageSet
-from repairops.training.checkpoint import checkpoint_path
+from repairops.training.checkpoint import checkpoint_path, load_tensors
+from repairops.training.clock import StepClock, memory_figures, step_shares
 from repairops.training.epoch import EpochRunner, Figures, make_batch_source
+from repairops.training.network import training_network, use_channels_last
+from repairops.training.ranks import current_ranks
+from repairops.training.sharding import synchronised_statistics
 from repairops.training.state import TrainingState, ValidationSets
+from repairops.training.stopping import StoppingRule
 
 METHOD_IMAGES = 2000  # train images that a method sees beforehand, at most; its batches come from all of them
 
@@ -38,7 +45,8 @@ class TrainingResult:
     validation_right and validation_repaired. A share of nothing is left out. repair_failures_accuracy near 1
     beside a low validation_repair_rate is overfitting.
     note: empty, or what a reviewer must know of the choice.
-    seconds: of this call. images_per_second: clean train images, whatever the method adds to them.
+    seconds: of this call. images_per_second: clean train images, whatever the method adds to them. step_shares: of
+    the steps' time, by phase (`clock.PHASES`). peak_memory_mb: of the process, and of the GPU where there is one.
     """
 
     best_epoch: int
@@ -51,6 +59,11 @@ class TrainingResult:
     train_images: int
     validation_images: int
     validation_failures: int
+    step_shares: dict[str, float]
+    peak_memory_mb: dict[str, float]
+    channels_last: bool
+    bfloat16: bool
+    ranks: int
 
 
 def train(
@@ -80,7 +93,7 @@ def train(
     Raises DeviceNotAvailable, InvalidOption, DatasetNotFound, NotFineTunable, LossNotFinite.
     """
     _check(config, train_set)
-    began, device = time.monotonic(), resolve_device(config.device)
+    began, device, ranks = time.monotonic(), resolve_device(config.device), current_ranks()
     amp = use_bfloat16(config.amp, device)
     train_part, validation_part = split_train_set(
         len(train_set),
@@ -91,6 +104,8 @@ def train(
     )
     settings = dataclasses.asdict(config) | {"device": device.type, "amp": amp}
     sets = [images.digest for images in (train_set, failures.images, validation_failures.images)]
+    classifier.to(device)
+    channels_last = amp and use_channels_last(classifier, device)
     run = TrainingState(
         classifier,
         device,
@@ -99,6 +114,8 @@ def train(
         {"settings": settings, "seed": seed, "method": method_key, "sets": sets, "clusters": _digest(clusters)},
         work_dir,
         config.max_clean_drop,
+        ema=config.ema,
+        ranks=ranks,
     )
     on_epoch = on_epoch or (lambda epoch, figures: None)
     for epoch, figures in enumerate(run.history):
@@ -108,10 +125,12 @@ def train(
     if not stop.reached(run.history, run.selection.epoch):
         jitter = make_jitter(train_set, config.crop_padding, config.horizontal_flip)
         sample = train_set.subset(train_part[:METHOD_IMAGES])
+        champion = partial(frozen_copy, classifier, run.champion)
         with seeded(derive_seed(seed, "training", "method"), device):
-            method = method_factory(RepairData(sample, failures, clusters, jitter, device))
+            method = method_factory(RepairData(sample, failures, clusters, jitter, device, champion))
+        clock = StepClock(device)
         runner = EpochRunner(
-            network=MixedPrecision(classifier.network, classifier.spec) if amp else classifier,
+            network=training_network(classifier, amp=amp, compiled=config.compile, ranks=ranks, clock=clock),
             method=method,
             optimizer=run.optimizer,
             source=make_batch_source(train_set, train_part, device),
@@ -121,37 +140,19 @@ def train(
             learning_rate=config.learning_rate,
             seed=seed,
             checkpoint=checkpoint_path(work_dir),
+            ranks=ranks,
+            clock=clock,
+            average=run.average,
         )
-        while not stop.reached(run.history, run.selection.epoch):
-            run.record_epoch(runner, stop.deadline(run.history))
-            on_epoch(len(run.history) - 1, run.history[-1])
+        with synchronised_statistics(classifier, ranks):
+            while not stop.reached(run.history, run.selection.epoch):
+                run.record_epoch(runner, stop.deadline(run.history))
+                on_epoch(len(run.history) - 1, run.history[-1])
     run.finish()
-    return _result(run, stop, train_images=len(train_part), batch_size=config.batch_size,
-                   seconds=time.monotonic() - began)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class StoppingRule:
-    """When a training ends. patience: epochs without a better choice; max_seconds: 0 = no limit."""
-
-    epochs: int
-    patience: int
-    max_seconds: float
-
-    def reached(self, history: list[Figures], selected: int) -> bool:
-        trained = len(history) - 1
-        waited = trained - selected
-        return trained >= self.epochs or 0 < self.patience <= waited or self._left(history) <= 0
-
-    def deadline(self, history: list[Figures]) -> float:
-        """Of time.monotonic(): where the epoch that comes next has to end."""
-        return time.monotonic() + self._left(history)
-
-    def out_of_time(self, history: list[Figures]) -> bool:
-        return self._left(history) <= 0
-
-    def _left(self, history: list[Figures]) -> float:
-        return self.max_seconds - sum(h["seconds"] for h in history[1:]) if self.max_seconds else math.inf
+    return _result(
+        run, stop, train_images=len(train_part), batch_size=config.batch_size, seconds=time.monotonic() - began,
+        channels_last=channels_last, bfloat16=amp,
+    )  # fmt: skip
 
 
 def split_train_set(
@@ -181,12 +182,32 @@ def _make_optimizer(
     if not trainable:
         raise NotFineTunable("The model", "none of its parameters requires a gradient")
     return torch.optim.SGD(
-        trainable, lr=learning_rate, momentum=momentum, weight_decay=weight_decay, nesterov=momentum > 0
+        trainable,
+        lr=learning_rate,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        nesterov=momentum > 0,
+        fused=trainable[0].device.type == "cuda" or None,
     )
 
 
+def frozen_copy(classifier: Classifier, tensors: Mapping[str, Tensor]) -> Classifier:
+    """A copy with other weights, in eval mode and without gradients: the champion beside what becomes of it."""
+    other = copy.deepcopy(classifier)
+    load_tensors(other, tensors)
+    set_mode(other.requires_grad_(False), training=False)
+    return other
+
+
 def _result(
-    run: TrainingState, stop: StoppingRule, *, train_images: int, batch_size: int, seconds: float
+    run: TrainingState,
+    stop: StoppingRule,
+    *,
+    train_images: int,
+    batch_size: int,
+    seconds: float,
+    channels_last: bool,
+    bfloat16: bool,
 ) -> TrainingResult:
     trained = run.history[1:]
     note = run.selection.note
@@ -205,6 +226,11 @@ def _result(
         train_images=train_images,
         validation_images=len(run.validation.clean),
         validation_failures=len(run.validation.failures),
+        step_shares=step_shares(trained),
+        peak_memory_mb={name.removesuffix("_mb"): value for name, value in memory_figures(run.device).items()},
+        channels_last=channels_last,
+        bfloat16=bfloat16,
+        ranks=run.ranks.world,
     )
 
 
@@ -221,6 +247,8 @@ def _check(config: TrainingConfig, train_set: ImageSet) -> None:
         "weight_decay": (config.weight_decay >= 0, "0 or more"),
         "validation_fraction": (0 <= config.validation_fraction < 1, "at least 0 and below 1"),
         "max_minutes": (config.max_minutes >= 0, "0 (no limit) or more"),
+        "ema": (0 <= config.ema < 1, "at least 0 (none) and below 1"),
+        "compile": (not config.compile or current_ranks().alone, "false under torchrun"),
     }
     for name, (fits, words) in wanted.items():
         if not fits:

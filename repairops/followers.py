@@ -1,0 +1,128 @@
+"""One repair on several processes: rank 0 runs the job, the others train with it and do nothing else.
+
+Only rank 0 talks to MLflow and reads data sets; what the others need for the training comes from it. They hold it in
+memory, or in a file of their own where it is larger than `images.memory_limit_mb`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from repairops.config import Config, derive_seed
+from repairops.errors import RepairError
+from repairops.methods import RepairData, make_method
+from repairops.methods.base import Method
+from repairops.network import Classifier
+from repairops.records import Clusters, FailureBatch, ImageSet
+from repairops.training import TrainingResult, train
+from repairops.training.epoch import Figures
+from repairops.training.ranks import Ranks, current_ranks
+
+logger = logging.getLogger("repairops")
+
+SENT_AT_ONCE = 8192  # images
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """What a training needs, the same on every rank."""
+
+    classifier: Classifier
+    train_set: ImageSet
+    failures: FailureBatch
+    validation: FailureBatch
+    clusters: Clusters
+    config: Config
+
+
+def fine_tune_everywhere(
+    work: Work, work_dir: Path, on_epoch: Callable[[int, Figures], None] | None = None
+) -> TrainingResult:
+    """Fine-tunes `work.classifier` in place on all ranks; called by rank 0, or by the only process there is."""
+    ranks = current_ranks()
+    if not ranks.alone:
+        _send(work)
+    return _fine_tune(work, work_dir, on_epoch)
+
+
+def follow() -> None:
+    """What every rank but the first does: trains whenever the first one does, until it has done its job."""
+    with tempfile.TemporaryDirectory(prefix="repairops-") as folder:
+        while (work := _receive(Path(folder))) is not None:
+            try:
+                _fine_tune(work, Path(folder))
+            except RepairError as error:  # rank 0 has the same one, and says so
+                logger.debug("%s", error)
+
+
+@contextmanager
+def leading(ranks: Ranks) -> Iterator[None]:
+    """Rank 0's job inside; afterwards the others may go. After an error torchrun ends them."""
+    yield
+    if not ranks.alone:
+        dist.broadcast_object_list([None], 0)
+
+
+def _fine_tune(work: Work, work_dir: Path, on_epoch: Callable[[int, Figures], None] | None = None) -> TrainingResult:
+    config, seed = work.config, work.config.seed
+
+    def method(data: RepairData) -> Method:
+        generator = torch.Generator().manual_seed(derive_seed(seed, "method"))
+        return make_method(config.method, config.style, data, generator)
+
+    return train(
+        work.classifier,
+        method,
+        work.train_set,
+        work.failures,
+        work.validation,
+        work.clusters,
+        config.training,
+        seed=seed,
+        work_dir=work_dir,
+        method_key=_digest(config.method, config.style),
+        on_epoch=on_epoch,
+    )
+
+
+def _digest(*stages: Any) -> str:
+    text = json.dumps([dataclasses.asdict(stage) for stage in stages], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _send(work: Work) -> None:
+    """The train set's pixels go in parts, since they may lie in a memory-mapped file larger than the memory."""
+    pixels = work.train_set.pixels
+    without = dataclasses.replace(work.train_set, pixels=pixels[:0].clone())
+    dist.broadcast_object_list([dataclasses.replace(work, train_set=without)], 0)
+    for start in range(0, len(pixels), SENT_AT_ONCE):
+        dist.broadcast(pixels[start : start + SENT_AT_ONCE].clone(), 0)
+
+
+def _receive(folder: Path) -> Work | None:
+    box: list[Work | None] = [None]
+    dist.broadcast_object_list(box, 0)
+    work = box[0]
+    if work is None:
+        return None
+    count, shape = len(work.train_set), work.train_set.pixels.shape[1:]
+    size = count * shape.numel()
+    if size > work.config.images.memory_limit_mb * 2**20:
+        pixels = torch.from_file(str(folder / "train"), shared=True, size=size, dtype=torch.uint8).view(count, *shape)
+    else:
+        pixels = torch.empty((count, *shape), dtype=torch.uint8)
+    for start in range(0, count, SENT_AT_ONCE):
+        dist.broadcast(pixels[start : start + SENT_AT_ONCE], 0)
+    return dataclasses.replace(work, train_set=dataclasses.replace(work.train_set, pixels=pixels))
