@@ -42,8 +42,6 @@ def fit_style(name: str, references: Tensor, clean: Tensor, config: StyleConfig,
         raise InvalidOption("style.alpha", config.alpha, "from 0 (content unchanged) to 1 (full strength)")
     if not 1 <= config.levels <= 4:
         raise InvalidOption("style.levels", config.levels, "from 1 to 4")
-    if config.group_size < 1:
-        raise InvalidOption("style.group_size", config.group_size, "at least 1")
     for role, images in (("references", references), ("clean images", clean)):
         if images.ndim != 4 or images.numel() == 0:
             raise StyleNotFittable(role, f"their shape is {tuple(images.shape)}", "Give at least one image of each")

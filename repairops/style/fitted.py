@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from repairops.config import StyleConfig
-from repairops.style.degradation import Degradation, Estimate, degrade, estimate, limits
+from repairops.style.degradation import Degradation, Estimate, degrade, estimate, limits, nothing
 
 MAX_CLEAN = 2000  # images; more do not sharpen the estimate
 
@@ -50,5 +50,7 @@ def fit_fitted_degradation(
 
     `generator` draws the trials. Failures that look like clean images give (nearly) no degradation.
     """
+    if config.alpha == 0:
+        return FittedDegradation(nothing(references), 0.0)
     clean = clean[torch.randperm(len(clean), generator=generator)[:MAX_CLEAN].to(clean.device)]
     return FittedDegradation(estimate(references, clean, generator), config.alpha)

@@ -36,9 +36,7 @@ def degrade(images: Tensor, degradation: Degradation, generator: Generator) -> T
     return _where(images.clamp(0, 1), degradation, ("blocking",), compress).clamp(0, 1)
 
 
-def _where(
-    images: Tensor, degradation: Degradation, names: tuple[str, ...], change: Callable[..., Tensor]
-) -> Tensor:
+def _where(images: Tensor, degradation: Degradation, names: tuple[str, ...], change: Callable[..., Tensor]) -> Tensor:
     """`change(images, *parameters)` on the images for which one of the parameters is not 0."""
     parameters = [degradation[name] for name in names]
     touched = torch.stack(parameters).ne(0).any(0)

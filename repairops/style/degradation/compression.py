@@ -53,7 +53,9 @@ def compress(images: Tensor, blocking: Tensor) -> Tensor:
 
 
 def _quantise(planes: Tensor, table: tuple[int, ...], quality: Tensor) -> Tensor:
-    scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality) / 100  # as in the Independent JPEG Group's code
+    scale = (
+        torch.where(quality < 50, 5000 / quality, 200 - 2 * quality) / 100
+    )  # as in the Independent JPEG Group's code
     steps = (torch.tensor(table, device=planes.device) * scale[:, None]).round().clamp(1, 255)
     steps = steps.view(-1, 1, 1, 1, BLOCK, BLOCK)
     return block_inverse((block_transform(planes) / steps).round() * steps)

@@ -1,6 +1,6 @@
 """What can be seen of a degradation in one image: numbers that noise, blur, veils, blocks and the like move.
 
-None of them estimates a parameter by itself: each is moved by several components and by the scene. `estimate.py` finds
+None of them estimates a parameter by itself: each is moved by several components and by the scene. `estimation.py` finds
 out by trial what they say together.
 """
 
@@ -152,10 +152,7 @@ def peaks(images: Tensor) -> Tensor:
 
 def repeats(images: Tensor) -> Tensor:
     """Shares of neighbouring pixels that are equal, along rows and columns."""
-    shares = [
-        (images.diff(dim=dim).abs().amax(1) < 0.5 / 255).float().mean((1, 2))
-        for dim in (2, 3)
-    ]
+    shares = [(images.diff(dim=dim).abs().amax(1) < 0.5 / 255).float().mean((1, 2)) for dim in (2, 3)]
     return _log(torch.stack(shares, 1), 3e-3)
 
 

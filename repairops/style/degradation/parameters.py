@@ -41,7 +41,7 @@ PARAMETERS: Mapping[str, Parameter] = {
     "veil": Parameter("veil", 0.0, 0.3, 0.025),  # root mean square of a smooth grey layer, full scale
     "specks": Parameter("specks", 0.0, 0.2, 0.012),  # share of the image that bright specks cover
     "noise": Parameter("noise", 0.0, 0.3, 0.01),  # standard deviation, full scale
-    "shot": Parameter("shot", 0.0, 0.3, 0.025),  # standard deviation of signal-dependent noise at full brightness
+    "shot": Parameter("noise", 0.0, 0.3, 0.025),  # standard deviation of signal-dependent noise at full brightness
     "grain": Parameter("grain", 0.0, 0.2, 0.02),  # standard deviation of noise that is correlated over pixels
     "rows": Parameter("stripes", 0.0, 0.2, 0.01),  # standard deviation of one offset for each row
     "columns": Parameter("stripes", 0.0, 0.2, 0.01),  # and for each column
@@ -49,16 +49,14 @@ PARAMETERS: Mapping[str, Parameter] = {
     "blocking": Parameter("blocking", 0.0, 0.95, 0.12),  # 1 - quality / 100 of JPEG
 }
 COLOUR_ONLY = ("tint_red", "tint_blue")
-MIN_SIDE = {"blocking": 16, "coarseness": 8, "rows": 8, "columns": 8, "grain": 8, "veil": 8, "specks": 8,
+MIN_SIDE = {"blocking": 16, "coarseness": 8, "rows": 16, "columns": 16, "grain": 16, "veil": 8, "specks": 8,
             "streak_x": 8, "streak_y": 8}  # fmt: skip
 
 
 def parameter_names(channels: int, side: int) -> tuple[str, ...]:
     """The parameters that images of so many channels and pixels (the shorter side) can have."""
     return tuple(
-        name
-        for name in PARAMETERS
-        if (channels == 3 or name not in COLOUR_ONLY) and side >= MIN_SIDE.get(name, 2)
+        name for name in PARAMETERS if (channels == 3 or name not in COLOUR_ONLY) and side >= MIN_SIDE.get(name, 2)
     )
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 WIDTH = 128
-EPOCHS, BATCH, RATE = 18, 192, 6e-3
+EPOCHS, BATCH, RATE = 20, 160, 6e-3
 
 
 @dataclass(frozen=True, eq=False)

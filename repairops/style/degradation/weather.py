@@ -10,8 +10,9 @@ from repairops.style.degradation.optics import spread_points
 from repairops.style.spectrum import frequencies
 
 VEIL_FALL = 2.2  # the veil's amplitude falls with this power of the frequency, between those of CIFAR-10-C's fogs
-SPECK_OPACITY = 0.7
-SPECK_WIDTH, SPECK_LENGTH = 0.4, 1.2  # pixels of standard deviation
+SPECK_OPACITY = (0.3, 0.9)  # drawn for each image, as is the length
+SPECK_LENGTH = (0.3, 4.0)  # pixels of standard deviation, along the fall
+SPECK_WIDTH = 0.4
 
 
 def add_veil(images: Tensor, strength: Tensor, generator: Generator) -> Tensor:
@@ -27,15 +28,18 @@ def add_veil(images: Tensor, strength: Tensor, generator: Generator) -> Tensor:
 
 
 def add_specks(images: Tensor, coverage: Tensor, generator: Generator) -> Tensor:
-    """Covers a share `coverage` (B,) of (B, C, H, W) by short white streaks, all along one angle of each image."""
+    """Covers a share `coverage` (B,) of (B, C, H, W) by white specks, in each image of one length, angle and opacity."""
     batch, _, height, width = images.shape
+    drawn = torch.rand(3, batch, generator=generator).to(images.device)
+    angle = 2 * torch.pi * drawn[0]  # twice the specks' angle
+    length, density = (
+        low + (high - low) * u for (low, high), u in zip((SPECK_LENGTH, SPECK_OPACITY), drawn[1:], strict=True)
+    )
     layer = standard_normal((batch, 1, height, width), generator, images.device)
-    angle = torch.rand(batch, generator=generator).to(images.device) * 2 * torch.pi  # twice the streaks' angle
-    width_ = torch.full_like(coverage, SPECK_WIDTH)
-    layer = spread_points(layer, width_, SPECK_LENGTH * angle.cos(), SPECK_LENGTH * angle.sin())[:, 0]
+    layer = spread_points(layer, torch.full_like(length, SPECK_WIDTH), length * angle.cos(), length * angle.sin())[:, 0]
     ranked = layer.flatten(1).sort(1, descending=True).values
     place = (coverage * height * width).long().clamp(0, height * width - 1)
     threshold = ranked.gather(1, place[:, None])[:, :, None]
-    softness = 0.25 * layer.std((1, 2), keepdim=True).clamp_min(1e-9)
-    opacity = SPECK_OPACITY * ((layer - threshold) / softness + 0.5).clamp(0, 1)
+    softness = layer.std((1, 2), keepdim=True).clamp_min(1e-9)
+    opacity = density[:, None, None] * ((layer - threshold) / softness + 0.5).clamp(0, 1)
     return images + opacity[:, None] * (1 - images).clamp_min(0)

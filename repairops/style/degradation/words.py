@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repairops.style.degradation.estimate import Estimate
+from repairops.style.degradation.estimation import Estimate
 from repairops.style.degradation.parameters import PARAMETERS
 
 WIDE = 1.2816  # standard deviations to the 10% and 90% quantiles of a normal distribution
@@ -59,9 +59,7 @@ WORDINGS = {
     "contrast": Wording("contrast {sign} to {value} ({low} to {high}) of the original", "factor", math.exp),
     "blur": Wording("blur, width {value} ({low} to {high}) pixels", "pixels of standard deviation"),
     "streak": Wording("motion blur {sign}, width {value} ({low} to {high}) pixels", "pixels of standard deviation"),
-    "coarseness": Wording(
-        "resolution reduced to {value} ({low} to {high}) of the original", "factor", lambda v: 1 - v
-    ),
+    "coarseness": Wording("resolution reduced to {value} ({low} to {high}) of the original", "factor", lambda v: 1 - v),
     "veil": Wording("a smooth grey veil, strength {value} ({low} to {high})", "full scale, root mean square"),
     "specks": Wording("bright specks on {value}% ({low} to {high}%) of the image", "percent", _percent, 1),
     "noise": Wording("additive {sign}noise, sigma {value} ({low} to {high})", "full scale", digits=3),
@@ -72,9 +70,7 @@ WORDINGS = {
     "rows": Wording("stripes along rows, sigma {value} ({low} to {high})", "full scale", digits=3),
     "columns": Wording("stripes along columns, sigma {value} ({low} to {high})", "full scale", digits=3),
     "impulses": Wording("impulses in {value}% ({low} to {high}%) of the values", "percent", _percent, 1),
-    "blocking": Wording(
-        "blocks as of JPEG quality {value} ({low} to {high})", "quality", lambda v: 100 * (1 - v), 0
-    ),
+    "blocking": Wording("blocks as of JPEG quality {value} ({low} to {high})", "quality", lambda v: 100 * (1 - v), 0),
     "tint_red": Wording("red {sign} against green by {value} ({low} to {high})", "full scale"),
     "tint_blue": Wording("blue {sign} against green by {value} ({low} to {high})", "full scale"),
 }

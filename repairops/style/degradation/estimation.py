@@ -12,6 +12,7 @@ between images (what exceeds the scatter of the answers), and for each image wha
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -23,12 +24,14 @@ from repairops.style.degradation.parameters import PARAMETERS, Degradation, limi
 from repairops.style.degradation.regression import Answers, ask
 from repairops.style.whitening import safe_eigh
 
-FIRST_TRIALS, LATER_TRIALS, MOST_ROUNDS = 5000, 3000, 5
-MAX_SOUND = 1000  # undamaged images that the failures are compared with
+TRIALS, TRIALS_EACH = (3000, 6000), 8  # of the first round: limits, and for each failure; later ones have two thirds
+MOST_ROUNDS = 5
+MAX_SCENES = 2000  # clean images, or tiles of them
 TILE = 64  # larger images are measured in tiles of this side
 COUNTS = (0, 1, 1, 1, 1, 2, 2, 2, 3, 4)  # families in a trial of the first round, equally likely
 SKEW = 1.7  # strengths are drawn as u^SKEW: weak ones are more common
-ABSENT = 0.2  # of the later rounds' trials lack a given candidate
+ABSENT = 0.3  # of the later rounds' trials lack a given candidate
+MOST_FAMILIES = 5
 CERTAIN = 3.0  # standard errors
 TELLABLE = 0.2  # least slope of a regression's answers that say something of the parameter
 
@@ -53,30 +56,45 @@ class Estimate:
 
 def estimate(references: Tensor, clean: Tensor, generator: Generator) -> Estimate:
     """Degradation of references float32 (R, C, H, W) against clean images (M, C, H, W), both in 0..1."""
-    seen, owners = tiles(references)
-    scenes, _ = tiles(clean)
-    shape = noise_shape(seen, scenes)
-    asked = [_by_image(measure(seen), owners), measure(scenes[-(len(scenes) // 3 + 1) :][:MAX_SOUND])]
-    side = min(scenes.shape[2:])
-    names = parameter_names(scenes.shape[1], side)
-    low, high = limits(names, side, scenes.device)
-    drawn = broad(names, low, high, FIRST_TRIALS, generator)
+    side = min(clean.shape[2:])
+    names = parameter_names(clean.shape[1], side)
+    if not names:  # single pixels
+        return nothing(references)
+    cut = tiles(references)
+    scenes = torch.cat([tile[: MAX_SCENES // len(cut)] for tile in tiles(clean)])
+    scenes = scenes[torch.randperm(len(scenes), generator=generator).to(scenes.device)]
+    shape = noise_shape(cut[0], scenes)
+    failed = torch.stack([measure(tile) for tile in cut]).mean(0)
+    asked = [failed, measure(scenes[-(len(scenes) // 3 + 1) :])]
+    low, high = limits(names, min(scenes.shape[2:]), scenes.device)
+    trials = min(max(TRIALS_EACH * len(references), TRIALS[0]), TRIALS[1])
+    drawn = broad(names, low, high, trials, generator)
     for number in range(MOST_ROUNDS):
-        index = trial_scenes(len(scenes), len(drawn), generator).to(scenes.device)
-        degraded = degrade(scenes[index], Degradation(names, drawn, shape), generator)
-        trials = measure((degraded * 255).round() / 255)
-        failures, sound = ask(trials, drawn, asked, generator)
-        found = evident(names, failures, sound, broadly=number == 0, sure=number > 1)
-        kept = torch.tensor([i for i, name in enumerate(names) if name in found], dtype=torch.int64)
-        kept = kept.to(scenes.device)
+        seen = measure(try_out(scenes, Degradation(names, drawn, shape), generator))
+        failures, sound = ask(seen, drawn, asked, generator)
+        found = evident(names, failures, sound, number)
+        kept = [i for i, name in enumerate(names) if name in found]
         stable = len(kept) == len(names)
-        names = tuple(name for name in names if name in found)
-        failures, low, high = failures.keep(kept), low[kept], high[kept]
+        names = tuple(names[i] for i in kept)
+        index = torch.tensor(kept, dtype=torch.int64, device=scenes.device)
+        failures, low, high = failures.keep(index), low[index], high[index]
         if not names or (stable and number > 1):
             break
-        if number < MOST_ROUNDS - 1:
-            drawn = local(names, failures, low, high, LATER_TRIALS, generator)
+        drawn = local(names, failures, low, high, 2 * trials // 3, generator)
     return random_effects(names, failures, low, high, shape)
+
+
+def nothing(references: Tensor) -> Estimate:
+    """No degradation of references (R, C, H, W)."""
+    none = references.new_zeros(0)
+    shape = torch.eye(references.shape[1], device=references.device)
+    return Estimate((), references.new_zeros(len(references), 0), none.view(0, 0), none, none, none, shape)
+
+
+def try_out(scenes: Tensor, degradation: Degradation, generator: Generator) -> Tensor:
+    """Each degradation on a scene drawn for it, rounded to 8 bits as failures are."""
+    index = trial_scenes(len(scenes), len(degradation), generator).to(scenes.device)
+    return (degrade(scenes[index], degradation, generator) * 255).round() / 255
 
 
 def trial_scenes(scenes: int, trials: int, generator: Generator) -> Tensor:
@@ -90,24 +108,32 @@ def trial_scenes(scenes: int, trials: int, generator: Generator) -> Tensor:
     return torch.cat([first, torch.randint(min(border, scenes - 1), scenes, (trials - fitted,), generator=generator)])
 
 
-def evident(names: tuple[str, ...], failures: Answers, sound: Answers, broadly: bool, sure: bool) -> set[str]:
-    """The parameters whose families show in the failures' answers against those of clean images.
+def evident(names: tuple[str, ...], failures: Answers, sound: Answers, number: int) -> set[str]:
+    """The parameters whose families show in the failures' answers against those of clean images, in round `number`.
 
-    A family shows by its mean, or by a spread between images that clean images do not have.
+    A family shows by its mean, or by a spread between images that clean images do not have. The first rounds are
+    lenient, and the first keeps no more than MOST_FAMILIES: a regression on too many at once says little of each.
     """
-    factor = 1.0 if sure else 0.5
     shift = failures.mean - sound.mean
-    error = (failures.total.diagonal() / len(failures.values) + sound.total.diagonal() / len(sound.values)).sqrt()
-    usual = torch.maximum(sound.total.diagonal(), failures.absent if not broadly else sound.total.diagonal())
-    excess = (failures.total.diagonal() - usual * (1 + CERTAIN * (2 / len(failures.values)) ** 0.5)).clamp_min(0)
-    found = set()
+    count = len(failures.values)
+    error = (failures.total.diagonal() / count + sound.total.diagonal() / len(sound.values)).sqrt()
+    usual = sound.total.diagonal() if number == 0 else torch.maximum(sound.total.diagonal(), failures.absent)
+    excess = (failures.total.diagonal() - usual * (1 + CERTAIN * math.sqrt(2 / count))).clamp_min(0).sqrt()
+    strength: dict[str, float] = {}
     for i, name in enumerate(names):
-        least = factor * PARAMETERS[name].least
-        if float(failures.slope[i]) < TELLABLE:
-            continue
-        if abs(float(shift[i])) > max(least, CERTAIN * float(error[i])) or float(excess[i].sqrt()) > least:
-            found.add(PARAMETERS[name].family)
-    return {name for name in names if PARAMETERS[name].family in found}
+        parameter = PARAMETERS[name]
+        least = parameter.least if number > 1 else parameter.least / 2
+        moved = float(shift[i])
+        if number > 1:  # where other components are strong, answers for clean images mislead too
+            moved = min(moved, float(failures.mean[i]), key=abs)
+        moved = moved if parameter.low == 0 else abs(moved)
+        moved = moved if moved > CERTAIN * float(error[i]) else 0.0
+        spread = float(excess[i]) if parameter.low < 0 or shift[i] > -least else 0.0
+        if (number > 0 or failures.slope[i] > TELLABLE) and max(moved, spread) > least:
+            score = max(moved, spread) / least
+            strength[parameter.family] = max(score, strength.get(parameter.family, 0.0))
+    strongest = sorted(strength, key=lambda family: -strength[family])[:MOST_FAMILIES]
+    return {name for name in names if PARAMETERS[name].family in strongest}
 
 
 def broad(names: tuple[str, ...], low: Tensor, high: Tensor, count: int, generator: Generator) -> Tensor:
@@ -128,11 +154,12 @@ def local(
     """Parameters (count, P) of a later round: around the answers, wider than these, now and then without a family."""
     least = torch.tensor([PARAMETERS[name].least for name in names], device=low.device)
     between = (answers.total - answers.scatter).diagonal().clamp_min(0).sqrt()
-    width = 1.5 * between + 2 * least + 0.3 * answers.mean.abs()
+    unsure = torch.minimum(answers.scatter.diagonal().sqrt(), (high - low) / 4)
+    width = between + unsure + 2 * least
     drawn = torch.randn(count, len(names), generator=generator).to(low.device)
     families = [PARAMETERS[name].family for name in names]
     different = list(dict.fromkeys(families))
-    absent = torch.rand(count, len(different), generator=generator) < (ABSENT if len(different) > 1 else ABSENT / 2)
+    absent = torch.rand(count, len(different), generator=generator) < (ABSENT if len(different) > 1 else ABSENT / 3)
     values = (answers.mean + width * drawn).clamp(low, high)
     return values * ~absent[:, [different.index(family) for family in families]].to(low.device)
 
@@ -170,17 +197,8 @@ def noise_shape(references: Tensor, clean: Tensor) -> Tensor:
     return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
 
 
-def tiles(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Up to four tiles of large images (N, C, H, W), on the 8x8 grid, and the image of each; smaller ones as they are."""
+def tiles(images: Tensor) -> list[Tensor]:
+    """Up to four tiles of large images (N, C, H, W), on the 8x8 grid of blocks; smaller ones as they are."""
     height, width = images.shape[2:]
-    tops, lefts = ({0, (side - TILE) // 8 * 8} if side > TILE else {0} for side in (height, width))
-    cut = [images[..., top : top + TILE, left : left + TILE] for top in sorted(tops) for left in sorted(lefts)]
-    owners = torch.arange(len(images), device=images.device).repeat(len(cut))
-    return torch.cat(cut), owners
-
-
-def _by_image(measures: Tensor, owners: Tensor) -> Tensor:
-    """Mean over each image's tiles."""
-    count = int(owners.max()) + 1
-    sums = measures.new_zeros(count, measures.shape[1]).index_add_(0, owners, measures)
-    return sums * (count / len(owners))
+    tops, lefts = (sorted({0, max(0, side - TILE) // 8 * 8}) for side in (height, width))
+    return [images[..., top : top + TILE, left : left + TILE] for top in tops for left in lefts]
