@@ -24,7 +24,8 @@ TO_YCC = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -
 
 def block_transform(planes: Tensor) -> Tensor:
     """Cosine transform of 8x8 blocks: (B, C, H, W), sides multiples of 8, to (B, C, H/8, W/8, 8, 8)."""
-    blocks = planes.unflatten(-1, (-1, BLOCK)).unflatten(-3, (-1, BLOCK)).transpose(-2, -3)
+    batch, channels, height, width = planes.shape
+    blocks = planes.reshape(batch, channels, height // BLOCK, BLOCK, width // BLOCK, BLOCK).transpose(-2, -3)
     basis = _basis(planes.device)
     return basis @ blocks @ basis.T
 
@@ -32,7 +33,8 @@ def block_transform(planes: Tensor) -> Tensor:
 def block_inverse(coefficients: Tensor) -> Tensor:
     """Inverse of `block_transform`."""
     basis = _basis(coefficients.device)
-    return (basis.T @ coefficients @ basis).transpose(-2, -3).flatten(-2).flatten(-3, -2)
+    planes: Tensor = (basis.T @ coefficients @ basis).transpose(-2, -3)
+    return planes.flatten(-2).flatten(-3, -2)
 
 
 def compress(images: Tensor, blocking: Tensor) -> Tensor:

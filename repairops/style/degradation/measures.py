@@ -1,7 +1,7 @@
 """What can be seen of a degradation in one image: numbers that noise, blur, veils, blocks and the like move.
 
-None of them estimates a parameter by itself: each is moved by several components and by the scene. `estimation.py` finds
-out by trial what they say together.
+None of them estimates a parameter by itself: each is moved by several components and by the scene. `estimation.py`
+finds out by trial what they say together.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ def spread_points(images: Tensor, blur: Tensor, streak_x: Tensor, streak_y: Tens
     height, width = images.shape[2:]
     pad = min(8, min(height, width) // 4)
     padded = F.pad(images, (pad,) * 4, mode="reflect") if pad else images
-    vertical, horizontal = frequencies(*padded.shape[2:], images.device)
+    vertical, horizontal = frequencies(padded.shape[2], padded.shape[3], images.device)
     length = torch.hypot(streak_x, streak_y)
     squared = (vertical.square() + horizontal.square()).expand(len(images), -1, -1)
     gaussian = torch.exp(-2 * math.pi**2 * blur.square()[:, None, None] * squared)
@@ -43,8 +43,9 @@ def coarsen(images: Tensor, coarseness: Tensor) -> Tensor:
 def _resampling(side: int, coarseness: Tensor) -> Tensor:
     """Matrices (B, side, side): the mean over each coarse pixel, repeated over its extent."""
     sizes = (side * (1 - coarseness)).round().clamp(1, side).long()
-    unique, index = sizes.unique(return_inverse=True)
-    return torch.stack([_reduce_and_repeat(side, int(n)) for n in unique.tolist()]).to(coarseness.device)[index]
+    different = sorted(set(sizes.tolist()))
+    index = torch.tensor([different.index(n) for n in sizes.tolist()], device=coarseness.device)
+    return torch.stack([_reduce_and_repeat(side, n) for n in different]).to(coarseness.device)[index]
 
 
 def _reduce_and_repeat(side: int, size: int) -> Tensor:

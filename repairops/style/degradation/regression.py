@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -36,7 +37,7 @@ def fit_regression(measures: Tensor, parameters: Tensor, generator: Generator) -
             (torch.randn(fed, out, generator=generator) * math.sqrt(2 / fed)).to(measures.device).requires_grad_(),
             torch.zeros(out, device=measures.device, requires_grad=True),
         )
-        for fed, out in zip(sizes, sizes[1:], strict=False)
+        for fed, out in itertools.pairwise(sizes)
     )
     batches = max(1, len(measures) // BATCH)
     optimiser = torch.optim.AdamW([t for layer in layers for t in layer], RATE, weight_decay=1e-3)
@@ -47,7 +48,7 @@ def fit_regression(measures: Tensor, parameters: Tensor, generator: Generator) -
             for index in order.tensor_split(batches):
                 loss = F.mse_loss(_forward(standard[index], layers), parameters[index])
                 optimiser.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
                 schedule.step()
     return Regression(centre, scale, tuple((w.detach(), b.detach()) for w, b in layers))

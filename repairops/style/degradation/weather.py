@@ -24,11 +24,12 @@ def add_veil(images: Tensor, strength: Tensor, generator: Generator) -> Tensor:
     drawn = torch.fft.rfft2(standard_normal((batch, 1, height, width), generator, images.device))
     layer = torch.fft.irfft2(drawn * amplitude, s=(height, width))
     layer = layer / layer.square().mean((2, 3), keepdim=True).sqrt().clamp_min(1e-9)
-    return images + strength[:, None, None, None] * layer
+    veiled: Tensor = images + strength[:, None, None, None] * layer
+    return veiled
 
 
 def add_specks(images: Tensor, coverage: Tensor, generator: Generator) -> Tensor:
-    """Covers a share `coverage` (B,) of (B, C, H, W) by white specks, in each image of one length, angle and opacity."""
+    """Covers a share `coverage` (B,) of (B, C, H, W) by white specks, of one length, angle and opacity each."""
     batch, _, height, width = images.shape
     drawn = torch.rand(3, batch, generator=generator).to(images.device)
     angle = 2 * torch.pi * drawn[0]  # twice the specks' angle
@@ -42,4 +43,5 @@ def add_specks(images: Tensor, coverage: Tensor, generator: Generator) -> Tensor
     threshold = ranked.gather(1, place[:, None])[:, :, None]
     softness = layer.std((1, 2), keepdim=True).clamp_min(1e-9)
     opacity = density[:, None, None] * ((layer - threshold) / softness + 0.5).clamp(0, 1)
-    return images + opacity[:, None] * (1 - images).clamp_min(0)
+    covered: Tensor = images + opacity[:, None] * (1 - images).clamp_min(0)
+    return covered
