@@ -4,7 +4,10 @@ import sys
 
 from mlflow_project.arguments import call, flag, options, parse
 
-NAMES = ("model", "failures", "train-set", "clean-set", "config", "set", "method", "seed", "device", "promote", "rerun")
+NAMES = (
+    "model", "failures", "train-set", "clean-set", "config", "set", "method", "preset", "max-minutes", "seed", "device",
+    "promote", "rerun",
+)  # fmt: skip
 
 
 def repair_arguments(values: dict[str, str]) -> list[str]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from repairops.errors import InvalidOption, UnknownOption, UsageError
+from repairops.presets import with_preset
 from repairops.records import Level
 
 # A field with this metadata does not change what a job makes and decides: it is not in the digest.
@@ -93,6 +94,7 @@ class MethodConfig:
     population: int = 4  # sensei's variants of each image
     generations: int = 1  # of sensei's search in each step
     components: int = 3  # few_shot's Gaussian mixture
+    trial_share: float = 0.25  # auto: images, or minutes, of all trials as a share of the whole training's
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,7 @@ class Config:
     """Everything that a repair can be told. `digest()` names it in a job's key."""
 
     seed: int = 0
+    preset: Literal["quick", "default", "paper"] = field(default="default", metadata=_MACHINE)  # already in the values
     model: ModelConfig = field(default_factory=ModelConfig)
     images: ImagesConfig = field(default_factory=ImagesConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
@@ -188,7 +191,7 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
 
 def config_from_dict(values: Mapping[str, Any]) -> Config:
     """A configuration from nested plain values, each converted to its field's type or refused by name."""
-    built: Config = _build(Config, values, prefix="")
+    built: Config = _build(Config, with_preset(values), prefix="")
     return built
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from repairops.config import Config, config_from_dict, derive_seed, load_config, option_names
 from repairops.errors import InvalidOption, UnknownOption, UsageError
+from repairops.presets import PRESETS
 
 
 def test_defaults_then_file_then_overrides(tmp_path):
@@ -112,10 +113,10 @@ def test_every_field_is_an_option():
     fields = [
         f
         for stage in dataclasses.fields(Config)
-        if stage.name != "seed"
+        if stage.name not in ("seed", "preset")
         for f in dataclasses.fields(getattr(Config(), stage.name))
     ]
-    assert len(names) == 1 + len(fields)
+    assert len(names) == 2 + len(fields)
 
 
 def test_derived_seeds_differ_by_seed_and_name_and_stay():
@@ -123,3 +124,23 @@ def test_derived_seeds_differ_by_seed_and_name_and_stay():
     assert len(seeds) == 8
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert derive_seed(0, "split") == 1783370809290332293  # an old job's split can be made again
+
+
+def test_a_preset_fills_in_what_is_not_given() -> None:
+    quick, paper = (load_config(overrides=[f"preset={name}", "training.epochs=7"]) for name in ("quick", "paper"))
+    assert (quick.training.epochs, quick.training.max_train_images) == (7, 5000)
+    assert (paper.training.epochs, paper.training.batch_size, paper.method.recipe) == (7, 128, "paper")
+    assert load_config(overrides=["preset=default"]).digest() == Config().digest()
+    assert load_config(overrides=["preset=quick"]).digest() != Config().digest()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_a_configuration_whose_values_stand_in_it(name: str) -> None:
+    config = load_config(overrides=[f"preset={name}"])
+    for stage, values in PRESETS[name].items():
+        assert values.items() <= dataclasses.asdict(getattr(config, stage)).items()
+
+
+def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(InvalidOption, match=r"preset is 'fast'.*quick, default, paper"):
+        load_config(overrides=["preset=fast"])

@@ -19,6 +19,8 @@ from repairops.cli.console import json_option, print_json
 )
 @click.option("--set", "overrides", multiple=True, metavar="STAGE.OPTION=VALUE", help="One option; may be repeated.")
 @click.option("--method", help="Repair method, see `repairops methods`.")
+@click.option("--preset", type=click.Choice(["quick", "default", "paper"]), help="Named values for several options.")
+@click.option("--max-minutes", type=float, help="Time limit of the training; the epoch under way is measured and kept.")
 @click.option("--seed", type=int, help="Seed of everything random.")
 @click.option("--device", help="auto, cpu, cuda or cuda:N.")
 @click.option("--promote", type=click.Choice(["manual", "auto"]), help="'auto' moves the alias when the gate passes.")
@@ -34,6 +36,8 @@ def repair(
     config_file: str | None,
     overrides: tuple[str, ...],
     method: str | None,
+    preset: str | None,
+    max_minutes: float | None,
     seed: int | None,
     device: str | None,
     promote: str | None,
@@ -54,7 +58,14 @@ def repair(
     ranks = start_ranks()
     if not ranks.leads:
         return follow()
-    options = {"method.name": method, "seed": seed, "training.device": device, "register.promote": promote}
+    options = {
+        "preset": preset,
+        "method.name": method,
+        "training.max_minutes": max_minutes,
+        "seed": seed,
+        "training.device": device,
+        "register.promote": promote,
+    }
     given = [f"{name}={value}" for name, value in options.items() if value is not None]
     with leading(ranks):
         outcome = run_repair(

@@ -71,10 +71,11 @@ def fine_tune(job: Job, champion: Champion, train_set: ImageSet, split: FailureS
     """A copy of the champion, fine-tuned; the checkpoint is chosen on validation parts alone."""
     challenger = copy.deepcopy(champion.classifier)
     work = Work(challenger, train_set, split.repair, split.validation, clusters, job.config)
-    result = fine_tune_everywhere(work, job.folder, job.log_epoch)
+    result, trials = fine_tune_everywhere(work, job.folder, job.log_epoch)
     training = dataclasses.asdict(result)
     training["history"] = [{"epoch": number, **figures} for number, figures in enumerate(result.history, 1)]
-    job.values["training"] = training
+    job.values["training"] = training | {"trials": trials}
+    job.values["method"] |= {"chosen": next((t["method"] for t in trials if t["chosen"]), job.config.method.name)}
     job.say(
         f"{len(result.history)} epochs on {result.device}, {result.images_per_second:.0f} images/s; "
         f"epoch {result.best_epoch} chosen" + (f". {result.note}" if result.note else "")

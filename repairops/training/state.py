@@ -162,7 +162,9 @@ def count_right(classifier: Classifier, images: ImageSet, device: torch.device, 
     set_mode(classifier, training=False)
     right = 0
     labels = torch.from_numpy(images.labels)
-    for index in torch.split(torch.arange(len(images))[rows], EVALUATED_AT_ONCE):
+    own = torch.arange(len(images))[rows]
+    for start in range(0, len(own), EVALUATED_AT_ONCE):
+        index = own[start : start + EVALUATED_AT_ONCE]
         logits = classifier(to_unit(images.pixels[index].to(device))).cpu()
         found = (logits.argmax(1) == labels[index]) & torch.isfinite(logits).all(1)
         right += int(found.sum())

@@ -1,0 +1,199 @@
+"""Networks of all kinds through clustering, the default method, training and export; small and large batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+from torchvision.models import mobilenet_v3_small, resnet18
+from training_helpers import digits
+
+from repairops.clustering import cluster_failures, split_failures
+from repairops.config import MethodConfig, StyleConfig, TrainingConfig
+from repairops.evaluation import logits
+from repairops.export import export_onnx, run_onnx
+from repairops.methods import RepairData, make_method
+from repairops.methods.base import Method
+from repairops.network import Classifier, to_unit
+from repairops.records import FailureBatch, FailureSplit, ImageSet, InputSpec
+from repairops.training import TrainingResult, train
+
+
+class Rows(nn.Module):
+    """An LSTM over the rows of a grey image."""
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(width, 32, batch_first=True)
+        self.head = nn.Linear(32, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.lstm(x.squeeze(1))[0][:, -1])
+
+
+class Tokens(nn.Module):
+    """Patches, attention and LayerNorm: no BatchNorm, and a convolution whose features are reshaped."""
+
+    def __init__(self, channels: int, side: int, classes: int) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(channels, 24, 4, 4)
+        self.places = nn.Parameter(torch.zeros(1, (side // 4) ** 2, 24))
+        self.block = nn.TransformerEncoderLayer(24, 4, 48, dropout=0.0, batch_first=True, norm_first=True)
+        self.norm = nn.LayerNorm(24)
+        self.head = nn.Linear(24, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.patches(x).flatten(2).transpose(1, 2) + self.places
+        return self.head(self.norm(self.block(tokens)).mean(1))
+
+
+class Viewing(nn.Module):
+    """Calls `view` on its features, which channels_last refuses, and returns a dict."""
+
+    def __init__(self, channels: int, side: int, classes: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(nn.Conv2d(channels, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU())
+        self.head = nn.Linear(8 * (side // 2) ** 2, classes)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        features = self.features(x)
+        return {"features": features, "logits": self.head(features.view(x.shape[0], -1))}
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, int, int]] = {  # network, channels, side, classes
+    "mobilenet_v3_small": (lambda: mobilenet_v3_small(num_classes=3), 3, 64, 3),
+    "resnet18 at 224": (lambda: resnet18(num_classes=4), 3, 224, 4),
+    "grey": (lambda: nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 10 * 10, 10)), 1, 12, 10),
+    "LayerNorm": (lambda: Tokens(3, 16, 10), 3, 16, 10),
+    "LSTM over rows": (lambda: Rows(16, 10), 1, 16, 10),
+    "dict": (lambda: Viewing(3, 16, 10), 3, 16, 10),
+    "two classes": (lambda: Viewing(1, 16, 2), 1, 16, 2),
+    "1,000 classes": (lambda: Viewing(3, 16, 1000), 3, 16, 1000),
+}
+SLOW = {"resnet18 at 224", "mobilenet_v3_small"}
+CONFIG = TrainingConfig(epochs=2, batch_size=16, learning_rate=0.01, device="cpu", max_validation_images=8)
+
+
+def digit_set(channels: int, side: int, classes: int, count: int, seed: int) -> ImageSet:
+    """Digits of the classes that there are, enlarged; more than ten classes are digits with other names."""
+    images, _ = digits()
+    rng = np.random.default_rng(seed)
+    rows = rng.permutation(np.flatnonzero(images.labels < classes))[:count]
+    rows = np.resize(rows, count)
+    large = F.interpolate(to_unit(images.pixels[torch.from_numpy(rows)]), (side, side), mode="bilinear")
+    noise = 0.02 * torch.randn(large.shape, generator=Generator().manual_seed(seed))
+    pixels = (large + noise).clamp(0, 1).mul(255).round().byte().expand(-1, channels, -1, -1).contiguous()
+    labels = images.labels[rows] if classes <= 10 else rng.integers(0, classes, count)
+    names = tuple(f"class {i}" for i in range(classes))
+    return ImageSet(pixels, labels, names, np.array([f"{seed}-{i:06d}" for i in range(count)]))
+
+
+def failures_of(images: ImageSet) -> FailureBatch:
+    """The images at a third of their contrast, all said to be failures, each a group of its own."""
+    faded = ImageSet(images.pixels // 3 + 80, images.labels, images.class_names, images.sample_ids)
+    blank = np.full(len(images), "")
+    wrong = (images.labels + 1) % len(images.class_names)
+    return FailureBatch(faded, wrong, np.ones(len(images), np.float32), images.sample_ids, blank)
+
+
+def split(batch: FailureBatch) -> FailureSplit:
+    return split_failures(batch, heldout_fraction=0.3, validation_fraction=0.2, near_duplicate_similarity=0.99, seed=0)
+
+
+def fine_tune(
+    classifier: Classifier, train_set: ImageSet, parts: FailureSplit, folder: Path, config: TrainingConfig = CONFIG
+) -> TrainingResult:
+    def method(data: RepairData) -> Method:
+        return make_method(MethodConfig(), StyleConfig(group_size=4), data, Generator().manual_seed(0))
+
+    clusters = cluster_failures(parts.repair, clusters=3, per_class=False, restarts=1, seed=0)
+    return train(
+        classifier, method, train_set, parts.repair, parts.validation, clusters, config,
+        seed=0, work_dir=folder, method_key="default",
+    )  # fmt: skip
+
+
+def seeded(make: Callable[[], nn.Module]) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return make().eval()
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in NETWORKS])
+def test_any_network_is_trained_and_exported(name: str, tmp_path: Path) -> None:
+    make, channels, side, classes = NETWORKS[name]
+    train_set = digit_set(channels, side, classes, 40 if side > 100 else 168, seed=0)
+    spec = InputSpec(channels, side, side, train_set.class_names, mean=(0.4,), std=(0.3,))
+    classifier = Classifier(seeded(make), spec)
+    before = [p.detach().clone() for p in classifier.parameters()]
+    batch = failures_of(digit_set(channels, side, classes, 40, seed=1))
+
+    result = fine_tune(classifier, train_set, split(batch), tmp_path)
+
+    first, last = result.history[0], result.history[-1]
+    assert last["loss"] < first["loss"] or side > 100  # there, two steps an epoch
+    assert result.step_shares["forward"] > 0
+    assert not classifier.training
+    if result.best_epoch:
+        assert any(not torch.equal(a, b) for a, b in zip(before, classifier.parameters(), strict=True))
+    export_onnx(classifier.network, spec, tmp_path / "model.onnx")
+    exported = run_onnx(tmp_path / "model.onnx", spec, train_set.pixels[:20])
+    np.testing.assert_allclose(exported, logits(classifier, train_set.pixels[:20]), atol=1e-3)
+
+
+@pytest.mark.parametrize("amp", ["on", "off"])
+def test_a_network_that_refuses_channels_last_is_left_as_it_is(amp: str, tmp_path: Path) -> None:
+    train_set = digit_set(3, 16, 10, 168, seed=0)
+    spec = InputSpec(3, 16, 16, train_set.class_names)
+    parts = split(failures_of(digit_set(3, 16, 10, 40, seed=1)))
+    config = TrainingConfig(epochs=1, batch_size=16, device="cpu", amp=amp)  # type: ignore[arg-type]
+    viewing = Classifier(seeded(lambda: Viewing(3, 16, 10)), spec)
+    refused = fine_tune(viewing, train_set, parts, tmp_path / "refused", config)
+    assert (refused.channels_last, refused.bfloat16) == (False, amp == "on")
+    plain = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    taken = fine_tune(Classifier(plain, spec), train_set, parts, tmp_path / "taken", config)
+    assert taken.channels_last == (amp == "on")
+    assert plain[0].weight.is_contiguous()  # as it came, whatever it was trained in
+
+
+def test_a_traced_network_keeps_its_statistics_and_its_class_moves_them(tmp_path: Path) -> None:
+    """A pt2 model without model_factory trains with frozen BatchNorm; rebuilt by its class it trains like any other."""
+    train_set = digit_set(3, 16, 10, 168, seed=0)
+    spec = InputSpec(3, 16, 16, train_set.class_names)
+    batch = failures_of(digit_set(3, 16, 10, 40, seed=1))
+    options = {"heldout_fraction": 0.3, "validation_fraction": 0.0, "near_duplicate_similarity": 0.99}
+    parts = split_failures(batch, **options, seed=0)  # nothing to choose by: the last epoch is taken
+    network = seeded(lambda: Viewing(3, 16, 10))
+    dynamic = ({0: torch.export.Dim("batch", min=2)},)
+    traced = torch.export.export(network, (torch.zeros(4, 3, 16, 16),), dynamic_shapes=dynamic).module()
+    rebuilt = Viewing(3, 16, 10)
+    rebuilt.load_state_dict(traced.state_dict())
+    before = {name: value.clone() for name, value in network.state_dict().items()}  # the trace shares its tensors
+    moved = []
+    for number, found in enumerate((traced, rebuilt)):
+        config = TrainingConfig(epochs=2, batch_size=16, device="cpu", max_clean_drop=100)
+        result = fine_tune(Classifier(found, spec), train_set, parts, tmp_path / str(number), config)
+        assert result.history[-1]["loss"] < result.history[0]["loss"]
+        assert result.best_epoch > 0
+        state = found.state_dict()
+        assert not torch.equal(state["head.weight"], before["head.weight"])
+        moved.append(not torch.equal(state["features.1.running_mean"], before["features.1.running_mean"]))
+    assert moved == [False, True]
+
+
+@pytest.mark.slow
+def test_a_batch_of_twenty_thousand_failures(tmp_path: Path) -> None:
+    train_set = digit_set(1, 8, 10, 1200, seed=0)
+    batch = failures_of(digit_set(1, 8, 10, 20_000, seed=1))
+    parts = split(batch)
+    assert len(parts.repair) + len(parts.validation) + len(parts.heldout.batch) == 20_000
+    network = seeded(lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10)))
+    classifier = Classifier(network, InputSpec(1, 8, 8, train_set.class_names))
+    result = fine_tune(classifier, train_set, parts, tmp_path)
+    assert result.validation_failures == len(parts.validation)
+    assert result.history[-1]["validation_repair_rate"] > result.champion["validation_repair_rate"]
