@@ -54,6 +54,19 @@ class InvalidOption(UsageError):
         super().__init__(f"Option {option} is {value!r}; it must be {wanted}.")
 
 
+class NoBenchmarkData(UsageError):
+    def __init__(self, preset: str) -> None:
+        super().__init__(
+            f"The preset {preset!r} has no data. Give --data TRAIN CLEAN (ImageFolders or parquet), or --cifar10 "
+            "FOLDER to let torchvision fetch CIFAR-10; the preset digits needs none."
+        )
+
+
+class NoBenchmarkResults(RepairError):
+    def __init__(self, folder: object) -> None:
+        super().__init__(f"No cell in {folder} is done. Compute some with `repairops bench run --out {folder}`.")
+
+
 class InvalidInputSpec(RepairError):
     def __init__(self, field: str, value: object, wanted: str) -> None:
         super().__init__(

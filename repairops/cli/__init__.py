@@ -19,6 +19,7 @@ COMMANDS = {
     "rollback": ("repairops.cli.promotion", "rollback", "Undo the last promotion."),
     "gate": ("repairops.cli.gate", "gate", "Recompute a verdict from an outcome.json."),
     "methods": ("repairops.cli.methods", "methods", "List the repair methods."),
+    "bench": ("repairops.cli.bench", "bench", "Compare repair methods on corrupted images, as the paper does."),
     "demo": ("repairops.cli.demo", "demo", "Run the whole story on real images in a folder of its own."),
     "doctor": ("repairops.cli.doctor", "doctor", "Check versions, GPU, registry, rights and disk."),
 }

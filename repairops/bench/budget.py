@@ -1,0 +1,140 @@
+"""The same budget for every rival: seconds of training steps, measured once for a grid, turned into whole steps.
+
+A limit in wall-clock seconds would make a cell's figures depend on what else the machine does. So the time of one step
+is measured once for each network and rival and kept in the grid's folder; the steps that follow from it are among a
+cell's arguments, and the cell can be repeated bit for bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+
+from repairops.bench.champions import digest_of, input_spec
+from repairops.bench.corruptions import corrupt_pixels
+from repairops.bench.networks import build_network
+from repairops.bench.rivals import Rival, make_rival, twisted_clusters
+from repairops.clustering import cluster_failures
+from repairops.config import ClusteringConfig, StyleConfig, TrainingConfig
+from repairops.device import MixedPrecision, resolve_device, seeded, set_mode, use_bfloat16
+from repairops.errors import RepairError
+from repairops.images import from_arrays
+from repairops.methods import RepairData
+from repairops.network import Classifier, to_unit
+from repairops.records import FailureBatch, ImageSet
+from repairops.training.loop import make_jitter
+
+WARM_UP, MEASURED, REPEATS = 2, 4, 3  # steps, steps, times; the median counts
+FAILURES = 320  # of the stand-in failure batch
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """seconds: of one training step; NaN where the rival does not run on this network, and error says why."""
+
+    seconds: float
+    error: str = ""
+
+
+def step_time(
+    network: str, name: str, chosen: Rival, train_set: ImageSet, training: TrainingConfig, folder: Path
+) -> StepTime:
+    """From the grid's folder, or measured now and kept there: one measurement for all processes that share it."""
+    arguments = {
+        "network": network, "rival": name, "batch_size": training.batch_size, "amp": training.amp,
+        "device": training.device, "shape": list(train_set.pixels.shape[1:]),
+    }  # fmt: skip
+    path = folder / f"{network}-{name}-{digest_of(arguments)}.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            try:
+                found = StepTime(_measure(network, chosen, train_set, training))
+            except RepairError as error:
+                found = StepTime(math.nan, str(error))
+            partial = path.with_suffix(".part")
+            partial.write_text(json.dumps({**arguments, **dataclasses.asdict(found)}), encoding="utf-8")
+            partial.replace(path)
+        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return StepTime(stored["seconds"], stored["error"])
+
+
+def within_budget(
+    training: TrainingConfig, seconds_per_step: float, budget: float, train_images: int, checks: int
+) -> TrainingConfig:
+    """The training configuration whose epochs make up the budget, to a step an epoch.
+
+    train_images: how many the loop could use. There are at least `checks` epochs, since the checkpoint is chosen
+    between them; where the budget is less than that many passes, an epoch is a part of the train set.
+    """
+    steps = max(checks, int(budget / seconds_per_step))
+    pool = min(training.max_train_images or train_images, train_images)
+    epochs = max(checks, math.ceil(steps * training.batch_size / pool))
+    images = max(1, round(steps / epochs)) * training.batch_size
+    return dataclasses.replace(training, epochs=epochs, max_train_images=min(images, pool))
+
+
+def _measure(network: str, chosen: Rival, train_set: ImageSet, training: TrainingConfig) -> float:
+    """Seconds of one step on a fresh network, with train images as failures: CPU time of this process, or a GPU's."""
+    device = resolve_device(training.device)
+    spec = input_spec(train_set)
+    bare = Classifier(build_network(network, spec, 0), spec).to(device)
+    classifier = MixedPrecision(bare.network, spec) if use_bfloat16(training.amp, device) else bare
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randperm(len(train_set), generator=generator)
+    data = _stand_in(train_set, rows.numpy(), training, chosen, device)
+    with seeded(0, device), torch.enable_grad():
+        method = make_rival(chosen, "gaussian_noise", chosen.config, StyleConfig(), data, generator)
+        parameters = [p for p in classifier.parameters() if p.requires_grad]
+        optimizer = torch.optim.SGD(parameters, lr=1e-4, momentum=0.9, nesterov=True)
+        batch = rows[: training.batch_size]
+        images, labels = (
+            to_unit(train_set.pixels[batch]).to(device),
+            torch.from_numpy(train_set.labels)[batch].to(device),
+        )
+
+        def steps(count: int) -> float:
+            began = _clock(device)
+            for _ in range(count):
+                loss, _figures = method.loss(classifier, data.jitter(images, generator), labels, generator)
+                if loss.requires_grad:
+                    optimizer.zero_grad(set_to_none=True)
+                    loss.backward()  # type: ignore[no-untyped-call]
+                    optimizer.step()
+            return (_clock(device) - began) / count
+
+        set_mode(classifier, training=True)
+        steps(WARM_UP)
+        return float(np.median([steps(MEASURED) for _ in range(REPEATS)]))
+
+
+def _clock(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        return time.perf_counter()
+    return time.process_time()
+
+
+def _stand_in(
+    train_set: ImageSet, rows: np.ndarray, training: TrainingConfig, chosen: Rival, device: torch.device
+) -> RepairData:
+    """Train images under noise in the place of failures."""
+    sample, failed = train_set.subset(rows[:2000]), train_set.subset(rows[-FAILURES:])
+    pixels = corrupt_pixels(failed.pixels, "gaussian_noise", 3, torch.Generator().manual_seed(1))
+    images = from_arrays(pixels, failed.labels, train_set.class_names)
+    blank = np.full(len(images), "")
+    batch = FailureBatch(
+        images, (images.labels + 1) % len(images.class_names), np.ones(len(images), np.float32), blank, blank
+    )
+    clusters = cluster_failures(batch, **dataclasses.asdict(ClusteringConfig(restarts=1)), seed=0)
+    jitter = make_jitter(train_set, training.crop_padding, training.horizontal_flip)
+    return RepairData(sample, batch, twisted_clusters(clusters, chosen.twist), jitter, device)

@@ -1,0 +1,187 @@
+"""The grid: a folder for each cell, named by the digest of its arguments; resumable, and shared by processes.
+
+A cell is not launched (no folder), incomplete (cell.json), done (result.json) or failed (error.json). It is claimed by
+a lock that the operating system drops when its process dies; what a dead process left behind is resumed from its
+last checkpoint. Machines can share a grid where its folder lies on a file system with working locks.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from repairops import __version__
+from repairops.bench.budget import StepTime, step_time, within_budget
+from repairops.bench.cell import PROTOCOL, Cell, Folders, run_cell
+from repairops.bench.champions import champion_arguments, digest_of, load_champion, save_champion, train_champion
+from repairops.bench.data import BenchData
+from repairops.bench.environment import Costs, environment
+from repairops.bench.presets import Coordinates, Preset
+from repairops.bench.rivals import rival
+from repairops.config import ClusteringConfig, StyleConfig
+from repairops.device import resolve_device
+from repairops.errors import RepairError
+from repairops.network import Classifier
+from repairops.training.checkpoint import checkpoint_path
+
+logger = logging.getLogger("repairops")
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A folder on disk. cells/DIGEST/, champions/, corrupted/ (images), answers/ (the champions'), steps/ (times)."""
+
+    root: Path
+
+    def cell(self, digest: str) -> Path:
+        return self.root / "cells" / digest
+
+    def state(self, digest: str) -> str:
+        folder = self.cell(digest)
+        for name, state in (("result.json", "done"), ("error.json", "failed"), ("cell.json", "incomplete")):
+            if (folder / name).exists():
+                return state
+        return "not launched"
+
+    def results(self) -> list[dict[str, Any]]:
+        """The records of all cells of this version that are done, in a fixed order."""
+        return self._records("result.json")
+
+    def errors(self) -> list[dict[str, Any]]:
+        return self._records("error.json")
+
+    def _records(self, name: str) -> list[dict[str, Any]]:
+        found = [json.loads(p.read_text(encoding="utf-8")) for p in (self.root / "cells").glob(f"*/{name}")]
+        current = (__version__, PROTOCOL)
+        return sorted((r for r in found if (r["cell"].get("version"), r["cell"]["protocol"]) == current), key=_order)
+
+
+def _order(record: Mapping[str, Any]) -> tuple[Any, ...]:
+    cell = record["cell"]
+    return cell["network"], cell["corruption"], cell["rival"], cell["seed"], record["digest"]
+
+
+def plan(grid: Grid, preset: Preset, data: BenchData, places: Sequence[Coordinates]) -> list[tuple[Cell, StepTime]]:
+    """The cells with their budgets in whole steps; measures the time of a step where the grid does not have it."""
+    folder, times = grid.root / "steps", {}
+    for network, name in dict.fromkeys((place.network, place.rival) for place in places):
+        times[network, name] = (
+            StepTime(1.0)
+            if rival(name).twist == "untrained"
+            else step_time(network, name, rival(name), data.train, preset.training, folder)
+        )
+    return [_cell(preset, data, place, times[place.network, place.rival]) for place in places]
+
+
+def _cell(preset: Preset, data: BenchData, place: Coordinates, step: StepTime) -> tuple[Cell, StepTime]:
+    loop_images = len(data.train) - min(
+        round(preset.training.validation_fraction * len(data.train)), preset.training.max_validation_images
+    )
+    seconds = 1.0 if step.error else step.seconds
+    champion = champion_arguments(place.network, data.train, preset.champion, seed=0)
+    return Cell(
+        network=place.network,
+        corruption=place.corruption,
+        rival=place.rival,
+        seed=place.seed,
+        champion=digest_of(champion),
+        data=data.digest,
+        budget_seconds=preset.budget_seconds,
+        training=within_budget(preset.training, seconds, preset.budget_seconds, loop_images, preset.checks),
+        method=rival(place.rival).config,
+        style=StyleConfig(),
+        clustering=ClusteringConfig(),
+        failure_batch=preset.failure_batch,
+        residuals=preset.residuals,
+        corrupted=preset.corrupted,
+        others=() if preset.others < 0 else tuple(n for n in preset.corruptions if n != place.corruption),
+        others_images=max(preset.others, 0),
+    ), step
+
+
+def work(grid: Grid, preset: Preset, data: BenchData, cells: Sequence[tuple[Cell, StepTime]]) -> Counter[str]:
+    """Computes every cell that is not done and not claimed by another process; failed ones are tried again.
+
+    Returns how many cells are in each state afterwards.
+    """
+    digests = [digest_of(cell.arguments()) for cell, _ in cells]
+    done_before, began = sum(grid.state(d) == "done" for d in digests), time.monotonic()
+    for (cell, step), digest in zip(cells, digests, strict=True):
+        if grid.state(digest) == "done":
+            continue
+        folder = grid.cell(digest)
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(folder / "lock", timeout=0):
+                if grid.state(digest) != "done":
+                    summary = _claimed(grid, preset, data, cell, digest, step)
+                    done = sum(grid.state(d) == "done" for d in digests)
+                    left = (time.monotonic() - began) / max(1, done - done_before) * (len(cells) - done) / 60
+                    logger.info("[%d/%d] %s; about %.0f minutes left", done, len(cells), summary, left)
+        except Timeout:
+            continue
+    return Counter(grid.state(d) for d in digests)
+
+
+def _claimed(grid: Grid, preset: Preset, data: BenchData, cell: Cell, digest: str, step: StepTime) -> str:
+    """Runs a cell whose lock this process holds, and writes its record. Returns a line for the log."""
+    folder, place = grid.cell(digest), f"{cell.network}/{cell.corruption}/{cell.rival}/{cell.seed}"
+    record: dict[str, Any] = {"digest": digest, "cell": cell.arguments()}
+    _write(folder / "cell.json", record)
+    (folder / "error.json").unlink(missing_ok=True)
+    device = resolve_device(cell.training.device)
+    if step.error:
+        _write(folder / "error.json", {**record, "error": step.error})
+        return f"{place} failed: {step.error}"
+    champion = champion_of(grid, preset, data, cell.network)
+    folders = Folders(grid.root / "corrupted", grid.root / "answers", folder)
+    costs = Costs(device)
+    try:
+        figures = run_cell(cell, data, copy.deepcopy(champion), folders)
+    except RepairError as error:
+        _write(folder / "error.json", {**record, "error": str(error)})
+        return f"{place} failed: {error}"
+    where = environment(device) | {"threads": torch.get_num_threads()}
+    _write(folder / "result.json", {**record, "figures": figures, "costs": costs.measured(), "environment": where})
+    checkpoint_path(folder).unlink(missing_ok=True)
+    residual, clean = figures["residual"], figures["clean"]
+    accuracy = (clean["both_right"] + clean["challenger_only"]) / sum(clean.values())
+    return (
+        f"{place}: {_percent(residual['right'], residual['n'])} of residual failures, disjoint "
+        f"{_percent(residual['disjoint_right'], residual['disjoint_n'])}, clean {100 * accuracy:.1f}%"
+    )
+
+
+def _percent(part: int, total: int) -> str:
+    return f"{100 * part / total:.1f}%" if total else "-"
+
+
+def champion_of(grid: Grid, preset: Preset, data: BenchData, network: str) -> Classifier:
+    """The network's champion: from the grid's folder, or trained now, once for all processes."""
+    arguments, folder = champion_arguments(network, data.train, preset.champion, seed=0), grid.root / "champions"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / f"{digest_of(arguments)}.lock"):
+        champion = load_champion(folder, arguments)
+        if champion is None:
+            device = resolve_device(preset.training.device)
+            champion = train_champion(network, data.train, preset.champion, seed=0, device=device)
+            save_champion(folder, champion, arguments)
+    return champion
+
+
+def _write(path: Path, record: Mapping[str, Any]) -> None:
+    """One line of JSON, in one step."""
+    partial = path.with_suffix(f".{os.getpid()}.part")
+    partial.write_text(json.dumps(record) + "\n", encoding="utf-8")
+    partial.replace(path)

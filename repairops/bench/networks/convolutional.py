@@ -1,0 +1,147 @@
+"""AllConvNet, DenseNet, WideResNet and a small residual network: float images (N, C, H, W) to logits (N, classes)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class AllConvNet(nn.Module):
+    """AugMix's form of the All-CNN (1,409,674 parameters at width 96, for 3 channels and 10 classes).
+
+    Differs from AugMix's code: its 1x1 layers are padded and only a corner of what results is averaged.
+    """
+
+    def __init__(self, channels: int, classes: int, width: int = 96, dropout: float = 0.5) -> None:
+        super().__init__()
+        wide = 2 * width
+        self.features = nn.Sequential(
+            *_gelu_layer(channels, width, 3, 1),
+            *_gelu_layer(width, width, 3, 1),
+            *_gelu_layer(width, width, 3, 1),
+            nn.MaxPool2d(2),
+            nn.Dropout(dropout),
+            *_gelu_layer(width, wide, 3, 1),
+            *_gelu_layer(wide, wide, 3, 1),
+            *_gelu_layer(wide, wide, 3, 1),
+            nn.MaxPool2d(2),
+            nn.Dropout(dropout),
+            *_gelu_layer(wide, wide, 3, 0),
+            *_gelu_layer(wide, wide, 1, 0),
+            *_gelu_layer(wide, wide, 1, 0),
+        )
+        self.classifier = nn.Linear(wide, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.features(images).mean((2, 3)))
+        return logits
+
+
+def _gelu_layer(inputs: int, outputs: int, kernel: int, padding: int) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(inputs, outputs, kernel, padding=padding), nn.BatchNorm2d(outputs), nn.GELU()
+
+
+class DenseNet(nn.Module):
+    """DenseNet of three blocks without bottlenecks (1,059,298 parameters at depth 40 and growth 12)."""
+
+    def __init__(self, channels: int, classes: int, depth: int = 40, growth: int = 12) -> None:
+        super().__init__()
+        layers, width = (depth - 4) // 3, 2 * growth
+        parts: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1, bias=False)]
+        for block in range(3):
+            for _ in range(layers):
+                parts.append(DenseLayer(width, growth))
+                width += growth
+            if block < 2:
+                parts += [nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width, 1, bias=False), nn.AvgPool2d(2)]
+        self.features = nn.Sequential(*parts, nn.BatchNorm2d(width), nn.ReLU())
+        self.classifier = nn.Linear(width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.features(images).mean((2, 3)))
+        return logits
+
+
+class DenseLayer(nn.Module):
+    """Its input with `growth` more channels."""
+
+    def __init__(self, width: int, growth: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(width)
+        self.convolution = nn.Conv2d(width, growth, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat((x, self.convolution(F.relu(self.norm(x)))), 1)
+
+
+class WideResNet(nn.Module):
+    """Wide residual network with pre-activation (2,243,546 parameters at depth 40 and width 2)."""
+
+    def __init__(self, channels: int, classes: int, depth: int = 40, width: int = 2) -> None:
+        super().__init__()
+        blocks, inputs = (depth - 4) // 6, 16
+        parts: list[nn.Module] = [nn.Conv2d(channels, inputs, 3, padding=1, bias=False)]
+        for stage in range(3):
+            outputs = 16 * width * 2**stage
+            for block in range(blocks):
+                parts.append(WideBlock(inputs, outputs, 2 if stage and not block else 1))
+                inputs = outputs
+        self.features = nn.Sequential(*parts, nn.BatchNorm2d(inputs), nn.ReLU())
+        self.classifier = nn.Linear(inputs, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.features(images).mean((2, 3)))
+        return logits
+
+
+class WideBlock(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.norm_1, self.norm_2 = nn.BatchNorm2d(inputs), nn.BatchNorm2d(outputs)
+        self.convolution_1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.convolution_2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        changes = inputs != outputs or stride != 1
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride, bias=False) if changes else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        active = F.relu(self.norm_1(x))
+        residual: Tensor = self.convolution_2(F.relu(self.norm_2(self.convolution_1(active))))
+        return residual + (x if self.shortcut is None else self.shortcut(active))
+
+
+class SmallResNet(nn.Module):
+    """Not the paper's: three stages at a half, a quarter and an eighth of the side, one residual block in each.
+
+    0.48 million parameters at width 32: the network on which a CPU tries things out.
+    """
+
+    def __init__(self, channels: int, classes: int, width: int = 32) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            *_relu_layer(channels, width, 4, 2),
+            SmallBlock(width),
+            *_relu_layer(width, 2 * width, 3, 2),
+            SmallBlock(2 * width),
+            *_relu_layer(2 * width, 4 * width, 3, 2),
+            SmallBlock(4 * width),
+        )
+        self.classifier = nn.Linear(4 * width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.features(images).mean((2, 3)))
+        return logits
+
+
+class SmallBlock(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*_relu_layer(width, width, 3, 1), *_relu_layer(width, width, 3, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layers(x)  # type: ignore[no-any-return]
+
+
+def _relu_layer(inputs: int, outputs: int, kernel: int, stride: int) -> tuple[nn.Module, ...]:
+    convolution = nn.Conv2d(inputs, outputs, kernel, stride, 1, bias=False)
+    return convolution, nn.BatchNorm2d(outputs), nn.ReLU()

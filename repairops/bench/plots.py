@@ -1,0 +1,116 @@
+"""The report's plots (Figs. 3 to 6 of the paper) as PNG files. The only importer of matplotlib."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from repairops.bench import summary as s
+from repairops.bench.summary import Record
+from repairops.bench.tables import CORRUPTIONS
+
+SHOWN = 8  # rivals in one plot, at most
+
+
+def plots(records: Sequence[Record], folder: Path) -> list[Path]:
+    """Writes what the records allow, group by group; returns the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for network, own in s.groups(records).items():
+        for name, draw in (("fig3", _before), ("fig4", _residuals), ("fig5", _clean), ("fig6", _others)):
+            figure = draw(network, own)
+            if figure is not None:
+                path = folder / f"{name}-{network}.png"
+                figure.savefig(path, dpi=110, metadata={"Software": None})  # the same records, the same bytes
+                files.append(path)
+    return files
+
+
+def _figure(title: str, unit: str, corruptions: Sequence[str]) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(max(5.0, 1.2 + 0.62 * len(corruptions)), 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.set_title(title, fontsize=10)
+    axes.set_ylabel(unit)
+    axes.set_xticks(range(len(corruptions)), [c.replace("_", "\n") for c in corruptions], fontsize=7)
+    axes.grid(axis="y", alpha=0.3)
+    return figure, axes
+
+
+def _before(network: str, records: Sequence[Record]) -> Any:
+    """Fig. 3: the champion on the clean set and under each corruption."""
+    corruptions = s.distinct(records, "corruption", CORRUPTIONS)
+    figure, axes = _figure(f"{network}: the champion before repair", "accuracy, %", corruptions)
+    axes.bar(range(len(corruptions)), [s.corrupted_before(s.select(records, corruption=c)[0]) for c in corruptions])
+    axes.axhline(s.clean_before(records[0]), color="black", linestyle="--", label="clean set")
+    axes.set_ylim(0, 100)
+    axes.legend(fontsize=7)
+    return figure
+
+
+def _residuals(network: str, records: Sequence[Record]) -> Any:
+    """Fig. 4: accuracy on photo-disjoint residual failures; the band spans the seeds."""
+    corruptions = s.distinct(records, "corruption", CORRUPTIONS)
+    figure, axes = _figure(f"{network}: photo-disjoint residual failures", "accuracy, %", corruptions)
+    for name in _best(records, s.disjoint):
+        own = s.select(records, rival=name)
+        values = [[s.disjoint(r) for r in s.select(own, corruption=c)] for c in corruptions]
+        places = [k for k, found in enumerate(values) if found]
+        lows, means, highs = ([f(values[k]) for k in places] for f in (min, fmean, max))
+        line = axes.plot(places, means, marker="o", markersize=3, label=name)
+        axes.fill_between(places, lows, highs, alpha=0.2, color=line[0].get_color())
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=7)
+    return figure
+
+
+def _clean(network: str, records: Sequence[Record]) -> Any:
+    """Fig. 5: clean accuracy and accuracy under the corruption, before and after style-guided repair."""
+    own = s.select(records, rival="style_guided")
+    corruptions = s.distinct(own, "corruption", CORRUPTIONS)
+    if not own:
+        return None
+    figure, axes = _figure(f"{network}: before and after style_guided", "accuracy, %", corruptions)
+    lines = (
+        ("clean, champion", s.clean_before, "--", "C0"), ("clean, repaired", s.clean_after, "-", "C0"),
+        ("corrupted, champion", s.corrupted_before, "--", "C3"), ("corrupted, repaired", s.corrupted_after, "-", "C3"),
+    )  # fmt: skip
+    for label, measure, style, colour in lines:
+        values = [[measure(r) for r in s.select(own, corruption=c)] for c in corruptions]
+        axes.plot(
+            [sum(v) / len(v) for v in values], linestyle=style, color=colour, marker="o", markersize=3, label=label
+        )
+    axes.set_ylim(0, 100)
+    axes.legend(fontsize=7)
+    return figure
+
+
+def _others(network: str, records: Sequence[Record]) -> Any:
+    """Fig. 6: points gained on the other corruptions, by the corruption that was repaired against."""
+    measured = [r for r in records if r["figures"]["others"]]
+    corruptions = s.distinct(measured, "corruption", CORRUPTIONS)
+    if not measured:
+        return None
+    figure, axes = _figure(f"{network}: gain on the other corruptions", "points", corruptions)
+    for name in _best(measured, s.others_gain):
+        own = s.select(measured, rival=name)
+        values = [[s.others_gain(r) for r in s.select(own, corruption=c)] for c in corruptions]
+        places = [k for k, v in enumerate(values) if v]
+        axes.plot(places, [fmean(values[k]) for k in places], marker="o", markersize=3, label=name)
+    axes.axhline(0, color="black", linewidth=0.8)
+    axes.legend(fontsize=7)
+    return figure
+
+
+def _best(records: Sequence[Record], measure: s.Measure) -> list[str]:
+    """The rivals with the highest means, style_guided always among them."""
+    means = {
+        name: fmean(values)
+        for name in s.distinct(records, "rival")
+        for values in [[measure(r) for r in s.select(records, rival=name)]]
+    }
+    order = sorted(means, key=lambda name: (name != "style_guided", -means[name]))
+    return sorted(order[:SHOWN], key=lambda name: -means[name])

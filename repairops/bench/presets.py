@@ -1,0 +1,113 @@
+"""Sizes of the benchmark, and the cells that they consist of."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from repairops.bench.champions import ChampionConfig
+from repairops.bench.corruptions import CORRUPTIONS
+from repairops.bench.rivals import rivals
+from repairops.config import TrainingConfig
+
+
+@dataclass(frozen=True)
+class Preset:
+    """budget_seconds: what each rival may spend on training steps, in CPU seconds of one thread (on a GPU: seconds).
+
+    rivals: empty = every one. failure_batch: failures that guide the repair; residuals, corrupted, others: images that
+    judge, at most (0 = all), of the residual failures, of the corrupted clean set, and of each other corruption (-1 =
+    others are not measured).
+    """
+
+    summary: str
+    networks: tuple[str, ...]
+    champion: ChampionConfig
+    training: TrainingConfig
+    budget_seconds: float
+    corruptions: tuple[str, ...] = tuple(CORRUPTIONS)
+    rivals: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = (0,)
+    checks: int = 3  # epochs at least, so that there is a choice between checkpoints
+    failure_batch: int = 1000
+    residuals: int = 0
+    corrupted: int = 0
+    others: int = -1
+
+    def rival_names(self) -> tuple[str, ...]:
+        return self.rivals or tuple(rivals())
+
+
+_CPU = TrainingConfig(batch_size=100, horizontal_flip=True, device="cpu", amp="on", patience=0, max_train_images=20_000)
+_MINI = Preset(
+    summary="4 corruptions of different families, 5 ways and the champion itself; minutes on 2 cores",
+    networks=("resnet_small",),
+    champion=ChampionConfig(epochs=7),
+    training=_CPU,
+    budget_seconds=12,
+    corruptions=("gaussian_noise", "defocus_blur", "fog", "contrast"),
+    rivals=("style_guided", "fine_tune", "augmix", "batch_norm", "oracle", "none"),
+    residuals=5000,
+    corrupted=5000,
+)
+PRESETS: dict[str, Preset] = {
+    "digits": Preset(
+        summary="scikit-learn's digits, which need no data; seconds",
+        networks=("resnet_tiny",),
+        champion=ChampionConfig(epochs=12, batch_size=64, horizontal_flip=False, bfloat16=False),
+        training=TrainingConfig(batch_size=50, device="cpu", amp="off", patience=0),
+        budget_seconds=0.5,
+        corruptions=("gaussian_noise", "contrast"),
+        rivals=("style_guided", "fine_tune", "oracle", "none"),
+        failure_batch=200,
+    ),
+    "cpu-mini": _MINI,
+    "cpu": dataclasses.replace(
+        _MINI,
+        summary="all 15 corruptions on a small network, every rival; hours on 2 cores",
+        corruptions=tuple(CORRUPTIONS),
+        rivals=(),
+        budget_seconds=24,
+    ),
+    "paper": Preset(
+        summary="the paper's five networks at full size, five seeds; days on a GPU",
+        networks=("allconvnet", "wideresnet", "densenet", "lstm", "renet"),
+        champion=ChampionConfig(epochs=100),
+        training=TrainingConfig(batch_size=128, horizontal_flip=True, device="cuda", amp="on", patience=0),
+        budget_seconds=300,
+        seeds=(0, 1, 2, 3, 4),
+        checks=5,
+        others=5000,
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Coordinates:
+    """Where a cell stands in the grid."""
+
+    network: str
+    corruption: str
+    rival: str
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.network}/{self.corruption}/{self.rival}/{self.seed}"
+
+
+def coordinates(preset: Preset, filters: tuple[str, ...] = ()) -> list[Coordinates]:
+    """The preset's cells, in the order in which they are worth having: seeds outside, then networks and corruptions.
+
+    filters: parts of names by comma, for example 'fog,contrast'; a cell stays where each filter has a part that
+    is its network, corruption, rival or seed. No filters: all cells.
+    """
+    wanted = [frozenset(part.strip() for part in text.split(",")) for text in filters]
+    return [
+        found
+        for seed in preset.seeds
+        for network in preset.networks
+        for corruption in preset.corruptions
+        for name in preset.rival_names()
+        for found in [Coordinates(network, corruption, name, seed)]
+        if all(parts & {network, corruption, name, str(seed)} for parts in wanted)
+    ]

@@ -1,0 +1,140 @@
+"""From the records of cells to figures: shares, means over seeds and corruptions, intervals. No torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+from scipy.stats import t
+
+Record = Mapping[str, Any]
+Measure = Callable[[Record], float]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean in percent with half a 95% interval. With one seed, the interval is that of sampling images."""
+
+    mean: float
+    half: float
+    seeds: int
+
+    def __str__(self) -> str:
+        return "-" if math.isnan(self.mean) else f"{self.mean:.1f} ± {self.half:.1f}"
+
+
+def share(part: float, total: float) -> float:
+    """In percent; NaN of nothing."""
+    return 100 * part / total if total else math.nan
+
+
+def residual(record: Record) -> float:
+    """Accuracy on the residual failures, percent."""
+    counts = record["figures"]["residual"]
+    return share(counts["right"], counts["n"])
+
+
+def disjoint(record: Record) -> float:
+    """The same on those whose photo is not in the failure batch at another severity."""
+    counts = record["figures"]["residual"]
+    return share(counts["disjoint_right"], counts["disjoint_n"])
+
+
+def clean_before(record: Record) -> float:
+    counts = record["figures"]["clean"]
+    return share(counts["both_right"] + counts["champion_only"], sum(counts.values()))
+
+
+def clean_after(record: Record) -> float:
+    counts = record["figures"]["clean"]
+    return share(counts["both_right"] + counts["challenger_only"], sum(counts.values()))
+
+
+def negative_flips(record: Record) -> float:
+    """Clean images that were right and are wrong now, percent of all."""
+    counts = record["figures"]["clean"]
+    return share(counts["champion_only"], sum(counts.values()))
+
+
+def corrupted_before(record: Record) -> float:
+    return fmean(record["figures"]["champion_accuracy_by_severity"]) * 100
+
+
+def corrupted_after(record: Record) -> float:
+    """Accuracy under the corruption repaired against, right and wrong images alike, without the failure batch."""
+    counts = record["figures"]["corrupted"]
+    return share(counts["right"], counts["n"])
+
+
+def on_batch(record: Record) -> float:
+    """Accuracy on the repair failures themselves at the chosen epoch; NaN where nothing was trained."""
+    training = record["figures"]["training"]
+    if not training:
+        return math.nan
+    return 100 * float(training["history"][training["best_epoch"]].get("repair_failures_accuracy", math.nan))
+
+
+def others_gain(record: Record) -> float:
+    """Points gained on the other corruptions, mean; NaN where they were not measured."""
+    others = record["figures"]["others"].values()
+    return fmean(share(o["right"] - o["champion_right"], o["n"]) for o in others) if others else math.nan
+
+
+def estimate(records: Sequence[Record], measure: Measure, images: Callable[[Record], int]) -> Estimate:
+    """The mean over seeds of the mean over corruptions.
+
+    Two or more seeds: Student's interval over them. One: the normal interval of a mean of proportions over
+    `images` images each, which leaves out what another seed would change.
+    """
+    by_seed: dict[int, list[float]] = {}
+    for record in records:
+        by_seed.setdefault(record["cell"]["seed"], []).append(measure(record))
+    means = [fmean(values) for values in by_seed.values()]
+    if not means:
+        return Estimate(math.nan, math.nan, 0)
+    if len(means) > 1:
+        half = float(t.ppf(0.975, len(means) - 1)) * stdev(means) / math.sqrt(len(means))
+        return Estimate(fmean(means), half, len(means))
+    variances = [
+        (p / 100) * (1 - p / 100) / max(1, images(r)) for r in records for p in [measure(r)] if not math.isnan(p)
+    ]
+    half = 196 * math.sqrt(sum(variances)) / max(1, len(variances))
+    return Estimate(means[0], half, 1)
+
+
+def residual_images(record: Record) -> int:
+    return int(record["figures"]["residual"]["n"])
+
+
+def disjoint_images(record: Record) -> int:
+    return int(record["figures"]["residual"]["disjoint_n"])
+
+
+def clean_images(record: Record) -> int:
+    return int(sum(record["figures"]["clean"].values()))
+
+
+def select(records: Sequence[Record], **where: Any) -> list[Record]:
+    """The records whose cell has these values."""
+    return [r for r in records if all(r["cell"][name] == value for name, value in where.items())]
+
+
+def distinct(records: Sequence[Record], name: str, order: Sequence[Any] = ()) -> list[Any]:
+    """The values of one of the cell's arguments that occur, in `order` first, then as they come."""
+    found = dict.fromkeys(r["cell"][name] for r in records)
+    return [value for value in order if value in found] + [value for value in found if value not in order]
+
+
+def groups(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """The records that may be compared: by network, and by budget where a network has several."""
+    found: dict[str, list[Record]] = {}
+    for network in distinct(records, "network"):
+        own = select(records, network=network)
+        budgets = sorted(distinct(own, "budget_seconds"))
+        for budget in budgets:
+            name = network if len(budgets) == 1 else f"{network}-{budget:g}s"
+            found[name] = select(own, budget_seconds=budget)
+    return found

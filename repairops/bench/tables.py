@@ -1,0 +1,173 @@
+"""The report's tables as rows of texts, and as Markdown and CSV. No torch."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+
+from repairops.bench import published_figures as paper
+from repairops.bench import summary as s
+from repairops.bench.summary import Record
+
+CORRUPTIONS = tuple(paper.failure_counts())  # the paper's order
+ORACLES = ("oracle", "oracle_no_failures")
+
+
+@dataclass(frozen=True)
+class Table:
+    """name: of its file. text: what a reader must know, below the title."""
+
+    name: str
+    title: str
+    text: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def markdown(self) -> str:
+        lines = [self.columns, tuple("---" for _ in self.columns), *self.rows]
+        body = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        return f"### {self.title}\n\n{self.text}\n\n{body}\n"
+
+    def csv(self) -> str:
+        out = io.StringIO()
+        csv.writer(out, lineterminator="\n").writerows([self.columns, *self.rows])
+        return out.getvalue()
+
+
+def tables(records: Sequence[Record]) -> list[Table]:
+    """All that the records allow, group by group (see `summary.groups`)."""
+    found: list[Table] = []
+    for network, own in s.groups(records).items():
+        found += [overview(network, own), failures(network, own), residuals(network, own, "residual")]
+        found += [residuals(network, own, "disjoint"), *ablation(network, own)]
+    return found
+
+
+def overview(network: str, records: Sequence[Record]) -> Table:
+    """One row a rival: means over the corruptions that it has cells for."""
+    ceiling = _means(s.select(records, rival="oracle"), s.disjoint)
+    rows = []
+    for name in s.distinct(records, "rival"):
+        own = s.select(records, rival=name)
+        rows.append(
+            (
+                name,
+                str(s.estimate(own, s.residual, s.residual_images)),
+                str(s.estimate(own, s.disjoint, s.disjoint_images)),
+                _share_of_ceiling(own, ceiling),
+                str(s.estimate(own, s.clean_after, s.clean_images)),
+                f"{_mean(own, s.clean_after) - _mean(own, s.clean_before):+.1f}",
+                _number(_mean(own, s.negative_flips)),
+                _number(_mean(own, s.corrupted_after)),
+                _number(_mean(own, s.on_batch)),
+                _number(_mean(own, s.others_gain)),
+                f"{median(r['costs']['cpu_seconds'] for r in own):.0f}",
+                f"{max(r['costs']['peak_memory_mb'] for r in own):.0f}",
+                str(sum(bool(r["figures"]["training"]) and not r["figures"]["training"]["best_epoch"] for r in own)),
+                f"{len(own)}",
+            )
+        )
+    rows.sort(key=lambda row: -float(row[2].split(" ")[0]) if row[2] != "-" else 0.0)
+    columns = (
+        "rival", "residual", "disjoint", "of oracle", "clean", "change", "negative flips", "corrupted", "on batch",
+        "others", "CPU s", "MB", "kept champion", "cells",
+    )  # fmt: skip
+    text = (
+        "Accuracy in percent, mean over corruptions ± half a 95% interval (over seeds, or over images where there is "
+        "one seed). residual: failures that guided nothing; disjoint: those of them whose photo is not in the failure "
+        "batch at another severity; of oracle: disjoint as a share of the oracle's, on the same corruptions; change: "
+        "of clean accuracy in points; corrupted: all images under the corruption; on batch: the repair failures "
+        "themselves; others: points gained on the other corruptions; kept champion: cells in which no epoch was "
+        "chosen. Sorted by disjoint."
+    )
+    return Table(f"overview-{network}", f"{network}: all rivals", text, columns, tuple(rows))
+
+
+def failures(network: str, records: Sequence[Record]) -> Table:
+    """Table III, with the champion's accuracy."""
+    published = paper.failure_counts()
+    rows = []
+    for name in s.distinct(records, "corruption", CORRUPTIONS):
+        record = s.select(records, corruption=name)[0]
+        accuracy = record["figures"]["champion_accuracy_by_severity"]
+        rows.append(
+            (
+                name,
+                str(record["figures"]["failures"]),
+                *(f"{100 * a:.1f}" for a in accuracy),
+                str(published.get(name, {}).get(record["cell"]["network"], "-")),
+            )
+        )
+    columns = ("corruption", "failures", *(f"severity {k}" for k in range(1, 6)), "paper: failures")
+    text = f"Champion: {s.clean_before(records[0]):.1f}% on the clean set; its accuracy under each corruption, percent."
+    return Table(
+        f"table3-{network}", f"{network}: failures before repair (Table III, Fig. 3)", text, columns, tuple(rows)
+    )
+
+
+def residuals(network: str, records: Sequence[Record], which: str) -> Table:
+    """Table IV: a row a rival, a column a corruption; on all residual failures or on the photo-disjoint ones."""
+    measure = s.residual if which == "residual" else s.disjoint
+    corruptions, subject = s.distinct(records, "corruption", CORRUPTIONS), records[0]["cell"]["network"]
+    rows = []
+    for name in s.distinct(records, "rival"):
+        own = s.select(records, rival=name)
+        cells = [s.select(own, corruption=c) for c in corruptions]
+        mean = _number(_mean(own, measure)) if all(cells) else "-"
+        rows.append((name, *(_number(_mean(cell, measure)) for cell in cells), mean))
+    published = [(row, figures) for (net, row), figures in paper.residual_accuracy().items() if net == subject]
+    if which == "residual":
+        for row, figures in published:
+            rows.append((f"paper: {row}", *_published(figures, corruptions)))
+    kind = "all residual failures" if which == "residual" else "photo-disjoint residual failures"
+    text = f"Accuracy on {kind}, percent. The mean is over the corruptions shown."
+    columns = ("rival", *corruptions, "mean")
+    return Table(f"table4-{which}-{network}", f"{network}: {kind} (Table IV)", text, columns, tuple(rows))
+
+
+def ablation(network: str, records: Sequence[Record]) -> list[Table]:
+    """Table V where both variants were run."""
+    variants = {"cluster": "style_guided", "no_cluster": "style_guided_no_clusters"}
+    corruptions = s.distinct(records, "corruption", CORRUPTIONS)
+    if not all(s.select(records, rival=rival) for rival in variants.values()):
+        return []
+    rows = []
+    for variant, rival in variants.items():
+        own = s.select(records, rival=rival)
+        cells = [_number(_mean(s.select(own, corruption=c), s.residual)) for c in corruptions]
+        rows.append((rival, *cells, _number(_mean(own, s.residual))))
+        figures = paper.clustering_ablation().get((records[0]["cell"]["network"], variant))
+        if figures:
+            rows.append((f"paper: {variant}", *_published(figures, corruptions)))
+    text = "Accuracy on all residual failures, percent."
+    title = f"{network}: with and without clusters (Table V)"
+    return [Table(f"table5-{network}", title, text, ("variant", *corruptions, "mean"), tuple(rows))]
+
+
+def _published(figures: Mapping[str, float], corruptions: Sequence[str]) -> list[str]:
+    """The paper's figures for these corruptions, and their mean."""
+    own = [figures[c] for c in corruptions]
+    return [_number(value) for value in [*own, fmean(own)]]
+
+
+def _means(records: Sequence[Record], measure: s.Measure) -> dict[str, float]:
+    return {c: _mean(s.select(records, corruption=c), measure) for c in s.distinct(records, "corruption")}
+
+
+def _share_of_ceiling(records: Sequence[Record], ceiling: dict[str, float]) -> str:
+    own = {c: m for c, m in _means(records, s.disjoint).items() if c in ceiling}
+    if not own:
+        return "-"
+    return f"{100 * fmean(own.values()) / fmean(ceiling[c] for c in own):.0f}%"
+
+
+def _mean(records: Sequence[Record], measure: s.Measure) -> float:
+    values = [measure(r) for r in records]
+    return fmean(values) if values else float("nan")
+
+
+def _number(value: float) -> str:
+    return "-" if value != value else f"{value:.1f}"

@@ -1,0 +1,118 @@
+"""`repairops bench run` and `report`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from repairops.cli.console import json_option, print_json
+
+FOLDER = "bench-out"
+
+
+@click.group()
+def bench() -> None:
+    """Compare repair methods on corrupted images, as the paper does."""
+
+
+@bench.command()
+@click.option("--preset", default="cpu-mini", show_default=True, help="digits, cpu-mini, cpu or paper.")
+@click.option(
+    "--data",
+    nargs=2,
+    type=click.Path(exists=True, path_type=Path),
+    metavar="TRAIN CLEAN",
+    help="Train and clean set: ImageFolders or parquet files.",
+)
+@click.option("--cifar10", type=click.Path(path_type=Path), help="CIFAR-10 in this folder; downloaded if it is not.")
+@click.option(
+    "--cifar10-c",
+    "published",
+    type=click.Path(exists=True, path_type=Path),
+    help="Folder of CIFAR-10-C's .npy files, used in place of corruptions made here.",
+)
+@click.option("--out", default=FOLDER, show_default=True, type=click.Path(path_type=Path), help="The grid's folder.")
+@click.option("--cells", multiple=True, help="Only cells with one of these parts, by comma; may be repeated to narrow.")
+@click.option("--networks", default="", help="By comma, in place of the preset's.")
+@click.option("--rivals", default="", help="By comma, in place of the preset's.")
+@click.option("--seeds", default="", help="By comma, in place of the preset's.")
+@click.option(
+    "--budget", type=float, default=0.0, help="Seconds of training steps for each rival; default: the preset's."
+)
+@click.option("--device", default="", help="auto, cpu, cuda or cuda:N; default: the preset's.")
+@click.option("--workers", type=int, default=0, help="Processes; default: one for each core on a CPU, one on a GPU.")
+@json_option
+def run(
+    preset: str,
+    data: tuple[Path, Path] | None,
+    cifar10: Path | None,
+    published: Path | None,
+    out: Path,
+    cells: tuple[str, ...],
+    networks: str,
+    rivals: str,
+    seeds: str,
+    budget: float,
+    device: str,
+    workers: int,
+    as_json: bool,
+) -> None:
+    """Compute the cells of a preset: those that are not done yet, as far as nobody else is computing them.
+
+    May be stopped and started again at any time, and started several times at once on one folder.
+    """
+    from repairops.bench.run import Request
+    from repairops.bench.run import run as run_cells
+    from repairops.errors import InvalidOption
+
+    if not all(part.strip().isdigit() for part in _parts(seeds)):
+        raise InvalidOption("--seeds", seeds, "whole numbers by comma")
+    request = Request(
+        preset, out, data, cifar10, published, cells, _parts(networks), _parts(rivals),
+        tuple(int(part) for part in _parts(seeds)), budget, device,
+    )  # fmt: skip
+    states = run_cells(request, workers)
+    if as_json:
+        print_json(dict(states))
+    else:
+        click.echo(", ".join(f"{count} {state}" for state, count in sorted(states.items())))
+        click.echo(f"Tables and plots: repairops bench report --from {out}")
+    sys.exit(1 if states["failed"] == sum(states.values()) else 0)
+
+
+@bench.command()
+@click.option(
+    "--from",
+    "source",
+    default=FOLDER,
+    show_default=True,
+    type=click.Path(exists=True, path_type=Path),
+    help="A grid's folder, or a file of JSON lines.",
+)
+@click.option("--to", "folder", type=click.Path(path_type=Path), help="Folder of the report; default: the grid's own.")
+@click.option("--mlflow", "experiment", default="", help="Also log it to this MLflow experiment, with the champions.")
+@json_option
+@click.pass_obj
+def report(tracking_uri: str | None, source: Path, folder: Path | None, experiment: str, as_json: bool) -> None:
+    """Write the paper's tables and plots from the cells that are done, beside the paper's own figures."""
+    from repairops.bench.report import write_report
+
+    folder = folder or (source / "report" if source.is_dir() else source.parent / "report")
+    page, tables = write_report(source, folder)
+    run = ""
+    if experiment:
+        from repairops.store.benchmarks import log_benchmark
+
+        run = log_benchmark(folder, source, experiment, tracking_uri)
+    if as_json:
+        found = {t.name: [dict(zip(t.columns, row, strict=True)) for row in t.rows] for t in tables}
+        print_json({"report": str(page), "mlflow_run": run, "tables": found})
+    else:
+        click.echo(page.read_text(encoding="utf-8"))
+        click.echo(f"Written to {folder}" + (f", logged as run {run}" if run else ""))
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())

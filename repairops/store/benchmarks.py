@@ -1,0 +1,73 @@
+"""A benchmark's report as an MLflow run, its champions as models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from repairops.bench.champions import load_champion
+from repairops.bench.grid import Grid
+from repairops.bench.report import read_records
+from repairops.bench.summary import Record, clean_after, disjoint, distinct, groups, residual, select
+from repairops.store.connection import connect, talking
+
+
+def log_benchmark(folder: Path, source: Path, experiment: str, tracking_uri: str | None = None) -> str:
+    """Logs the report's folder, mean figures by network and rival, and the grid's champions. Returns the run's id.
+
+    Metrics are named NETWORK.RIVAL.residual, .disjoint (percent of residual failures) and .clean. Champions are logged
+    as PyTorch models with their input specification, where `source` is a grid's folder.
+    """
+    client = connect(tracking_uri)
+    import mlflow
+
+    records, _ = read_records(source)
+    with talking("log the benchmark"):
+        found = client.get_experiment_by_name(experiment)
+        number = found.experiment_id if found else client.create_experiment(experiment)
+        with mlflow.start_run(experiment_id=number, run_name="benchmark") as run:
+            mlflow.set_tags({"repairops.kind": "benchmark", "repairops.cells": len(records)})
+            mlflow.log_metrics(_metrics(records))
+            mlflow.log_artifacts(str(folder))
+            if source.is_dir():
+                _log_champions(Grid(source))
+    return str(run.info.run_id)
+
+
+def _metrics(records: list[Record]) -> dict[str, float]:
+    metrics = {}
+    for network, group in groups(records).items():
+        for rival in distinct(group, "rival"):
+            own = select(group, rival=rival)
+            for name, measure in (("residual", residual), ("disjoint", disjoint), ("clean", clean_after)):
+                metrics[f"{network}.{rival}.{name}"] = sum(measure(record) for record in own) / len(own)
+    return metrics
+
+
+def _log_champions(grid: Grid) -> None:
+    import mlflow
+    from mlflow.models import Model
+
+    from repairops.store.champion import METADATA_KEY
+    from repairops.store.flavors import ClassifierFlavors, default_requirements
+
+    for path in sorted((grid.root / "champions").glob("*.safetensors")):
+        arguments = _arguments(path)
+        champion = load_champion(path.parent, arguments)
+        assert champion is not None
+        flavors = ClassifierFlavors(champion.network, champion.spec, "pickle", default_requirements(), ())
+        metadata = {METADATA_KEY: {"input": champion.spec.to_dict(), "model_factory": ""}}
+        active = mlflow.active_run()
+        Model.log(
+            None, name=f"champion-{arguments['network']}", flavor=flavors, run_id=active.info.run_id,
+            metadata=metadata, flavor_name="pytorch",
+        )  # fmt: skip
+
+
+def _arguments(path: Path) -> dict[str, Any]:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as stored:
+        arguments: dict[str, Any] = json.loads(stored.metadata()["arguments"])
+    return arguments
