@@ -14,7 +14,7 @@ from repairops.errors import RepairError, UsageError
 from repairops.job import Job
 from repairops.outcome import Outcome
 from repairops.report import Pictures
-from repairops.stages.gallery import negative_flips, sample_pairs
+from repairops.stages.gallery import changed_answers, negative_flips, sample_pairs
 from repairops.stages.judge import ask_gate, export_and_compare, judge
 from repairops.stages.publish import headline, promote_earlier, publish
 from repairops.stages.pull import Inputs, pull
@@ -107,6 +107,7 @@ def run_job(job: Job, inputs: Inputs) -> Outcome:
         verdict = ask_gate(job, evidence)
     with job.stage("register"):
         outcome = publish(job, inputs.client, champion, challenger, verdict)
+    job.values |= changed_answers(evaluation, clean, split.heldout)
     pictures = Pictures(
         cluster_grid=job.pictures["clusters.png"],
         samples=sample_pairs(samples, split.repair),

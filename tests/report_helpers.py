@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from dataclasses import asdict
 from html.parser import HTMLParser
 from typing import Any
 
@@ -39,7 +40,7 @@ def evidence(more_lost: int = 0, parity: ParityCounts = PARITY) -> Evidence:
 def judged(found: Evidence) -> dict[str, Any]:
     """The keys of an outcome that evidence and gate give."""
     return {
-        "evidence": found.to_dict(),
+        "evidence": found.to_dict() | more_evidence(),
         "verdict": decide(found, GateConfig()).to_dict(),
         "champion": {"clean_accuracy": found.clean.champion_right / found.clean.n, "clean_n": found.clean.n},
         "challenger": {
@@ -73,9 +74,51 @@ def clusters() -> list[dict[str, Any]]:
             "id": i,
             "size": size,
             "labels": dict(zip(CLASSES[i:], range(size // 4, 1, -9), strict=False)),
-            "heldout_repaired": r,
         }
-        for i, (size, r) in enumerate(((231, 88), (142, 61), (98, 47), (61, 24), (28, 11)))
+        for i, size in enumerate((231, 142, 98, 61, 28))
+    ]
+
+
+def more_evidence() -> dict[str, Any]:
+    """Counts beyond those that every gate asks: clusters, slices, other corruptions, calibration."""
+    corrupted = {
+        "gaussian_noise": PairedCounts(610, 24, 71, 295),
+        "motion_blur": PairedCounts(702, 31, 29, 238),
+        "fog": PairedCounts(731, 12, 40, 217),
+        "jpeg_compression": PairedCounts(744, 38, 14, 204),
+    }
+    clusters = ((120, 98), (78, 61), (54, 44), (32, 20), (16, 8))
+    sources = {"camera 7": (181, 149), "camera 8": (119, 82)}
+    return {
+        "heldout_by_cluster": {str(i): {"repaired": right, "total": n} for i, (n, right) in enumerate(clusters)},
+        "slices": [
+            {"set": "failures", "column": "source", "value": name, "repaired": right, "total": n}
+            for name, (n, right) in sources.items()
+        ]
+        + [{"set": "clean", "column": "site", "value": "north", **asdict(PairedCounts(1830, 9, 6, 155))}],
+        "corruptions": {name: asdict(counts) for name, counts in corrupted.items()},
+        "calibration": {"champion_ece": 0.031, "challenger_ece": 0.027, "bins": 15},
+    }
+
+
+def confusion() -> dict[str, Any]:
+    """The wrong answers that changed, as counts of images."""
+    heldout = [("cat", "dog", 41, 6), ("truck", "automobile", 28, 4), ("deer", "horse", 19, 7), ("bird", "frog", 3, 5)]
+    clean = [("cat", "dog", 38, 44), ("ship", "airplane", 12, 8)]
+    keys = ("true", "answer", "champion", "challenger")
+    return {
+        "confusion": {
+            name: [dict(zip(keys, row, strict=True)) for row in rows]
+            for name, rows in (("heldout", heldout), ("clean", clean))
+        },
+        "heldout_by_class": {name: {"repaired": 30 - 3 * i, "total": 36 - 2 * i} for i, name in enumerate(CLASSES[:8])},
+    }
+
+
+def trade_off() -> list[dict[str, Any]]:
+    points = ((0.0, 0.9431, 0.0), (0.25, 0.9437, 0.31), (0.5, 0.9433, 0.58), (0.75, 0.9425, 0.71), (1.0, 0.9411, 0.74))
+    return [
+        {"weight": w, "validation_accuracy": a, "validation_repair_rate": r, "chosen": w == 0.75} for w, a, r in points
     ]
 
 
@@ -121,8 +164,14 @@ def passed() -> dict[str, Any]:
             "seconds": 191.0,
             "device": "cuda",
             "images_per_second": 5120.0,
+            "tradeoff": trade_off(),
+        },
+        "sets": {
+            "train_set": {"uri": "mlflow-artifacts:/1", "digest": "ab12" * 16, "images": 50_000},
+            "clean_set": {"uri": "mlflow-artifacts:/2", "digest": "cd34" * 16, "images": 10_000},
         },
         **judged(evidence()),
+        **confusion(),
         "policy": config["gate"],
         "seconds": 262.4,
         "stages": {
@@ -139,6 +188,7 @@ def passed() -> dict[str, Any]:
             "torch": "2.8.0",
             "python": "3.12.4",
             "device": "NVIDIA L4",
+            "machine": "Linux x86_64",
         },
         "seed": 7,
         "commit": "41d0c2f9e7",
@@ -271,7 +321,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if "style" not in self.open:
+        if not {"style", "script"} & set(self.open):
             self.text += data
 
     def all(self, tag: str) -> list[dict[str, str | None]]:

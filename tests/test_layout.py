@@ -312,10 +312,10 @@ def test_entry_points_reach_the_command_line(module: str, arguments: list[str], 
 def test_package_data_is_part_of_the_wheel() -> None:
     """The wheel takes the whole package folder; what lies there beside Python files is tracked, not ignored."""
     assert pyproject()["tool"]["hatch"]["build"]["targets"]["wheel"] == {"packages": ["repairops"]}
-    page = importlib.resources.files("repairops.report") / "page.html.j2"
+    page = importlib.resources.files("repairops.report") / "templates" / "page.html.j2"
     assert "<!doctype html>" in page.read_text(encoding="utf-8")
     ignored = [line.strip("/") for line in (ROOT / ".gitignore").read_text(encoding="utf-8").split()]
-    assert not [pattern for pattern in ignored if Path("repairops/report/page.html.j2").match(pattern)]
+    assert not [pattern for pattern in ignored if Path("repairops/report/templates/page.html.j2").match(pattern)]
     assert "/MLproject" in pyproject()["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
 
 

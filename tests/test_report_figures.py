@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from report_helpers import Page, attributes
 
-from repairops.report.figures import Curve, Scale, dumbbell, interval, line_chart, nice_ticks, share_bar
+from repairops.report.charts import Curve, TradeOff, line_chart, trade_off_chart
+from repairops.report.figures import axis, dots, dumbbell, interval, row, row_scale, share_bar
+from repairops.report.svg import Scale, nice_ticks
 
 
 def interval_parts(**overrides: Any) -> tuple[str, Scale]:
@@ -119,3 +121,50 @@ def test_a_single_epoch_is_a_point() -> None:
     svg = str(line_chart([1], [Curve("loss", "c1", (0.4,))], label="x"))
     assert Page(svg).all("polyline") == []
     assert len(attributes(svg, "mark")) == 1
+
+
+def test_rows_of_a_table_share_their_scale() -> None:
+    scale, ticks = row_scale([-5.0, 0.4, 1.9], width=320)
+    assert ticks == [-6, -4, -2, 0, 2]
+    svg = row(-1.0, -0.5, 0.5, -5.0, scale, label="x", zero=True)
+    at = {value: 10 + (value + 6) / 8 * 300 for value in (-5.0, -1.0, -0.5, 0.0, 0.5)}
+    (bar,) = attributes(svg, "range")
+    assert (float(bar["x"]), float(bar["width"])) == (at[-1.0], at[0.5] - at[-1.0])
+    assert float(attributes(svg, "point")[0]["cx"]) == at[-0.5]
+    assert float(attributes(svg, "zero")[0]["x1"]) == at[0.0]
+    (limit,) = attributes(svg, "limit")
+    (shaded,) = attributes(svg, "forbidden")
+    assert (float(limit["x1"]), float(limit["y1"]), float(limit["y2"])) == (at[-5.0], 0, 34)  # they join over the rows
+    assert (float(shaded["x"]), float(shaded["width"])) == (10, at[-5.0] - 10)
+    assert not attributes(svg, "beyond")
+    assert attributes(row(-9, -5.5, -1, -5.0, scale, label="x"), "beyond")
+    assert row(0.1, None, 0.3, None, scale, label="x") == ""
+
+
+def test_the_axis_of_a_table_stands_over_its_rows() -> None:
+    scale, ticks = row_scale([-5.0, 1.9], width=320)
+    svg = axis(scale, ticks, -5.0, "margin −5", lambda v: f"{v:g}")
+    texts = {a["x"]: a for a in Page(svg).all("text")}
+    assert len(texts) == len(ticks) + 1
+    assert float(attributes(svg, "limit")[0]["x1"]) == scale(-5.0)
+    assert Page(svg).all("svg")[0]["aria-label"] == "Scale from -6 to 2; margin −5."
+    assert len(Page(axis(scale, ticks, None, "", str)).all("text")) == len(ticks)
+
+
+def test_dots_beyond_the_limit_are_marked() -> None:
+    svg = dots([0.2, 0.5, None, 0.9], 0.3, label="x", domain=(0.0, 1.0), texts=lambda v: f"{v:.0%}", width=212)
+    assert [float(a["cx"]) for a in attributes(svg, "dot")] == [46.0, 106.0, 186.0]
+    assert [float(a["cx"]) for a in attributes(svg, "beyond")] == [46.0]
+    assert Page(svg).text == "20%90%"
+    assert dots([None, float("nan")], 0.3, label="x") == ""
+
+
+def test_the_trade_off_stands_at_the_right_pixels() -> None:
+    points = [TradeOff(1.0, 0.90, 1.0, False), TradeOff(0.5, 0.94, 0.5, True), TradeOff(0.0, 0.94, 0.0, False)]
+    svg = trade_off_chart(points, label="x", width=480, height=240)
+    (line,) = Page(svg).all("polyline")
+    assert line["points"] == "58,22 258,22 458,202"  # by weight; x 50 + 8 to 480 - 14 - 8, y from 240 - 38 up to 22
+    (chosen,) = attributes(svg, "point")
+    assert (chosen["cx"], chosen["cy"]) == ("258", "22")
+    assert "chosen, weight 0.5" in Page(svg).text
+    assert trade_off_chart(points[:1], label="x") == ""

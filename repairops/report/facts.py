@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from repairops.report.wording import (
@@ -37,7 +37,13 @@ CHECK_NAMES = {
     "negative_flips": "Negative flips",
     "onnx_parity": "ONNX parity",
     "latency": "Latency",
+    "cluster_repair_rate": "Repair rate per cluster",
+    "slices": "Slices",
+    "corruptions": "Other corruptions",
+    "calibration": "Calibration",
+    "onnx_accuracy": "ONNX accuracy",
 }
+SIGNS = {"PASS": "✓", "FAIL": "✕", "INCONCLUSIVE": "?"}
 
 
 def kind(outcome: Outcome) -> str:
@@ -62,6 +68,29 @@ def verdict_word(outcome: Outcome) -> str:
 
 def checks(outcome: Outcome) -> list[Mapping[str, Any]]:
     return mappings(dig(outcome, "verdict", "checks"))
+
+
+def check(outcome: Outcome, name: str) -> Mapping[str, Any]:
+    """The check of this name; empty where the gate did not ask it."""
+    return next((c for c in checks(outcome) if c.get("name") == name), {})
+
+
+def by_level(outcome: Outcome) -> dict[str, list[Mapping[str, Any]]]:
+    """The checks by level, required ones first, in the gate's order."""
+    levels = ("required", "advisory")
+    return {level: found for level in levels if (found := [c for c in checks(outcome) if c.get("level") == level])}
+
+
+def tally(found: Sequence[Mapping[str, Any]]) -> str:
+    """How many of some checks pass, and what the others say: '3 of 4 pass; ONNX parity fails'."""
+    passed = sum(c.get("result") == "PASS" for c in found)
+    words = {"FAIL": ("fails", "fail"), "INCONCLUSIVE": ("is inconclusive", "are inconclusive")}
+    rest = []
+    for result, (one, many) in words.items():
+        names = [check_name(c) for c in found if c.get("result") == result]
+        if names:
+            rest.append(f"{series(names)} {one if len(names) == 1 else many}")
+    return "; ".join([f"{passed} of {len(found)} pass", *rest])
 
 
 def check_name(check: Mapping[str, Any]) -> str:
@@ -104,6 +133,11 @@ def repaired(outcome: Outcome) -> tuple[float | None, float | None]:
 def negative_flips(outcome: Outcome) -> float | None:
     written = number(outcome.get("negative_flips"))
     return written if written is not None else number(dig(outcome, "evidence", "clean", "champion_only"))
+
+
+def positive_flips(outcome: Outcome) -> float | None:
+    """Clean images that the champion had wrong and the challenger has right."""
+    return number(dig(outcome, "evidence", "clean", "challenger_only"))
 
 
 def clean_change_points(outcome: Outcome) -> float | None:

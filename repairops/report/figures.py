@@ -1,71 +1,20 @@
-"""The page's drawings: small inline SVGs from numbers. Colours come from the page's style sheet by class.
+"""Intervals and shares: one value against its limit, or many rows on one scale.
 
-Every figure has role="img" and a label in words. A figure whose point is missing is an empty string.
+A figure whose value is missing is an empty string. The side of a limit that is not allowed is shaded.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Literal
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
+from repairops.report.svg import CHARACTER, Scale, circle, drawing, inside, line, nice_ticks, rect, text
 from repairops.report.wording import number
 
-CHARACTER = 7.2  # pixels of one character of a label, at most: fonts differ
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Linear map of [low, high] onto pixels [start, stop]; values outside are clamped to the ends."""
-
-    low: float
-    high: float
-    start: float
-    stop: float
-
-    def __call__(self, value: float) -> float:
-        if self.high <= self.low:
-            return (self.start + self.stop) / 2
-        share = min(max((value - self.low) / (self.high - self.low), 0.0), 1.0)
-        return round(self.start + share * (self.stop - self.start), 2)
-
-
-def nice_ticks(low: float, high: float, wanted: int = 4) -> list[float]:
-    """About `wanted` round values that enclose [low, high], in steps of 1, 2 or 5 times a power of ten."""
-    if not high > low:
-        low, high = low - 0.5, high + 0.5
-    raw = (high - low) / wanted
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = next(power * m for m in (1, 2, 5, 10) if power * m >= raw * 0.999)
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
-    digits = max(0, -math.floor(math.log10(step) + 1e-9))
-    return [round(i * step, digits) for i in range(first, last + 1)]
-
-
-def _svg(width: float, height: float, label: str, parts: Sequence[str], kind: str) -> Markup:
-    head = Markup('<svg class="{}" viewBox="0 0 {} {}" width="{}" height="{}" role="img" aria-label="{}">').format(
-        kind, f"{width:g}", f"{height:g}", f"{width:g}", f"{height:g}", label
-    )
-    return head + Markup("").join(Markup(p) for p in parts) + Markup("</svg>")  # noqa: S704, parts are escaped
-
-
-def _text(x: float, y: float, text: str, anchor: str = "middle", kind: str = "") -> str:
-    return f'<text class="{kind}" x="{x:g}" y="{y:g}" text-anchor="{anchor}">{escape(text)}</text>'
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
-    return f'<line class="{kind}" x1="{x1:g}" y1="{y1:g}" x2="{x2:g}" y2="{y2:g}"/>'
-
-
-def _rect(x: float, y: float, width: float, height: float, kind: str, radius: float = 0) -> str:
-    return f'<rect class="{kind}" x="{x:g}" y="{y:g}" width="{max(width, 0):g}" height="{height:g}" rx="{radius:g}"/>'
-
-
-def _circle(x: float, y: float, radius: float, kind: str) -> str:
-    return f'<circle class="{kind}" cx="{x:g}" cy="{y:g}" r="{radius:g}"/>'
+Side = Literal["above", "below"]  # of the limit: the allowed side
+ROW_HEIGHT = 34.0
 
 
 def interval_scale(values: Sequence[float], domain: tuple[float, float] | None, width: float) -> Scale:
@@ -85,12 +34,12 @@ def interval(
     label: str,
     limit_text: str = "",
     texts: tuple[str, str] = ("", ""),
-    allowed: Literal["above", "below"] = "above",
+    allowed: Side = "above",
     domain: tuple[float, float] | None = None,
     zero: bool = False,
     width: float = 260,
 ) -> Markup:
-    """A point with its interval against a limit; the side of the limit that is not allowed is shaded.
+    """A point with its interval against a limit.
 
     A missing bound leaves only the point. `texts` label the two bounds, `zero` marks zero where it is in sight.
     Without `domain` the scale holds all values (and zero where marked) with room beside them.
@@ -100,43 +49,132 @@ def interval(
         return Markup("")
     given = [v for v in (lower, point, upper, limit, 0.0 if zero else None) if v is not None]
     scale = interval_scale(given, domain, width)
-    top, mid, bottom = 16.0, 25.0, 34.0
-    parts = [_rect(scale.start, top, scale.stop - scale.start, bottom - top, "track", 2)]
-    if limit is not None:
-        x = scale(limit)
-        left, right = (scale.start, x) if allowed == "above" else (x, scale.stop)
-        parts.append(_rect(left, top, right - left, bottom - top, "forbidden"))
+    parts = _track(scale, limit, allowed)
     if zero and scale.low <= 0 <= scale.high:
-        parts += [_line(scale(0), top, scale(0), bottom, "zero"), _text(scale(0) + 3, 11, "0", "start", "dim")]
+        parts += [line(scale(0), 16, scale(0), 34, "zero"), text(scale(0) + 3, 11, "0", "start", "dim")]
     if lower is not None and upper is not None:
         a, b = scale(lower), scale(upper)
-        parts += [_rect(a, mid - 3, max(b - a, 1), 6, "range", 3)]
+        parts += [rect(a, 22, max(b - a, 1), 6, "range", 3)]
         parts += _bounds(a, b, texts, width)
-    parts.append(_circle(scale(point), mid, 4.5, "point"))
+    parts.append(circle(scale(point), 25, 4.5, "point"))
+    parts += _limit(scale, limit, limit_text, width)
+    above, below = zero or limit is not None, lower is not None and upper is not None and any(texts)
+    return drawing(width, 48, label, parts, "interval", top=0 if above else 14, bottom=0 if below else 8)
+
+
+def dots(
+    values: Sequence[float | None],
+    limit: float | None,
+    *,
+    label: str,
+    limit_text: str = "",
+    domain: tuple[float, float] | None = None,
+    zero: bool = False,
+    texts: Callable[[float], str] | None = None,
+    width: float = 260,
+) -> Markup:
+    """Many values of one kind against a limit below which none may fall, each a dot; the ends carry their values."""
+    present = [v for value in values if (v := number(value)) is not None]
+    limit = number(limit)
+    if not present:
+        return Markup("")
+    given = [v for v in (*present, limit, 0.0 if zero else None) if v is not None]
+    scale = interval_scale(given, domain, width)
+    parts = _track(scale, limit, "above")
+    if zero and scale.low <= 0 <= scale.high:
+        parts += [line(scale(0), 16, scale(0), 34, "zero"), text(scale(0) + 3, 11, "0", "start", "dim")]
+    parts += [circle(scale(v), 25, 4, "dot beyond" if limit is not None and v < limit else "dot") for v in present]
+    if texts:
+        ends = scale(min(present)), scale(max(present))
+        parts += _bounds(*ends, (texts(min(present)), texts(max(present)) if len(present) > 1 else ""), width)
+    parts += _limit(scale, limit, limit_text, width)
+    return drawing(width, 48, label, parts, "interval")
+
+
+def _track(scale: Scale, limit: float | None, allowed: Side) -> list[str]:
+    parts = [rect(scale.start, 16, scale.stop - scale.start, 18, "track", 2)]
     if limit is not None:
-        parts += [
-            _line(scale(limit), top - 3, scale(limit), bottom + 3, "limit"),
-            _limit(scale(limit), limit_text, width),
-        ]
-    return _svg(width, 48, label, parts, "interval")
+        left, right = (scale.start, scale(limit)) if allowed == "above" else (scale(limit), scale.stop)
+        parts.append(rect(left, 16, right - left, 18, "forbidden"))
+    return parts
 
 
 def _bounds(a: float, b: float, texts: tuple[str, str], width: float) -> list[str]:
     """The labels of the two bounds below their ends, apart from each other and inside the picture."""
-    half = [CHARACTER * len(text) / 2 for text in texts]
+    half = [CHARACTER * len(words) / 2 for words in texts]
     overlap = max(0.0, half[0] + half[1] + 12 - (b - a))
     left, right = a - overlap / 2, b + overlap / 2
     shift = max(0.0, half[0] - left) - max(0.0, right + half[1] - width)
     left, right = max(left + shift, half[0]), min(right + shift, width - half[1])
     places = ((left, texts[0]), (right, texts[1]))
-    return [_text(round(x, 2), 45, text, "middle", "dim") for x, text in places if text]
+    return [text(round(x, 2), 45, words, "middle", "dim") for x, words in places if words]
 
 
-def _limit(x: float, text: str, width: float) -> str:
-    """The limit's label above its line, on the left where there is room (zero's label stands on the right)."""
-    if not text:
-        return ""
-    return _text(x + 3, 11, text, "end", "dim") if x > CHARACTER * len(text) else _text(x - 3, 11, text, "start", "dim")
+def _limit(scale: Scale, limit: float | None, words: str, width: float) -> list[str]:
+    """The limit's line, and its label on the left where there is room (zero's label stands on the right)."""
+    if limit is None:
+        return []
+    x = scale(limit)
+    drawn = [line(x, 13, x, 37, "limit")]
+    if not words:
+        return drawn
+    if x > CHARACTER * len(words):
+        return [*drawn, text(x + 3, 11, words, "end", "dim")]
+    return [*drawn, text(x - 3, 11, words, "start", "dim")]
+
+
+def row_scale(values: Sequence[float | None], width: float = 300) -> tuple[Scale, list[float]]:
+    """One scale for the rows of a table, with round ends, and its ticks."""
+    present = [v for v in values if v is not None] or [0.0, 1.0]
+    ticks = nice_ticks(min(present), max(present))
+    return Scale(ticks[0], ticks[-1], 10.0, width - 10.0), ticks
+
+
+def row(
+    lower: float | None,
+    point: float | None,
+    upper: float | None,
+    limit: float | None,
+    scale: Scale,
+    *,
+    label: str,
+    zero: bool = False,
+) -> Markup:
+    """One row of many on a shared scale. Limit and zero run from edge to edge, so that they join over the rows."""
+    lower, point, upper, limit = (number(v) for v in (lower, point, upper, limit))
+    if point is None:
+        return Markup("")
+    middle = ROW_HEIGHT / 2
+    parts = []
+    if limit is not None and limit > scale.low:
+        parts.append(rect(scale.start, 0, scale(limit) - scale.start, ROW_HEIGHT, "forbidden"))
+    parts.append(line(scale.start, middle, scale.stop, middle, "rail"))
+    if zero and scale.low <= 0 <= scale.high:
+        parts.append(line(scale(0), 0, scale(0), ROW_HEIGHT, "zero"))
+    if limit is not None and scale.low <= limit <= scale.high:
+        parts.append(line(scale(limit), 0, scale(limit), ROW_HEIGHT, "limit"))
+    if lower is not None and upper is not None:
+        a, b = scale(lower), scale(upper)
+        parts.append(rect(a, middle - 2.5, max(b - a, 1), 5, "range", 2.5))
+    beyond = " beyond" if limit is not None and point < limit else ""
+    parts.append(circle(scale(point), middle, 4.5, f"point{beyond}"))
+    return drawing(scale.stop + 10, ROW_HEIGHT, label, parts, "row")
+
+
+def axis(
+    scale: Scale, ticks: Sequence[float], limit: float | None, limit_text: str, words: Callable[[float], str]
+) -> Markup:
+    """The scale above the rows of a table: ticks, and the limit by its name."""
+    width, limit = scale.stop + 10, number(limit)
+    shown = [tick for tick in ticks if limit is None or abs(scale(tick) - scale(limit)) > 4]
+    parts = [text(inside(scale(tick), words(tick), width), 27, words(tick), "middle", "dim") for tick in shown]
+    parts += [line(scale(tick), 31, scale(tick), 34, "zero") for tick in ticks]
+    label = f"Scale from {words(scale.low)} to {words(scale.high)}"
+    if limit is not None and scale.low <= limit <= scale.high:
+        parts += [line(scale(limit), 14, scale(limit), 34, "limit")]
+        parts += [text(inside(scale(limit), limit_text, width), 10, limit_text, "middle", "limit-name")]
+        label += f"; {limit_text}"
+    return drawing(width, 34, f"{label}.", parts, "row")
 
 
 def dumbbell(
@@ -148,16 +186,16 @@ def dumbbell(
     beyond: bool,
     width: float = 200,
 ) -> Markup:
-    """Champion (ring) and challenger (dot) on one scale, joined; `beyond` marks a fall beyond the margin."""
+    """Champion (ring) and challenger (dot) on one scale, joined; `beyond` marks a change for the worse."""
     before, after = number(before), number(after)
     if before is None or after is None:
         return Markup("")
     scale = Scale(domain[0], domain[1], 7, width - 7)
     a, b = scale(before), scale(after)
     kind = "beyond" if beyond else "within"
-    parts = [_line(7, 9, width - 7, 9, "track"), _line(a, 9, b, 9, f"join {kind}")]
-    parts += [_circle(a, 9, 4, "ring"), _circle(b, 9, 4, f"dot {kind}")]
-    return _svg(width, 18, label, parts, "dumbbell")
+    parts = [line(7, 9, width - 7, 9, "rail"), line(a, 9, b, 9, f"join {kind}")]
+    parts += [circle(a, 9, 4, "ring"), circle(b, 9, 4, f"dot {kind}")]
+    return drawing(width, 18, label, parts, "dumbbell")
 
 
 def share_bar(parts: Sequence[tuple[float, str]], *, label: str, width: float = 200, height: float = 8) -> Markup:
@@ -169,76 +207,6 @@ def share_bar(parts: Sequence[tuple[float, str]], *, label: str, width: float = 
     drawn, x = [], 0.0
     for amount, kind in amounts:
         step = amount / total * width
-        drawn.append(_rect(round(x, 2), 0, round(step, 2), height, kind))
+        drawn.append(rect(round(x, 2), 0, round(step, 2), height, kind))
         x += step
-    return _svg(width, height, label, drawn, "shares")
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One line of a chart; `kind` is the style-sheet class that gives colour and dashes."""
-
-    name: str
-    kind: str
-    values: tuple[float | None, ...]
-
-
-def line_chart(
-    x: Sequence[float],
-    curves: Sequence[Curve],
-    *,
-    label: str,
-    percent: bool = False,
-    marked: float | None = None,
-    marked_text: str = "",
-    width: float = 440,
-    height: float = 200,
-) -> Markup:
-    """Curves over epochs with axes. A missing value (None, NaN) breaks its line; `marked` is a vertical line."""
-    clean = [Curve(c.name, c.kind, tuple(number(v) for v in c.values)) for c in curves]
-    present = [v for c in clean for v in c.values if v is not None]
-    if not present or not x:
-        return Markup("")
-    ticks = nice_ticks(min(present), max(present))
-    left, right, top, bottom = 44.0, width - 12, 18.0, height - 34
-    across, up = Scale(min(x), max(x), left + 8, right - 8), Scale(ticks[0], ticks[-1], bottom, top)
-    parts = []
-    for tick in ticks:
-        parts += [
-            _line(left, up(tick), right, up(tick), "rule"),
-            _text(left - 6, up(tick) + 4, _tick(tick, percent), "end"),
-        ]
-    for tick in x[:: max(1, math.ceil(len(x) / 8))]:
-        parts.append(_text(across(tick), bottom + 16, f"{tick:g}"))
-    parts.append(_text((left + right) / 2, height - 3, "epoch", kind="dim"))
-    if (where := number(marked)) is not None and min(x) <= where <= max(x):
-        anchor = "end" if across(where) > (left + right) / 2 else "start"
-        side = -4 if anchor == "end" else 4
-        parts += [_line(across(where), top - 6, across(where), bottom, "chosen")]
-        parts += [_text(across(where) + side, top - 6, marked_text, anchor, "dim")]
-    for curve in clean:
-        parts += _curve(
-            [(across(a), up(b)) if b is not None else None for a, b in zip(x, curve.values, strict=False)], curve
-        )
-    return _svg(width, height, label, parts, "chart")
-
-
-def _curve(points: Sequence[tuple[float, float] | None], curve: Curve) -> list[str]:
-    pieces: list[list[tuple[float, float]]] = [[]]
-    for point in points:
-        if point is None:
-            pieces.append([])
-        else:
-            pieces[-1].append(point)
-    parts = []
-    for piece in pieces:
-        if len(piece) > 1:
-            path = " ".join(f"{px:g},{py:g}" for px, py in piece)
-            parts.append(f'<polyline class="curve {escape(curve.kind)}" points="{path}"/>')
-        if len(points) <= 30 or len(piece) == 1:
-            parts += [_circle(px, py, 2.6, f"mark {curve.kind}") for px, py in piece]
-    return parts
-
-
-def _tick(value: float, percent: bool) -> str:
-    return f"{100 * value:.4g}%" if percent else f"{value:.4g}"
+    return drawing(width, height, label, drawn, "shares")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from repairops.report import commands
@@ -88,10 +89,12 @@ def _lineage_facts(outcome: Outcome) -> list[tuple[str, str, bool]]:
         for k in ("name", "recipe", "style")
         if method.get(k)
     )
+    sets = mapping(outcome.get("sets"))
     return [
         ("Parent version", plain(model.get("uri") or None), True),
         ("Parent's run", plain(model.get("run_id")), True),
         ("Registered version", plain(new.get("uri") or None), True),
+        *((plain(name).replace("_", " ").capitalize(), _set(mapping(found)), False) for name, found in sets.items()),
         ("Method", described, False),
         ("Configuration digest", plain(outcome.get("config_digest")), True),
         ("Job key", plain(outcome.get("job_key")), True),
@@ -99,8 +102,15 @@ def _lineage_facts(outcome: Outcome) -> list[tuple[str, str, bool]]:
         ("Experiment", plain(dig(outcome, "tracking", "experiment")), False),
         ("Commit", plain(outcome.get("commit") or None), True),
         ("Seed", plain(outcome.get("seed")), True),
-        ("Device", plain(env.get("device")), False),
+        ("Hardware", ", ".join(plain(env[k]) for k in ("device", "machine") if env.get(k)), False),
         ("Versions", versions, False),
         ("Made", when(outcome.get("created_at")), False),
         ("Time in all", duration(outcome.get("seconds")), False),
     ]
+
+
+def _set(found: Mapping[str, Any]) -> str:
+    """A train or clean set: how many images, and what they can be told by."""
+    images = number(found.get("images"))
+    parts = [f"{count(images)} images" if images is not None else "", f"sha256 {short(found.get('digest'))}"]
+    return ", ".join(part for part in parts if part)

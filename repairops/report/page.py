@@ -1,15 +1,19 @@
-"""The review page: one self-contained HTML file that asks nothing of the network and runs no script."""
+"""The review page: one self-contained HTML file that asks nothing of the network and works without its one script."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from repairops.report import check_figures, commands, facts, lineage, sections
+from markupsafe import Markup
+
+from repairops.report import check_figures, commands, facts, gallery, learning, lineage, sections
 from repairops.report.advice import next_steps
 from repairops.report.facts import Outcome
-from repairops.report.pictures import Pictures, data_uri, fitted_png, png_size, png_uri
+from repairops.report.pictures import Pictures
 from repairops.report.wording import count, mapping, of, percent, plain, ratio, signed, when
 
 
@@ -19,30 +23,48 @@ def render_page(outcome: Outcome, pictures: Pictures | None = None) -> str:
     At most about 3 MB: pictures are scaled down to fit `pictures.PICTURE_BYTES`, long lists are cut and say so.
     Raises ValueError where a picture is no uint8 (C, H, W) image.
     """
-    return str(_template().render(_view(outcome, pictures or Pictures())))
+    return str(_template().render(_view(outcome, pictures or Pictures()), **_script()))
 
 
 @cache
 def _template() -> Any:
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    source = files("repairops.report").joinpath("page.html.j2").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(source)
+    environment = Environment(
+        loader=PackageLoader("repairops.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.j2")
+
+
+@cache
+def _script() -> dict[str, str]:
+    """The page's only script and the digest by which its policy lets it, and no other, run."""
+    script = files("repairops.report").joinpath("templates", "links.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return {"script": Markup(script), "script_digest": f"sha256-{digest}"}  # noqa: S704, a file of this package
 
 
 def _view(outcome: Outcome, pictures: Pictures) -> dict[str, Any]:
     return {
         **_verdict(outcome),
-        "cards": _cards(outcome),
-        "rows": facts.before_after(outcome),
-        "checks": check_figures.checks(outcome),
+        "key_figures": _key_figures(outcome),
+        "groups": check_figures.checks(outcome),
         "confidence": percent(mapping(outcome.get("policy")).get("confidence"), 0),
+        "warning": plain(outcome["warning"]) if outcome.get("warning") else "",
         "classes": sections.classes(outcome),
-        "clusters": _clusters_with_pictures(outcome, pictures),
-        "grid": _grid(pictures),
-        "training": sections.training(outcome),
-        "flips": _flips(outcome, pictures),
+        "failure_classes": sections.failure_classes(outcome),
+        "slices": sections.slices(outcome),
+        "corruptions": sections.corruptions(outcome),
+        "serving": sections.serving(outcome),
+        "clusters": gallery.clusters(outcome, pictures),
+        "grid": gallery.grid(pictures),
+        "flips": gallery.flips(outcome, pictures),
+        "confusion": gallery.confusion(outcome),
+        "training": learning.training(outcome),
         "quality": lineage.quality(outcome),
         "lineage": lineage.lineage(outcome),
         "commands": _commands(outcome),
@@ -58,6 +80,7 @@ def _verdict(outcome: Outcome) -> dict[str, Any]:
         "version": plain(model.get("version")) if model else "",
         "alias": plain(model["alias"]) if model.get("alias") else "",
         "new_version": plain(new.get("version")) if new else "",
+        "new_alias": plain(new["alias"]) if new.get("alias") else "",
         "made": when(outcome.get("created_at")),
         "headline": facts.headline(outcome),
         "standing": facts.standing(outcome),
@@ -67,99 +90,52 @@ def _verdict(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _cards(outcome: Outcome) -> list[dict[str, Any]]:
-    """The two figures that matter: clean accuracy and failures repaired."""
-    before, after = (facts.clean_accuracy(outcome, who) for who in ("champion", "challenger"))
+def _key_figures(outcome: Outcome) -> list[dict[str, Any]]:
+    """What a release manager reads first: failures, clean accuracy, what broke, and how many checks pass."""
+    return [found for found in (_failures(outcome), _clean(outcome), _flips(outcome), _tally(outcome)) if found]
+
+
+def _key(title: str, figure: str, note: str, *, was: str = "", drawn: Markup | None = None) -> dict[str, Any]:
+    return {"title": title, "was": was, "figure": figure, "note": note, "drawn": drawn or Markup("")}
+
+
+def _failures(outcome: Outcome) -> dict[str, Any] | None:
     right, total = facts.repaired(outcome)
-    change = facts.clean_change_points(outcome)
-    cards = []
-    if before is not None and after is not None:
-        cards.append(
-            {
-                "title": "Clean accuracy",
-                "before": percent(before, 2),
-                "after": percent(after, 2),
-                "note": f"{signed(change)} points on {count(facts.clean_images(outcome))} images",
-                "figure": check_figures.card_figure("clean_non_regression", outcome),
-            }
-        )
-    if right is not None and total:
-        cards.append(
-            {
-                "title": "Failures repaired",
-                "before": "",
-                "after": percent(ratio(right, total)),
-                "note": f"{of(right, total)} held-out failures are right now",
-                "figure": check_figures.card_figure("repair_rate", outcome),
-            }
-        )
-    return cards
-
-
-def _clusters_with_pictures(outcome: Outcome, pictures: Pictures) -> list[dict[str, Any]]:
-    shown: dict[float, list[dict[str, Any]]] = {}
-    for sample in pictures.shown_samples():
-        images = [_picture(image, pictures.side, role, _alt(role, sample)) for role, image in sample.images]
-        shown.setdefault(float(sample.cluster), []).append({"images": images, "text": _sample_text(sample)})
-    rows = sections.clusters(outcome)
-    known = {row["id"] for row in rows}
-    for cluster in sorted(set(shown) - known):
-        rows.append(
-            {"id": cluster, "title": f"Cluster {cluster:g}", "size": "", "labels": "", "bar": "", "repaired": ""}
-        )
-    return [{**row, "samples": shown.get(row["id"], [])} for row in rows]
-
-
-def _alt(role: str, sample: Any) -> str:
-    words = {
-        "failure": f"Failure of cluster {sample.cluster}",
-        "reference": f"Reference of cluster {sample.cluster}",
-        "content": "Train image before styling",
-        "styled": f"Train image in the style of cluster {sample.cluster}",
-    }
-    named = f": {plain(sample.label)}" if role == "failure" and sample.label else ""
-    return words[role] + named
-
-
-def _sample_text(sample: Any) -> str:
-    if not sample.label:
-        return ""
-    taken = f", taken for {plain(sample.predicted)}" if sample.predicted else ""
-    return f"{plain(sample.label)}{taken}"
-
-
-def _picture(image: Any, side: int, caption: str, alt: str) -> dict[str, str]:
-    return {"src": png_uri(image, side), "caption": caption, "alt": alt}
-
-
-def _grid(pictures: Pictures) -> dict[str, Any] | None:
-    if not pictures.cluster_grid:
+    if right is None or not total:
         return None
-    png = fitted_png(pictures.cluster_grid)
-    width, height = png_size(png)
-    return {"src": data_uri(png), "width": width, "height": height}
+    drawn = check_figures.check_figure("repair_rate", outcome, width=220)
+    return _key("Failures repaired", percent(ratio(right, total)), f"{of(right, total)} held-out", drawn=drawn)
 
 
-def _flips(outcome: Outcome, pictures: Pictures) -> dict[str, Any]:
-    shown = pictures.shown_flips()
-    total = facts.negative_flips(outcome)
+def _clean(outcome: Outcome) -> dict[str, Any] | None:
+    before, after = (facts.clean_accuracy(outcome, who) for who in ("champion", "challenger"))
+    if before is None:
+        return None
+    n = count(facts.clean_images(outcome))
+    if after is None:
+        return _key("Clean accuracy", percent(before, 2), f"of the champion, on {n} images")
+    moved = signed(facts.clean_change_points(outcome))
+    drawn = check_figures.check_figure("clean_non_regression", outcome, width=220)
+    return _key("Clean accuracy", percent(after, 2), f"{moved} points, {n} images", was=percent(before, 2), drawn=drawn)
+
+
+def _flips(outcome: Outcome) -> dict[str, Any] | None:
+    lost, won = facts.negative_flips(outcome), facts.positive_flips(outcome)
+    if lost is None:
+        return None
     n = facts.clean_images(outcome)
-    return {
-        "known": total is not None or bool(shown),
-        "any": bool(total or shown),
-        "total": of(total, n) if n else count(total),
-        "share": percent(ratio(total, n), 2),
-        "shown": len(shown),
-        "images": [
-            {
-                **_picture(flip.image, pictures.side, "", f"Clean image of {plain(flip.label)}"),
-                "label": plain(flip.label),
-                "champion": plain(flip.champion),
-                "challenger": plain(flip.challenger),
-            }
-            for flip in shown
-        ],
-    }
+    back = f", {count(won)} the other way" if won is not None else ""
+    drawn = check_figures.check_figure("negative_flips", outcome, width=220)
+    return _key("Negative flips", count(lost), f"{percent(ratio(lost, n), 2)} of images{back}", drawn=drawn)
+
+
+def _tally(outcome: Outcome) -> dict[str, Any] | None:
+    groups = facts.by_level(outcome)
+    if "required" not in groups:
+        return None
+    passed = {level: sum(c.get("result") == "PASS" for c in found) for level, found in groups.items()}
+    note = f"{of(passed['advisory'], len(groups['advisory']))} advisory ones" if "advisory" in groups else ""
+    return _key("Required checks passed", of(passed["required"], len(groups["required"])), note)
 
 
 def _commands(outcome: Outcome) -> list[tuple[str, str, str]]:

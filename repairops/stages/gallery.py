@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,19 +13,25 @@ from repairops.config import StyleConfig, derive_seed
 from repairops.evaluation import Evaluation
 from repairops.grid import image_grid
 from repairops.network import to_unit
-from repairops.records import CleanSet, Clusters, FailureBatch, ImageSet
+from repairops.records import CleanSet, Clusters, FailureBatch, HeldOutFailures, ImageSet, Predictions
 from repairops.report import NegativeFlip, SamplePair
 from repairops.style import fit_style
 
 CLEAN_SAMPLE = 2000  # train images that a style is fitted against
+MAX_CONFUSIONS = 12  # wrong answers listed for each set
 
 
 @dataclass(frozen=True, eq=False)
 class StyledSample:
-    """One cluster's nearest failure, a train image of the same class, and that image in the failure's style."""
+    """A failure of a cluster, one of its references, a train image, and that image in the reference's style.
+
+    The reference is among the nearest to the cluster's centre, the failure is another member (the same one in a
+    cluster of one): where the styled image looks like the failure too, the style fits the cluster, not one image.
+    """
 
     cluster: int
     failure: int  # index into the repair failures
+    reference: int  # likewise
     content: np.ndarray  # uint8 (C, H, W)
     styled: np.ndarray
 
@@ -31,7 +39,7 @@ class StyledSample:
 def style_samples(
     failures: FailureBatch, clusters: Clusters, train: ImageSet, config: StyleConfig, *, per_cluster: int, seed: int
 ) -> list[StyledSample]:
-    """Train images in the style of each cluster's most central failures.
+    """Train images, of the references' classes, in the style of each cluster's most central failures.
 
     Raises what `style.fit_style` raises, so a style that cannot be fitted is known before training starts.
     """
@@ -39,13 +47,26 @@ def style_samples(
     generator = torch.Generator().manual_seed(derive_seed(seed, "gallery", "style"))
     clean = to_unit(train.pixels[torch.from_numpy(order[:CLEAN_SAMPLE])])
     style = fit_style(config.name, to_unit(failures.images.pixels), clean, config, generator)
-    chosen = [(c, int(i)) for c in range(clusters.count) for i in clusters.members(c)[:per_cluster]]
-    content = np.array([_same_class(train, order, failures.images.labels[i], n) for n, (_, i) in enumerate(chosen)])
+    chosen = [
+        (c, failure, int(reference))
+        for c in range(clusters.count)
+        for members in [clusters.members(c)]
+        for reference, failure in zip(members, _spread(members, per_cluster), strict=False)
+    ]
+    labels = failures.images.labels
+    content = np.array([_same_class(train, order, labels[r], n) for n, (_, _, r) in enumerate(chosen)])
     pixels = train.pixels[torch.from_numpy(content)]
     with torch.no_grad():
-        styled = style.apply(to_unit(pixels), torch.tensor([i for _, i in chosen]), generator)
+        styled = style.apply(to_unit(pixels), torch.tensor([r for _, _, r in chosen]), generator)
     shown = styled.mul(255).round().to(torch.uint8).numpy()
-    return [StyledSample(c, i, pixels[n].numpy(), shown[n]) for n, (c, i) in enumerate(chosen)]
+    return [StyledSample(c, f, r, pixels[n].numpy(), shown[n]) for n, (c, f, r) in enumerate(chosen)]
+
+
+def _spread(members: np.ndarray, number: int) -> list[int]:
+    """Up to `number` of a cluster's members (nearest first), from the middle of their order to the farthest."""
+    number = min(number, len(members))
+    ranks = np.linspace(len(members) // 2, len(members) - 1, number).round().astype(int)
+    return [int(members[rank]) for rank in ranks]
 
 
 def sample_pairs(samples: list[StyledSample], failures: FailureBatch) -> list[SamplePair]:
@@ -55,7 +76,7 @@ def sample_pairs(samples: list[StyledSample], failures: FailureBatch) -> list[Sa
         SamplePair(
             cluster=sample.cluster,
             failure=failures.images.pixels[sample.failure].numpy(),
-            reference=None,
+            reference=failures.images.pixels[sample.reference].numpy(),
             content=sample.content,
             styled=sample.styled,
             label=names[failures.images.labels[sample.failure]],
@@ -66,11 +87,11 @@ def sample_pairs(samples: list[StyledSample], failures: FailureBatch) -> list[Sa
 
 
 def style_grid(samples: list[StyledSample], failures: FailureBatch) -> np.ndarray:
-    """A picture, uint8 (H, W, 3): a row for each cluster, of triples failure, train image, the image in its style."""
+    """A picture, uint8 (H, W, 3): a row for each cluster, of triples reference, train image, the image in its style."""
     rows: dict[int, list[np.ndarray]] = {}
     for sample in samples:
-        failure = failures.images.pixels[sample.failure].numpy()
-        rows.setdefault(sample.cluster, []).extend([failure, sample.content, sample.styled])
+        reference = failures.images.pixels[sample.reference].numpy()
+        rows.setdefault(sample.cluster, []).extend([reference, sample.content, sample.styled])
     return image_grid([torch.from_numpy(np.stack(row)) for row in rows.values()])
 
 
@@ -88,6 +109,42 @@ def negative_flips(evaluation: Evaluation, clean: CleanSet, limit: int) -> list[
             names[challenger.labels[i]],
         )
         for i in flips
+    ]
+
+
+def changed_answers(evaluation: Evaluation, clean: CleanSet, heldout: HeldOutFailures) -> dict[str, Any]:
+    """How the answers changed, as counts of images for outcome.json.
+
+    confusion: for each set the wrong answers whose number changed most, {"true", "answer", "champion", "challenger"}.
+    heldout_by_class: held-out failures that are right now, and all, by true class; classes without any are left out.
+    """
+    sets = {
+        "heldout": (heldout.batch.images, evaluation.champion_heldout, evaluation.challenger_heldout),
+        "clean": (clean.images, evaluation.champion_clean, evaluation.challenger_clean),
+    }
+    images, right = heldout.batch.images, evaluation.challenger_heldout.right
+    by_class = {
+        name: {"repaired": int(right[images.labels == k].sum()), "total": int((images.labels == k).sum())}
+        for k, name in enumerate(images.class_names)
+    }
+    return {
+        "confusion": {name: _confusions(*parts) for name, parts in sets.items()},
+        "heldout_by_class": {name: counts for name, counts in by_class.items() if counts["total"]},
+    }
+
+
+def _confusions(images: ImageSet, champion: Predictions, challenger: Predictions) -> list[dict[str, Any]]:
+    """The wrong answers whose number differs, largest difference first; ties in the order of the classes."""
+    before, after = (
+        Counter(zip(images.labels[~p.right].tolist(), p.labels[~p.right].tolist(), strict=True))
+        for p in (champion, challenger)
+    )
+    changed = [pair for pair in sorted(before | after) if before[pair] != after[pair]]
+    changed.sort(key=lambda pair: -abs(after[pair] - before[pair]))
+    names = images.class_names
+    return [
+        {"true": names[t], "answer": names[a], "champion": before[t, a], "challenger": after[t, a]}
+        for t, a in changed[:MAX_CONFUSIONS]
     ]
 
 

@@ -1,0 +1,139 @@
+"""Charts with two axes: curves over epochs, and the trade-off that a checkpoint was chosen on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+from repairops.report.svg import CHARACTER, Scale, circle, drawing, line, nice_ticks, path, text
+from repairops.report.wording import number, percent
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a chart; `kind` is the style-sheet class that gives colour and dashes."""
+
+    name: str
+    kind: str
+    values: tuple[float | None, ...]
+
+
+def line_chart(
+    x: Sequence[float],
+    curves: Sequence[Curve],
+    *,
+    label: str,
+    percents: bool = False,
+    marked: float | None = None,
+    marked_text: str = "",
+    width: float = 440,
+    height: float = 200,
+) -> Markup:
+    """Curves over epochs with axes. A missing value (None, NaN) breaks its line; `marked` is a vertical line."""
+    clean = [Curve(c.name, c.kind, tuple(number(v) for v in c.values)) for c in curves]
+    present = [v for c in clean for v in c.values if v is not None]
+    if not present or not x:
+        return Markup("")
+    ticks = nice_ticks(min(present), max(present))
+    left, right, top, bottom = 44.0, width - 12, 18.0, height - 34
+    across, up = Scale(min(x), max(x), left + 8, right - 8), Scale(ticks[0], ticks[-1], bottom, top)
+    parts = _rules(ticks, up, left, right, percents)
+    for tick in x[:: max(1, math.ceil(len(x) / 8))]:
+        parts.append(text(across(tick), bottom + 16, f"{tick:g}"))
+    parts.append(text((left + right) / 2, height - 3, "epoch", kind="dim"))
+    if (where := number(marked)) is not None and min(x) <= where <= max(x):
+        anchor = "end" if across(where) > (left + right) / 2 else "start"
+        side = -4 if anchor == "end" else 4
+        parts += [line(across(where), top - 6, across(where), bottom, "chosen")]
+        parts += [text(across(where) + side, top - 6, marked_text, anchor, "dim")]
+    for curve in clean:
+        parts += _curve(
+            [(across(a), up(b)) if b is not None else None for a, b in zip(x, curve.values, strict=False)], curve
+        )
+    return drawing(width, height, label, parts, "chart")
+
+
+def _rules(ticks: Sequence[float], up: Scale, left: float, right: float, percents: bool) -> list[str]:
+    parts = []
+    for tick in ticks:
+        parts += [
+            line(left, up(tick), right, up(tick), "rule"),
+            text(left - 6, up(tick) + 4, _tick(tick, percents), "end"),
+        ]
+    return parts
+
+
+def _curve(points: Sequence[tuple[float, float] | None], curve: Curve) -> list[str]:
+    pieces: list[list[tuple[float, float]]] = [[]]
+    for point in points:
+        if point is None:
+            pieces.append([])
+        else:
+            pieces[-1].append(point)
+    parts = []
+    for piece in pieces:
+        if len(piece) > 1:
+            parts.append(path(piece, f"curve {escape(curve.kind)}"))
+        if len(points) <= 30 or len(piece) == 1:
+            parts += [circle(px, py, 2.6, f"mark {curve.kind}") for px, py in piece]
+    return parts
+
+
+def _tick(value: float, percents: bool) -> str:
+    return f"{100 * value:.4g}%" if percents else f"{value:.4g}"
+
+
+@dataclass(frozen=True)
+class TradeOff:
+    """One point between champion (weight 0) and fine-tuned network (weight 1); accuracies on the validation parts."""
+
+    weight: float
+    accuracy: float  # clean, 0..1
+    repair_rate: float  # 0..1
+    chosen: bool
+
+
+def trade_off_chart(points: Sequence[TradeOff], *, label: str, width: float = 440, height: float = 240) -> Markup:
+    """Validation accuracy over validation repair rate along the line of weights; the chosen point is marked."""
+    if len(points) < 2:
+        return Markup("")
+    rates, accuracies = [p.repair_rate for p in points], [p.accuracy for p in points]
+    xs, ys = nice_ticks(min(rates), max(rates)), nice_ticks(min(accuracies), max(accuracies))
+    left, right, top, bottom = 50.0, width - 14, 22.0, height - 38
+    across, up = Scale(xs[0], xs[-1], left + 8, right - 8), Scale(ys[0], ys[-1], bottom, top)
+    parts = _rules(ys, up, left, right, True)
+    parts += [text(across(tick), bottom + 16, _tick(tick, True)) for tick in xs]
+    parts.append(text((left + right) / 2, height - 4, "validation repair rate", kind="dim"))
+    parts.append(text(0, 10, "validation accuracy", "start", "dim"))
+    ordered = sorted(points, key=lambda p: p.weight)
+    parts.append(path([(across(p.repair_rate), up(p.accuracy)) for p in ordered], "curve c1"))
+    for p in ordered:
+        x, y = across(p.repair_rate), up(p.accuracy)
+        parts.append(circle(x, y, 6 if p.chosen else 3, "point" if p.chosen else "mark c1"))
+        parts += _named(p, x, y, right)
+    return drawing(width, height, label, parts, "chart")
+
+
+def _named(point: TradeOff, x: float, y: float, right: float) -> list[str]:
+    """The names of the ends and of the chosen point, below the line: it falls where more is repaired."""
+    ends = {0.0: "champion", 1.0: "fine-tuned"}
+    words = f"chosen, weight {point.weight:g}" if point.chosen else ends.get(point.weight, "")
+    if not words:
+        return []
+    kind = "halo" if point.chosen else "halo dim"
+    if x + CHARACTER * len(words) > right:
+        return [text(x - 11, y + 5, words, "end", kind)]
+    return [text(x - 4, y + 19, words, "start", kind)]
+
+
+def trade_off_words(points: Sequence[TradeOff]) -> str:
+    """The chart in one sentence, for those who do not see it."""
+    said = [
+        f"weight {p.weight:g}: accuracy {percent(p.accuracy)}, repair rate {percent(p.repair_rate)}"
+        + (" (chosen)" if p.chosen else "")
+        for p in points
+    ]
+    return f"Trade-off on the validation parts, {len(points)} points. {'; '.join(said)}."

@@ -1,0 +1,241 @@
+"""The review page in a real browser: alone, on a phone, in the dark, on paper, by keyboard, and inside MLflow's UI."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import report_helpers as made
+
+from repairops.report import Pictures, commands, facts, render_page
+
+playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install '.[dev]'")
+axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed: pip install '.[dev]'")
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = os.environ.get("CHROMIUM") or next((path for name in NAMES if (path := shutil.which(name))), None)
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None,
+    reason="no Chromium here, so the review page is not tested in a browser: apt-get install chromium",
+)
+# Nothing but the page: no sandbox as root, and none of the browser's own traffic.
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+WIDTHS = {"small phone": 320, "phone": 390, "MLflow's pane": 514, "tablet": 760, "desk": 1280}
+AXE = {
+    "runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
+    "resultTypes": ["violations"],
+}
+NOWHERE: dict[str, list[str]] = {name: [] for name in WIDTHS}
+LONG = "a_name_without_any_place_to_break_it_" * 4
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+class Opened:
+    """A page in its own context, with all that it asked for and complained about."""
+
+    def __init__(self, chromium: Any, width: int = 1280, scheme: str = "light") -> None:
+        self.context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        self.page = self.context.new_page()
+        self.requests: list[Any] = []
+        self.complaints: list[str] = []
+        self.page.on("request", lambda request: self.requests.append(request))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("console", lambda said: self.complaints.append(said.text) if said.type != "log" else None)
+
+    def __enter__(self) -> Opened:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.context.close()
+
+
+def written(folder: Path, outcome: dict[str, Any], pictures: Pictures | None = None) -> str:
+    """The URI of the outcome's page, written into the folder."""
+    file = folder / "report.html"
+    file.write_text(render_page(outcome, made.pictures() if pictures is None else pictures), encoding="utf-8")
+    return file.as_uri()
+
+
+def violations(page: Any) -> list[str]:
+    """What axe finds, one line for each rule and place."""
+    found = axe.Axe().run(page, options=AXE).response["violations"]
+    return [
+        f"{rule['id']}: {node['target']} {node.get('failureSummary', '')}" for rule in found for node in rule["nodes"]
+    ]
+
+
+def too_wide(frame: Any) -> list[str]:
+    """The elements that reach beyond the window's right edge, outside regions that scroll by themselves."""
+    script = """() => {
+      const edge = document.documentElement.clientWidth + 0.5, out = [];
+      if (document.documentElement.scrollWidth <= edge) return out;
+      for (const e of document.body.querySelectorAll('*'))
+        if (e.getBoundingClientRect().right > edge && !e.closest('.scroll, svg')) out.push(e.outerHTML.slice(0, 99));
+      return out.length ? out : ['the document itself'];
+    }"""
+    return list(frame.evaluate(script))
+
+
+@pytest.fixture
+def opened(chromium: Any) -> Iterator[Opened]:
+    with Opened(chromium) as page:
+        yield page
+
+
+def resized(page: Any) -> Iterator[str]:
+    """The page at each width in turn, down to the 320 pixels of WCAG's rule on reflow."""
+    for name, width in WIDTHS.items():
+        page.set_viewport_size({"width": width, "height": 900})
+        yield name
+
+
+@pytest.mark.parametrize("name", made.OUTCOMES)
+def test_every_outcome_shows_and_is_accessible(name: str, opened: Opened, tmp_path: Path) -> None:
+    """No request, no complaint, nothing too wide; in light and dark axe finds nothing.
+
+    axe checks landmarks, names, alternative texts, order of headings, contrast, tables, what scrolls by keyboard.
+    """
+    page, outcome = opened.page, made.OUTCOMES[name]()
+    uri = written(tmp_path, outcome)
+    page.goto(uri)
+    assert {width: too_wide(page) for width in resized(page)} == NOWHERE
+    assert page.get_by_role("heading", level=1).is_visible()
+    assert page.get_by_role("banner").get_by_text(facts.verdict_word(outcome), exact=False).first.is_visible()
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        assert violations(page) == []
+    assert {r.url for r in opened.requests if not r.url.startswith("data:")} == {uri}
+    assert opened.complaints == []
+
+
+def test_long_names_do_not_widen_the_page(opened: Opened, tmp_path: Path) -> None:
+    outcome = made.renamed(made.passed(), LONG)
+    outcome["evidence"]["clean_by_class"] = {LONG: outcome["evidence"]["clean"]}
+    outcome["confusion"]["clean"] = [{"true": LONG, "answer": LONG, "champion": 1, "challenger": 2}]
+    opened.page.goto(written(tmp_path, outcome, made.pictures(name=LONG)))
+    assert {width: too_wide(opened.page) for width in resized(opened.page)} == NOWHERE
+
+
+def test_accessible_on_a_phone_and_on_paper(opened: Opened, tmp_path: Path) -> None:
+    opened.page.goto(written(tmp_path, made.passed()))
+    opened.page.set_viewport_size({"width": 320, "height": 900})
+    assert violations(opened.page) == []
+    opened.page.emulate_media(media="print", color_scheme="dark")
+    assert violations(opened.page) == []
+
+
+def test_light_and_dark_differ_and_paper_is_white(opened: Opened, tmp_path: Path) -> None:
+    opened.page.goto(written(tmp_path, made.passed()))
+    opened.page.emulate_media(color_scheme="dark")
+    assert max(ground(opened.page)) < 60
+    opened.page.emulate_media(color_scheme="light")
+    assert min(ground(opened.page)) > 240
+    opened.page.emulate_media(color_scheme="dark", media="print")
+    assert ground(opened.page) == (255, 255, 255)
+
+
+def ground(page: Any) -> tuple[int, ...]:
+    colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    return tuple(int(part) for part in colour.removeprefix("rgb(").removesuffix(")").split(","))
+
+
+def test_paper_shows_what_the_screen_folds_away(opened: Opened, tmp_path: Path) -> None:
+    page = opened.page
+    page.goto(written(tmp_path, made.passed()))
+    table = page.get_by_text("Learning rate", exact=True)
+    assert not table.is_visible()
+    page.emulate_media(media="print")
+    assert table.is_visible()
+    assert not page.get_by_role("navigation").is_visible()
+    assert page.pdf(format="A4").startswith(b"%PDF")
+
+
+def test_keyboard_reaches_everything_in_reading_order(opened: Opened, tmp_path: Path) -> None:
+    page = opened.page
+    page.goto(written(tmp_path, made.passed()))
+    page.evaluate("document.querySelectorAll('details').forEach(e => e.open = true)")
+    wanted = page.evaluate(
+        "[...document.querySelectorAll('a, summary, [tabindex]:not(section)')].map(e => e.outerHTML)"
+    )
+    reached = []
+    for _ in wanted:
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.outerHTML"))
+        assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid", reached[-1]
+    assert reached == wanted
+    assert len(wanted) > 10
+
+
+def test_a_command_is_copied_as_it_is(opened: Opened, tmp_path: Path) -> None:
+    opened.page.set_viewport_size({"width": 320, "height": 900})
+    opened.page.goto(written(tmp_path, made.passed()))
+    wanted = [commands.promote_command(made.passed()), commands.reproduce_command(made.passed())]
+    for command in wanted:
+        shown = opened.page.locator("pre", has_text=command).first
+        shown.click()
+        assert opened.page.evaluate("getSelection().toString()") == command
+        assert shown.evaluate("e => e.getBoundingClientRect().height") > 50  # over several lines
+
+
+def test_the_contents_lead_to_their_sections(opened: Opened, tmp_path: Path) -> None:
+    page = opened.page
+    page.goto(written(tmp_path, made.passed()))
+    links = page.get_by_role("navigation").get_by_role("link").all()
+    sections = page.evaluate("[...document.querySelectorAll('main section')].map(e => '#' + e.id)")
+    assert [link.get_attribute("href") for link in links] == sections
+    for link in links:
+        link.focus()
+        page.keyboard.press("Enter")
+        playwright.expect(page.locator(f"{link.get_attribute('href')}:target h2")).to_be_in_viewport()
+
+
+def test_in_the_artifact_view_of_a_running_mlflow_ui(opened: Opened, server_registry: str, tmp_path: Path) -> None:
+    """MLflow shows the page in a sandboxed frame: it must work there, in light and dark, and ask nothing of anybody."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient()
+    experiment = client.create_experiment("review page in a browser")
+    run = client.create_run(experiment).info.run_id
+    (tmp_path / "report.html").write_text(render_page(made.passed(), made.pictures()), encoding="utf-8")
+    client.log_artifact(run, str(tmp_path / "report.html"))
+    client.set_terminated(run)
+    page = opened.page
+    page.goto(f"{server_registry}/#/experiments/{experiment}/runs/{run}/artifacts/report.html")
+    element = page.wait_for_selector("iframe[sandbox]", timeout=60_000)
+    frame = element.content_frame()
+    assert element.get_attribute("sandbox") == "allow-scripts"
+    playwright.expect(frame.get_by_role("banner")).to_contain_text(facts.headline(made.passed()))
+    grounds = []
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        assert too_wide(frame) == []
+        grounds.append(ground(frame))
+    assert min(grounds[0]) > 240
+    assert max(grounds[1]) < 60
+    shown = frame.evaluate("[...document.images].map(i => i.complete && i.naturalWidth > 0)")
+    assert len(shown) > 40
+    assert all(shown)
+    frame.get_by_role("navigation").get_by_role("link", name="Lineage").click()
+    playwright.expect(frame.locator("#lineage h2")).to_be_in_viewport()
+    asked = [r.url for r in opened.requests if r.frame == frame and not r.url.startswith(("data:", "blob:"))]
+    assert asked == []
+    assert [said for said in opened.complaints if "Content Security Policy" in said or "blob:" in said] == []

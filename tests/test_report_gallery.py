@@ -1,0 +1,112 @@
+"""Pictures and changed answers that the page gets from a repair."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from report_helpers import digits
+from sklearn.datasets import load_digits
+
+from repairops.config import StyleConfig
+from repairops.evaluation import Evaluation, judge
+from repairops.images import from_arrays
+from repairops.records import CleanSet, Clusters, FailureBatch, HeldOutFailures, ImageSet
+from repairops.stages.gallery import changed_answers, negative_flips, sample_pairs, style_grid, style_samples
+
+NAMES = tuple("0123456789")
+
+
+def images(first: int, last: int) -> ImageSet:
+    return from_arrays(digits()[first:last, 0], load_digits().target[first:last], NAMES)
+
+
+def batch(first: int, last: int) -> FailureBatch:
+    found = images(first, last)
+    blank = np.full(len(found), "")
+    return FailureBatch(found, (found.labels + 1) % 10, np.ones(len(found), np.float32), blank, blank)
+
+
+def clusters(assignments: list[int]) -> Clusters:
+    """Distances grow with the index, so that a cluster's members come in order."""
+    n = len(assignments)
+    return Clusters(np.array(assignments), np.arange(n, dtype=np.float32), np.full(n, 1 / n))
+
+
+def outputs(answers: np.ndarray) -> np.ndarray:
+    """Logits of these answers, the later ones more confident."""
+    found = np.zeros((len(answers), 10), np.float32)
+    found[np.arange(len(answers)), answers] = 3 + np.arange(len(answers))
+    return found
+
+
+def test_samples_are_a_failure_a_reference_and_a_train_image_in_its_style() -> None:
+    failures, train = batch(0, 9), images(100, 400)
+    found = style_samples(
+        failures,
+        clusters([0, 0, 0, 0, 0, 0, 0, 1, 1]),
+        train,
+        StyleConfig(name="subband_wct"),
+        per_cluster=3,
+        seed=0,
+    )
+    assert [(s.cluster, s.failure, s.reference) for s in found] == [
+        (0, 3, 0),  # the reference is nearest to the centre, the failure from the middle of the cluster outwards
+        (0, 4, 1),
+        (0, 6, 2),
+        (1, 8, 7),
+        (1, 8, 8),
+    ]
+    known = {image.tobytes(): label for image, label in zip(train.pixels.numpy(), train.labels, strict=True)}
+    assert [known[s.content.tobytes()] for s in found] == failures.images.labels[[s.reference for s in found]].tolist()
+    pair = sample_pairs(found, failures)[0]
+    assert [role for role, _ in pair.images] == ["failure", "reference", "content", "styled"]
+    assert np.array_equal(pair.failure, failures.images.pixels[3].numpy())
+    assert np.array_equal(pair.reference, failures.images.pixels[0].numpy())
+    assert (pair.label, pair.predicted) == (NAMES[failures.images.labels[3]], NAMES[failures.predicted[3]])
+    assert not np.array_equal(pair.styled, pair.content)
+    grid = style_grid(found, failures)
+    assert grid.dtype == np.uint8
+    assert grid.shape[1] > 4 * grid.shape[0]  # two rows of nine pictures, the second one shorter
+
+
+def test_a_cluster_of_one_is_its_own_reference() -> None:
+    (only,) = style_samples(
+        batch(0, 1), clusters([0]), images(100, 200), StyleConfig(name="high_band_swap"), per_cluster=4, seed=0
+    )
+    assert (only.failure, only.reference) == (0, 0)
+
+
+def evaluation() -> tuple[Evaluation, CleanSet, HeldOutFailures]:
+    """The champion takes every 3 of the failures for an 8; the challenger has them right but takes two 5 for a 6."""
+    clean, heldout = CleanSet(images(200, 260)), HeldOutFailures(batch(300, 360))
+    labels, failed = clean.images.labels, heldout.batch.images.labels
+    before, wrong = labels.copy(), np.where(failed == 3, 8, (failed + 1) % 10)
+    after, repaired = labels.copy(), np.where(failed == 3, 3, wrong)
+    after[np.flatnonzero(labels == 5)[:2]] = 6
+    return (
+        judge([outputs(before), outputs(wrong)], [outputs(after), outputs(repaired)], clean, heldout),
+        clean,
+        heldout,
+    )
+
+
+def test_changed_answers_are_counts_of_the_wrong_ones_that_differ() -> None:
+    found, clean, heldout = evaluation()
+    threes = int((heldout.batch.images.labels == 3).sum())
+    changed = changed_answers(found, clean, heldout)
+    assert changed["confusion"] == {
+        "heldout": [{"true": "3", "answer": "8", "champion": threes, "challenger": 0}],
+        "clean": [{"true": "5", "answer": "6", "champion": 0, "challenger": 2}],
+    }
+    assert changed["heldout_by_class"]["3"] == {"repaired": threes, "total": threes}
+    assert sum(counts["total"] for counts in changed["heldout_by_class"].values()) == 60
+    assert sum(counts["repaired"] for counts in changed["heldout_by_class"].values()) == threes
+
+
+def test_negative_flips_come_with_both_answers_most_confident_first() -> None:
+    found, clean, _ = evaluation()
+    flips = negative_flips(found, clean, limit=5)
+    places = np.flatnonzero(clean.images.labels == 5)[:2]
+    assert [(flip.label, flip.champion, flip.challenger) for flip in flips] == [("5", "5", "6")] * 2
+    assert torch.equal(torch.from_numpy(flips[0].image), clean.images.pixels[int(places[1])])
+    assert len(negative_flips(found, clean, limit=1)) == 1
