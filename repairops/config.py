@@ -73,7 +73,6 @@ class StyleConfig:
     name: str = "fitted_degradation"
     levels: int = 2  # Haar levels of subband_wct; wct2 takes 1 to 4
     alpha: float = 1.0  # strength, 0 = content unchanged
-    group_size: int = 16  # fitted_degradation: alike failures that one estimate is made of
     weights: str = ""  # wct2: path of encoder and decoder weights
     weights_sha256: str = ""
 
