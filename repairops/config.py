@@ -73,7 +73,6 @@ class StyleConfig:
     name: str = "fitted_degradation"
     levels: int = 2  # Haar levels of subband_wct; wct2 takes 1 to 4
     alpha: float = 1.0  # strength, 0 = content unchanged
-    group_size: int = 16  # fitted_degradation: alike failures that one estimate is made of
     weights: str = ""  # wct2: path of encoder and decoder weights
     weights_sha256: str = ""
 
@@ -95,6 +94,7 @@ class MethodConfig:
     population: int = 4  # sensei's variants of each image
     generations: int = 1  # of sensei's search in each step
     components: int = 3  # few_shot's Gaussian mixture
+    trial_share: float = 0.25  # auto: images, or minutes, of all trials as a share of the whole training's
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,9 @@ class TrainingConfig:
     max_minutes: float = 0.0  # 0 = no limit
     device: str = field(default="auto", metadata=_MACHINE)
     amp: Literal["auto", "on", "off"] = "auto"  # bfloat16 autocast; auto = on for CUDA
+    interpolation: int = 4  # points tried between champion and fine-tuned weights; 0 = none
     ema: float = 0.0  # decay of the moving average of the weights; 0 = none
+    workers: int = field(default=-1, metadata=_MACHINE)  # threads that fetch batches ahead; -1 = where it helps
     compile: bool = False  # torch.compile, where the network and the machine can
 
 

@@ -6,6 +6,7 @@ memory, or in a file of their own where it is larger than `images.memory_limit_m
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import json
@@ -20,15 +21,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from repairops.config import Config, derive_seed
+from repairops.config import Config, MethodConfig, TrainingConfig, derive_seed
 from repairops.errors import RepairError
-from repairops.methods import RepairData, make_method
+from repairops.methods import AUTO, RepairData, make_method
 from repairops.methods.base import Method
 from repairops.network import Classifier
 from repairops.records import Clusters, FailureBatch, ImageSet
 from repairops.training import TrainingResult, train
 from repairops.training.epoch import Figures
 from repairops.training.ranks import Ranks, current_ranks
+from repairops.trials import choose_by_trial
 
 logger = logging.getLogger("repairops")
 
@@ -49,8 +51,11 @@ class Work:
 
 def fine_tune_everywhere(
     work: Work, work_dir: Path, on_epoch: Callable[[int, Figures], None] | None = None
-) -> TrainingResult:
-    """Fine-tunes `work.classifier` in place on all ranks; called by rank 0, or by the only process there is."""
+) -> tuple[TrainingResult, list[dict[str, Any]]]:
+    """Fine-tunes `work.classifier` in place on all ranks; called by rank 0, or by the only process there is.
+
+    Also returns the trials by which `method.name=auto` chose, else none.
+    """
     ranks = current_ranks()
     if not ranks.alone:
         _send(work)
@@ -75,24 +80,44 @@ def leading(ranks: Ranks) -> Iterator[None]:
         dist.broadcast_object_list([None], 0)
 
 
-def _fine_tune(work: Work, work_dir: Path, on_epoch: Callable[[int, Figures], None] | None = None) -> TrainingResult:
-    config, seed = work.config, work.config.seed
+def _fine_tune(
+    work: Work, work_dir: Path, on_epoch: Callable[[int, Figures], None] | None = None
+) -> tuple[TrainingResult, list[dict[str, Any]]]:
+    method, training = work.config.method, work.config.training
+    trials: list[dict[str, Any]] = []
+    if method.name == AUTO:
 
-    def method(data: RepairData) -> Method:
-        generator = torch.Generator().manual_seed(derive_seed(seed, "method"))
-        return make_method(config.method, config.style, data, generator)
+        def run(number: int, candidate: MethodConfig, short: TrainingConfig) -> TrainingResult:
+            return _train(work, copy.deepcopy(work.classifier), candidate, short, work_dir / f"trial-{number}")
+
+        method, training, trials = choose_by_trial(method, training, len(work.train_set), run)
+    return _train(work, work.classifier, method, training, work_dir, on_epoch), trials
+
+
+def _train(
+    work: Work,
+    classifier: Classifier,
+    method: MethodConfig,
+    training: TrainingConfig,
+    work_dir: Path,
+    on_epoch: Callable[[int, Figures], None] | None = None,
+) -> TrainingResult:
+    style, seed = work.config.style, work.config.seed
+
+    def factory(data: RepairData) -> Method:
+        return make_method(method, style, data, torch.Generator().manual_seed(derive_seed(seed, "method")))
 
     return train(
-        work.classifier,
-        method,
+        classifier,
+        factory,
         work.train_set,
         work.failures,
         work.validation,
         work.clusters,
-        config.training,
+        training,
         seed=seed,
         work_dir=work_dir,
-        method_key=_digest(config.method, config.style),
+        method_key=_digest(method, style),
         on_epoch=on_epoch,
     )
 

@@ -96,7 +96,7 @@ def run_job(job: Job, inputs: Inputs) -> Outcome:
     with job.stage("cluster"):
         clusters = cluster(job, split.repair)
     with job.stage("style"):
-        samples = show_style(job, split.repair, clusters, train_set)
+        samples = show_style(job, champion, split.repair, clusters, train_set)
     with job.stage("fine-tune"):
         challenger = fine_tune(job, champion, train_set, split, clusters)
     with job.stage("evaluate"):

@@ -29,7 +29,7 @@ class Recorded:
     """A method that keeps its losses."""
 
     def __init__(self, name: str, data: RepairData) -> None:
-        self.method = make_method(MethodConfig(name=name), StyleConfig(group_size=4), data, Generator().manual_seed(0))
+        self.method = make_method(MethodConfig(name=name), StyleConfig(), data, Generator().manual_seed(0))
         self.losses: list[float] = []
 
     def loss(

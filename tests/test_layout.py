@@ -27,7 +27,8 @@ MODULES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "mlflow_project").glob("*.py"
 IMPORTERS = {
     "mlflow": {"store", "doctor", "job", "demo"},
     "requests": {"store"},
-    "filelock": {"store"},
+    "filelock": {"store", "bench"},
+    "matplotlib": {"bench"},
     "great_expectations": {"validation"},
     "pandas": {"validation", "store"},
     "pyarrow": {"images", "store", "bench"},
@@ -132,7 +133,7 @@ blank = np.full(90, '')
 batch = FailureBatch(failed, (failed.labels + 1) % 10, np.ones(90, np.float32), blank, blank)
 split = split_failures(batch, heldout_fraction=0.3, validation_fraction=0.2, near_duplicate_similarity=0.99, seed=0)
 clusters = cluster_failures(split.repair, clusters=2, per_class=False, restarts=1, seed=0)
-config = load_config(overrides=['training.epochs=1', 'training.device=cpu', 'style.group_size=4'])
+config = load_config(overrides=['training.epochs=1', 'training.device=cpu'])
 result = train(
     challenger,
     lambda data: make_method(config.method, config.style, data, torch.Generator().manual_seed(0)),

@@ -28,7 +28,7 @@ def train_by(config: MethodConfig, work_dir: Path) -> tuple[TrainingResult, int]
     """The training's result, and the validation failures that the selected weights get right."""
 
     def method(data: RepairData) -> Method:
-        return make_method(config, StyleConfig(group_size=4), data, torch.Generator().manual_seed(0))
+        return make_method(config, StyleConfig(), data, torch.Generator().manual_seed(0))
 
     classifier, (repair_part, validation) = champion(), failures()
     clusters = one_cluster(len(repair_part))

@@ -10,8 +10,10 @@ from sklearn.datasets import load_digits
 from repairops.config import StyleConfig
 from repairops.evaluation import Evaluation, judge
 from repairops.images import from_arrays
+from repairops.network import to_unit
 from repairops.records import CleanSet, Clusters, FailureBatch, HeldOutFailures, ImageSet
 from repairops.stages.gallery import changed_answers, negative_flips, sample_pairs, style_grid, style_samples
+from repairops.style import Style, fit_style
 
 NAMES = tuple("0123456789")
 
@@ -24,6 +26,11 @@ def batch(first: int, last: int) -> FailureBatch:
     found = images(first, last)
     blank = np.full(len(found), "")
     return FailureBatch(found, (found.labels + 1) % 10, np.ones(len(found), np.float32), blank, blank)
+
+
+def fitted(name: str, failures: FailureBatch, train: ImageSet) -> Style:
+    generator = torch.Generator().manual_seed(0)
+    return fit_style(name, to_unit(failures.images.pixels), to_unit(train.pixels), StyleConfig(), generator)
 
 
 def clusters(assignments: list[int]) -> Clusters:
@@ -45,7 +52,7 @@ def test_samples_are_a_failure_a_reference_and_a_train_image_in_its_style() -> N
         failures,
         clusters([0, 0, 0, 0, 0, 0, 0, 1, 1]),
         train,
-        StyleConfig(name="subband_wct"),
+        fitted("subband_wct", failures, train),
         per_cluster=3,
         seed=0,
     )
@@ -70,8 +77,9 @@ def test_samples_are_a_failure_a_reference_and_a_train_image_in_its_style() -> N
 
 
 def test_a_cluster_of_one_is_its_own_reference() -> None:
+    failures, train = batch(0, 1), images(100, 200)
     (only,) = style_samples(
-        batch(0, 1), clusters([0]), images(100, 200), StyleConfig(name="high_band_swap"), per_cluster=4, seed=0
+        failures, clusters([0]), train, fitted("high_band_swap", failures, train), per_cluster=4, seed=0
     )
     assert (only.failure, only.reference) == (0, 0)
 

@@ -100,7 +100,7 @@ def test_wrong_options_and_images_are_refused_by_name() -> None:
     images = digits()[:10]
     with pytest.raises(InvalidOption, match=r"style\.name.*'blur'.*fitted_degradation.*wct2"):
         fit_style("blur", images, images, CONFIG, generator())
-    for option, value in (("alpha", 1.5), ("alpha", float("nan")), ("levels", 0), ("levels", 5), ("group_size", 0)):
+    for option, value in (("alpha", 1.5), ("alpha", float("nan")), ("levels", 0), ("levels", 5)):
         with pytest.raises(InvalidOption, match=rf"style\.{option}"):
             fit_style("subband_wct", images, images, dataclasses.replace(CONFIG, **{option: value}), generator())
     with pytest.raises(StyleNotFittable, match=r"references.*NaN"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
@@ -121,8 +121,7 @@ def residuals(network: str, records: Sequence[Record], which: str) -> Table:
     published = [(row, figures) for (net, row), figures in paper.residual_accuracy().items() if net == subject]
     if which == "residual":
         for row, figures in published:
-            mean = fmean(figures[c] for c in corruptions if c in figures)
-            rows.append((f"paper: {row}", *(_number(figures[c]) for c in corruptions), _number(mean)))
+            rows.append((f"paper: {row}", *_published(figures, corruptions)))
     kind = "all residual failures" if which == "residual" else "photo-disjoint residual failures"
     text = f"Accuracy on {kind}, percent. The mean is over the corruptions shown."
     columns = ("rival", *corruptions, "mean")
@@ -142,11 +141,16 @@ def ablation(network: str, records: Sequence[Record]) -> list[Table]:
         rows.append((rival, *cells, _number(_mean(own, s.residual))))
         figures = paper.clustering_ablation().get((records[0]["cell"]["network"], variant))
         if figures:
-            mean = fmean(figures[c] for c in corruptions)
-            rows.append((f"paper: {variant}", *(_number(figures[c]) for c in corruptions), _number(mean)))
+            rows.append((f"paper: {variant}", *_published(figures, corruptions)))
     text = "Accuracy on all residual failures, percent."
     title = f"{network}: with and without clusters (Table V)"
     return [Table(f"table5-{network}", title, text, ("variant", *corruptions, "mean"), tuple(rows))]
+
+
+def _published(figures: Mapping[str, float], corruptions: Sequence[str]) -> list[str]:
+    """The paper's figures for these corruptions, and their mean."""
+    own = [figures[c] for c in corruptions]
+    return [_number(value) for value in [*own, fmean(own)]]
 
 
 def _means(records: Sequence[Record], measure: s.Measure) -> dict[str, float]:

@@ -20,6 +20,7 @@ COMMANDS = {
     "rollback": ("repairops.cli.promotion", "rollback", "Undo the last promotion."),
     "history": ("repairops.cli.review", "history", "List every move of the production alias."),
     "gate": ("repairops.cli.gate", "gate", "Recompute a verdict from an outcome.json."),
+    "style": ("repairops.cli.style", "style", "Say and show what the field did to the images."),
     "methods": ("repairops.cli.methods", "methods", "List the repair methods."),
     "bench": ("repairops.cli.bench", "bench", "Compare repair methods on corrupted images, as the paper does."),
     "demo": ("repairops.cli.demo", "demo", "Run the whole story on real images in a folder of its own."),

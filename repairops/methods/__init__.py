@@ -18,7 +18,9 @@ from repairops.methods.random_operations import make_random
 from repairops.methods.sensei import make_sensei
 from repairops.methods.style_guided import make_augmix, make_style_guided
 
-__all__ = ["METHODS", "Method", "MethodEntry", "RepairData", "make_method"]
+__all__ = ["AUTO", "METHODS", "Method", "MethodEntry", "RepairData", "make_method"]
+
+AUTO = "auto"  # not a method: short trials choose one, see `trials`
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ METHODS: dict[str, MethodEntry] = {
 def make_method(config: MethodConfig, style: StyleConfig, data: RepairData, generator: Generator) -> Method:
     """The method that the configuration names, fitted to the data. Raises InvalidOption for an unknown name."""
     if config.name not in METHODS:
-        raise InvalidOption("method.name", config.name, f"one of {listing(METHODS)}")
+        raise InvalidOption("method.name", config.name, f"one of {listing([*METHODS, AUTO])}")
     _check(config)
     return METHODS[config.name].make(data, config, style, generator)
 
@@ -115,6 +117,7 @@ def _check(config: MethodConfig) -> None:
         "cutout_side": (0 < config.cutout_side <= 1, "above 0 and at most 1"),
         "population": (config.population >= 1, "1 or more"),
         "generations": (config.generations >= 0, "0 or more"),
+        "trial_share": (0 < config.trial_share < 1, "above 0 and below 1"),
         "components": (config.components >= 1, "1 or more"),
     }
     for name, (fits, words) in wanted.items():

@@ -80,13 +80,18 @@ class MixedConsistency:
 
 def make_styles(data: RepairData, method: MethodConfig, style: StyleConfig, generator: Generator) -> StyleOperations:
     """The style fitted to the repair failures, its references by cluster or uniform, and the known patterns."""
-    from repairops.style import fit_style
+    from repairops.style import AUTO, Witness, fit_style
 
     patterns = tuple(find_pattern(name) for name in method.known_patterns)
     references = to_unit(data.failures.images.pixels.to(data.device))
     sample = torch.randperm(len(data.train), generator=generator)[:CLEAN_IMAGES]
     clean = to_unit(data.train.pixels[sample].to(data.device))
-    fitted = fit_style(style.name, references, clean, style, generator)
+    witness = None
+    if style.name == AUTO:
+        clusters, labels = (torch.from_numpy(x) for x in (data.clusters.assignments, data.failures.images.labels))
+        champion = data.champion().to(data.device)
+        witness = Witness(champion, clusters.long(), labels, torch.from_numpy(data.train.labels)[sample])
+    fitted = fit_style(style.name, references, clean, style, generator, witness)
     weights = reference_weights(data.clusters, uniform=method.references == "uniform")
     return StyleOperations(fitted, weights, data.clusters.count, patterns)
 

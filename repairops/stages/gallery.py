@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from repairops.config import StyleConfig, derive_seed
+from repairops.config import derive_seed
 from repairops.evaluation import Evaluation
 from repairops.grid import image_grid
 from repairops.network import to_unit
 from repairops.records import CleanSet, Clusters, FailureBatch, HeldOutFailures, ImageSet, Predictions
 from repairops.report import NegativeFlip, SamplePair
-from repairops.style import fit_style
+from repairops.style import Style
 
-CLEAN_SAMPLE = 2000  # train images that a style is fitted against
 MAX_CONFUSIONS = 12  # wrong answers listed for each set
 
 
@@ -37,16 +36,11 @@ class StyledSample:
 
 
 def style_samples(
-    failures: FailureBatch, clusters: Clusters, train: ImageSet, config: StyleConfig, *, per_cluster: int, seed: int
+    failures: FailureBatch, clusters: Clusters, train: ImageSet, style: Style, *, per_cluster: int, seed: int
 ) -> list[StyledSample]:
-    """Train images, of the references' classes, in the style of each cluster's most central failures.
-
-    Raises what `style.fit_style` raises, so a style that cannot be fitted is known before training starts.
-    """
+    """Train images, of the references' classes, in the style of each cluster's most central failures."""
     order = np.random.default_rng(derive_seed(seed, "gallery")).permutation(len(train))
     generator = torch.Generator().manual_seed(derive_seed(seed, "gallery", "style"))
-    clean = to_unit(train.pixels[torch.from_numpy(order[:CLEAN_SAMPLE])])
-    style = fit_style(config.name, to_unit(failures.images.pixels), clean, config, generator)
     chosen = [
         (c, failure, int(reference))
         for c in range(clusters.count)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import logging
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +19,13 @@ from repairops.job import Job
 from repairops.network import Classifier
 from repairops.records import Clusters, FailureBatch, FailureSplit, ImageSet
 from repairops.stages.gallery import StyledSample, style_grid, style_samples
+from repairops.stages.looks import describe_looks, fit_look
 from repairops.store.champion import Champion
+from repairops.style.degradation.words import findings, sentence
+from repairops.training import TrainingResult
+from repairops.training.interpolation import trade_off
+
+log = logging.getLogger("repairops")
 
 
 def split_batch(job: Job, failures: FailureBatch) -> FailureSplit:
@@ -53,17 +61,26 @@ def cluster(job: Job, failures: FailureBatch) -> Clusters:
     return clusters
 
 
-def show_style(job: Job, failures: FailureBatch, clusters: Clusters, train_set: ImageSet) -> list[StyledSample]:
-    """Train images in the look of each cluster (styles.png), before training starts: a look shows a wrong style."""
-    style, seed = job.config.style, job.config.seed
+def show_style(
+    job: Job, champion: Champion, failures: FailureBatch, clusters: Clusters, train_set: ImageSet
+) -> list[StyledSample]:
+    """Each cluster's look in a sentence, and train images in it (styles.png), before training starts.
+
+    A glance shows a wrong style: failures, train images, and these restyled, side by side.
+    """
+    config, seed = job.config.style, job.config.seed
+    style, found = fit_look(failures, clusters, train_set, champion.classifier, config, seed)
     samples = style_samples(failures, clusters, train_set, style, per_cluster=4, seed=seed)
+    looks = describe_looks(style, found, clusters)
     job.values["method"] = {
         "name": job.config.method.name,
         "recipe": job.config.method.recipe,
-        "style": style.name,
+        "style": config.name,
     }
+    job.values["style"] = {"name": config.name, "clusters": looks}
+    job.values["clusters"] = [{**c, "look": k["look"]} for c, k in zip(job.values["clusters"], looks, strict=True)]
     job.log_picture("styles.png", _png(style_grid(samples, failures)))
-    job.say(f"{style.name}, fitted to {len(failures)} failures in {clusters.count} clusters")
+    job.say(f"{config.name}, fitted to {len(failures)} failures; " + sentence(findings(found), len(failures)))
     return samples
 
 
@@ -71,15 +88,34 @@ def fine_tune(job: Job, champion: Champion, train_set: ImageSet, split: FailureS
     """A copy of the champion, fine-tuned; the checkpoint is chosen on validation parts alone."""
     challenger = copy.deepcopy(champion.classifier)
     work = Work(challenger, train_set, split.repair, split.validation, clusters, job.config)
-    result = fine_tune_everywhere(work, job.folder, job.log_epoch)
+    result, trials = fine_tune_everywhere(work, job.folder, job.log_epoch)
     training = dataclasses.asdict(result)
+    training["tradeoff"] = _between(job, champion.classifier, challenger, train_set, split.validation, result)
     training["history"] = [{"epoch": number, **figures} for number, figures in enumerate(result.history, 1)]
-    job.values["training"] = training
+    job.values["training"] = training | {"trials": trials}
+    job.values["method"] |= {"chosen": next((t["method"] for t in trials if t["chosen"]), job.config.method.name)}
     job.say(
         f"{len(result.history)} epochs on {result.device}, {result.images_per_second:.0f} images/s; "
         f"epoch {result.best_epoch} chosen" + (f". {result.note}" if result.note else "")
     )
     return challenger
+
+
+def _between(
+    job: Job,
+    champion: Classifier,
+    challenger: Classifier,
+    train_set: ImageSet,
+    validation_failures: FailureBatch,
+    result: TrainingResult,
+) -> list[dict[str, Any]]:
+    """The points between champion and fine-tuned weights; the challenger holds the chosen one's afterwards."""
+    options = job.config.training
+    points = trade_off(champion, challenger, train_set, validation_failures, result, options, seed=job.config.seed)
+    for point in points:
+        if point.chosen and point.weight < 1:
+            log.info("           weights %.0f%% of the way from the champion chosen", 100 * point.weight)
+    return [dataclasses.asdict(point) for point in points]
 
 
 def _png(picture: np.ndarray) -> bytes:

@@ -9,13 +9,16 @@ from torch import Generator, Tensor
 
 from repairops.config import StyleConfig
 from repairops.errors import InvalidOption, StyleNotFittable, listing
-from repairops.style.base import Style
+from repairops.style.auto import choose
+from repairops.style.base import Style, Witness
 from repairops.style.fitted import fit_fitted_degradation
 from repairops.style.spectral import fit_fourier_amplitude, fit_high_band_swap, fit_radial_spectrum
 from repairops.style.subband import fit_subband_wct
 from repairops.style.wct2 import fit_wct2
 
-__all__ = ["STYLES", "Style", "StyleFactory", "fit_style"]
+__all__ = ["AUTO", "STYLES", "Style", "StyleFactory", "Witness", "fit_style"]
+
+AUTO = "auto"  # not a style: a mix of them, chosen for each cluster by the champion's answers
 
 StyleFactory = Callable[[Tensor, Tensor, StyleConfig, Generator], Style]
 
@@ -29,21 +32,27 @@ STYLES: dict[str, StyleFactory] = {
 }
 
 
-def fit_style(name: str, references: Tensor, clean: Tensor, config: StyleConfig, generator: Generator) -> Style:
-    """Fits the style `name` to the repair failures.
+def fit_style(
+    name: str,
+    references: Tensor,
+    clean: Tensor,
+    config: StyleConfig,
+    generator: Generator,
+    witness: Witness | None = None,
+) -> Style:
+    """Fits the style `name`, or the mix `auto`, to the repair failures.
 
     references: float32 (R, C, H, W) in 0..1, the repair failures. clean: float32 (M, C, H, W) in 0..1, a sample of
-    train images (2,000 are plenty). generator: on the CPU. Raises InvalidOption for an unknown name or an option
-    out of range, StyleNotFittable for sets that cannot be fitted to, StyleWeightsMissing (wct2).
+    train images (2,000 are plenty). generator: on the CPU. witness: only for `auto`, which needs it. Raises
+    InvalidOption for an unknown name or an option out of range, StyleNotFittable for sets that cannot be fitted to,
+    StyleWeightsMissing (wct2).
     """
-    if name not in STYLES:
-        raise InvalidOption("style.name", name, f"one of {listing(STYLES)}")
+    if name not in STYLES and name != AUTO:
+        raise InvalidOption("style.name", name, f"one of {listing([*STYLES, AUTO])}")
     if not 0 <= config.alpha <= 1:
         raise InvalidOption("style.alpha", config.alpha, "from 0 (content unchanged) to 1 (full strength)")
     if not 1 <= config.levels <= 4:
         raise InvalidOption("style.levels", config.levels, "from 1 to 4")
-    if config.group_size < 1:
-        raise InvalidOption("style.group_size", config.group_size, "at least 1")
     for role, images in (("references", references), ("clean images", clean)):
         if images.ndim != 4 or images.numel() == 0:
             raise StyleNotFittable(role, f"their shape is {tuple(images.shape)}", "Give at least one image of each")
@@ -53,4 +62,11 @@ def fit_style(name: str, references: Tensor, clean: Tensor, config: StyleConfig,
         shapes = f"{tuple(references.shape[1:])} against {tuple(clean.shape[1:])} of the clean images"
         raise StyleNotFittable("references", f"their size is {shapes}", "Resize both to the model's input")
     with torch.no_grad(), torch.autocast(references.device.type, enabled=False):
-        return STYLES[name](references.float(), clean.float(), config, generator)
+        references, clean = references.float(), clean.float()
+        if name != AUTO:
+            return STYLES[name](references, clean, config, generator)
+        if witness is None:
+            raise StyleNotFittable("references", "auto compares styles by a champion and there is none", "Name a style")
+        names = [other for other in STYLES if other != "wct2" or config.weights]
+        fitted = {other: STYLES[other](references, clean, config, generator) for other in names}
+        return choose(fitted, references, clean, witness, generator)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 
 class Style(Protocol):
@@ -18,3 +19,17 @@ class Style(Protocol):
         finite, on the content's device.
         """
         ...
+
+
+@dataclass(frozen=True, eq=False)
+class Witness:
+    """What `auto` asks: the champion, and what is known of the images that a style is fitted to.
+
+    champion: float images (N, C, H, W) in 0..1 to logits, on the images' device. clusters, labels: int64 (R,), of
+    the references. clean_labels: int64 (M,), of the clean images; all three on the CPU.
+    """
+
+    champion: nn.Module
+    clusters: Tensor
+    labels: Tensor
+    clean_labels: Tensor

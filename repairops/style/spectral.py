@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from repairops.config import StyleConfig
-from repairops.style.degradation import radial_bins, radial_mean
 from repairops.style.haar import Bands, analyse, pad_to_multiple, synthesise
+from repairops.style.spectrum import radial_bins, radial_mean
 from repairops.style.subband import FLOOR, band_statistics
 from repairops.style.whitening import matrix_power
 

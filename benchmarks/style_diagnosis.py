@@ -1,0 +1,148 @@
+"""What the fitted degradation finds in failures under each of the 15 corruptions, beside what was true.
+
+    python benchmarks/style_diagnosis.py TRAIN CLEAN --folder out [--corruptions fog,snow] [--photos 2500]
+
+Writes one JSON line for each corruption to FOLDER/diagnosis.jsonl and leaves out what is there already; --table prints
+the Markdown table from it. The truth is that of the failures themselves: the mean over their severities.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from pathlib import Path
+
+import torch
+from style_failures import Failures, champion, failures, load_sets
+
+from repairops.bench.corruptions import CORRUPTIONS, blur, corrupt, weather
+from repairops.network import to_unit
+from repairops.style.degradation import estimate
+from repairops.style.degradation.words import findings, sentence
+
+ALLOWED = 0.3  # of the range of the truth over the severities
+
+
+def point_spread(corruption: str) -> list[float]:
+    """Standard deviation in pixels of the defocus kernel along one axis, and of the motion's trail, by severity."""
+    if corruption == "motion_blur":
+        widths = []
+        for radius, sigma in blur.MOTION:
+            place = torch.arange(2 * int(radius) + 1, dtype=torch.float64)
+            weight = torch.exp(-place.square() / (2 * sigma**2))
+            weight /= weight.sum()
+            widths.append(math.sqrt((weight * place.square()).sum() - (weight * place).sum() ** 2))
+        return widths
+    point = torch.zeros(1, 1, 33, 33)
+    point[..., 16, 16] = 1
+    place = torch.arange(33.0) - 16
+    spread = []
+    for severity in range(1, 6):
+        kernel = corrupt(point, corruption, severity, torch.Generator().manual_seed(0))[0, 0]
+        spread.append(math.sqrt(float((kernel.sum(0) * place.square()).sum() / kernel.sum())))
+    return spread
+
+
+def fog_truth() -> tuple[list[float], list[float]]:
+    """Contrast and root mean square of fog's layer, by severity, for an image whose maximum is 1."""
+    generator = torch.Generator().manual_seed(0)
+    contrasts, veils = [], []
+    for amount, decay in weather.FOG:
+        layer = weather.fractal(500, 32, 32, decay, generator, torch.device("cpu"))
+        contrasts.append(1 / (1 + amount))
+        veils.append(float(amount * layer.flatten(1).std(1).mean() / (1 + amount)))
+    return contrasts, veils
+
+
+def truths(corruption: str) -> dict[str, list[float]]:
+    """The true value of each parameter that the corruption has, by severity, in the units of the findings."""
+    if corruption in ("defocus_blur", "motion_blur"):
+        return {"blur" if corruption == "defocus_blur" else "streak": point_spread(corruption)}
+    if corruption == "fog":
+        contrasts, veils = fog_truth()
+        return {"contrast": contrasts, "veil": veils}
+    known = {
+        "gaussian_noise": {"noise": [0.04, 0.06, 0.08, 0.09, 0.10]},
+        "shot_noise": {"shot": [count**-0.5 for count in (500, 250, 100, 75, 50)]},
+        "impulse_noise": {"impulses": [1, 2, 3, 5, 7]},
+        "brightness": {"shift": [0.05, 0.1, 0.15, 0.2, 0.3]},
+        "contrast": {"contrast": [0.75, 0.5, 0.4, 0.3, 0.15]},
+        "pixelate": {"coarseness": [0.95, 0.9, 0.85, 0.75, 0.65]},
+        "jpeg_compression": {"blocking": [80, 65, 58, 50, 40]},
+    }
+    return known.get(corruption, {})
+
+
+def examine(corruption: str, batch: Failures, clean: torch.Tensor) -> dict[str, object]:
+    began = time.process_time()
+    found = estimate(to_unit(batch.images), clean, torch.Generator().manual_seed(0))
+    seconds = time.process_time() - began
+    told = findings(found)
+    checks = []
+    for name, by_severity in truths(corruption).items():
+        truth = float(torch.tensor(by_severity)[batch.severities - 1].mean())
+        spread = max(by_severity) - min(by_severity)
+        value = next((f.value for f in told if f.component == name), None)
+        error = None if value is None else abs(value - truth) / spread
+        checks.append({"parameter": name, "true": truth, "range": [min(by_severity), max(by_severity)],
+                       "found": value, "error_of_range": error,
+                       "within": error is not None and error <= ALLOWED})  # fmt: skip
+    return {"corruption": corruption, "failures": len(batch.images), "said": sentence(told, len(batch.images)),
+            "findings": [f.to_dict() for f in told], "checks": checks, "cpu_seconds": round(seconds, 1)}  # fmt: skip
+
+
+def table(lines: list[dict[str, object]]) -> str:
+    rows = [
+        "| corruption | found | parameter | true | found | off, % of its range |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for line in lines:
+        checks = line["checks"] or [None]
+        for check in checks:  # type: ignore[attr-defined]
+            cells = ["", "", "", ""]
+            if check:
+                value, error = check["found"], check["error_of_range"]
+                cells = [f"`{check['parameter']}`", f"{check['true']:.3g}", "-" if value is None else f"{value:.3g}",
+                         "not found" if error is None else f"{100 * error:.0f}"]  # fmt: skip
+            rows.append(f"| {line['corruption']} | {line['said']} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("train", type=Path)
+    parser.add_argument("clean", type=Path)
+    parser.add_argument("--folder", type=Path, default=Path("style-bench"))
+    parser.add_argument("--champions", type=Path, help="Folder of the benchmark's champions; default: in FOLDER.")
+    parser.add_argument("--epochs", type=int, default=7, help="Of the champion's training.")
+    parser.add_argument("--corruptions", default=",".join(CORRUPTIONS))
+    parser.add_argument("--photos", type=int, default=2500, help="Clean images that are corrupted at five severities.")
+    parser.add_argument("--batch", type=int, default=1000)
+    parser.add_argument("--table", action="store_true")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    given.folder.mkdir(parents=True, exist_ok=True)
+    file = given.folder / "diagnosis.jsonl"
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    missing = [c for c in given.corruptions.split(",") if c not in {line["corruption"] for line in lines}]
+    if missing:
+        train, clean = load_sets(given.train, given.clean)
+        classifier = champion(given.champions or given.folder / "champions", train, given.epochs)
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:2000]
+        scenes = to_unit(train.pixels[order])
+        for corruption in missing:
+            batch = failures(given.folder, classifier, clean, corruption, given.photos, given.batch, 0)
+            line = examine(corruption, batch, scenes)
+            with file.open("a") as out:
+                out.write(json.dumps(line) + "\n")
+            lines.append(line)
+            sys.stderr.write(f"{corruption}: {line['said']}\n")
+    if given.table:
+        sys.stdout.write(table(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main()

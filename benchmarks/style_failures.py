@@ -1,0 +1,99 @@
+"""What the benchmarks of styles share: a small champion, and its failures under a corruption, each made once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from repairops.bench.champions import (
+    ChampionConfig,
+    champion_arguments,
+    load_champion,
+    save_champion,
+    train_champion,
+)
+from repairops.bench.corruptions import SEVERITIES, corrupt_pixels
+from repairops.config import ImagesConfig, derive_seed
+from repairops.images import load_image_set, peek_class_names
+from repairops.network import Classifier, to_unit
+from repairops.records import ImageSet, InputSpec
+
+EIGHT = (
+    "gaussian_noise", "contrast", "fog", "defocus_blur", "impulse_noise", "jpeg_compression", "motion_blur", "snow",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Failures:
+    """uint8 images (N, C, H, W), labels, severities and photos, int64 (N,), of a failure batch and of the residuals."""
+
+    images: Tensor
+    labels: Tensor
+    severities: Tensor
+    photos: Tensor
+    residual: Tensor
+    residual_labels: Tensor
+    disjoint: Tensor  # bool: the residual failure's photo is not in the batch
+    total: int
+
+
+def load_sets(train: Path, clean: Path) -> tuple[ImageSet, ImageSet]:
+    """CIFAR-10 as two parquet files or ImageFolders."""
+    names = tuple(peek_class_names(train) or ())
+    spec = InputSpec(3, 32, 32, names)
+    return load_image_set(train, spec, ImagesConfig()), load_image_set(clean, spec, ImagesConfig())
+
+
+def champion(folder: Path, train: ImageSet, epochs: int) -> Classifier:
+    """`resnet_small` of the benchmark, trained on `train` with seed 0; kept in `folder`."""
+    config = ChampionConfig(epochs=epochs)
+    arguments = champion_arguments("resnet_small", train, config, 0)
+    found = load_champion(folder, arguments)
+    if found is None:
+        found = train_champion("resnet_small", train, config, seed=0, device=torch.device("cpu"))
+        save_champion(folder, found, arguments)
+    return found
+
+
+@torch.no_grad()
+def answers(classifier: Classifier, pixels: Tensor) -> Tensor:
+    """Answers int64 (N,), for uint8 (N, C, H, W), in bfloat16."""
+    classifier.eval()
+    found = []
+    for chunk in torch.split(pixels, 500):
+        with torch.autocast("cpu", torch.bfloat16):
+            found.append(classifier(to_unit(chunk).contiguous(memory_format=torch.channels_last)).argmax(1))
+    return torch.cat(found)
+
+
+def failures(
+    folder: Path, classifier: Classifier, clean: ImageSet, corruption: str, photos: int, batch: int, seed: int
+) -> Failures:
+    """The champion's failures on `photos` clean images at all severities: `batch` of them, the rest residual."""
+    path = folder / f"failures-{corruption}-{photos}-{batch}-{seed}.pt"
+    if path.exists():
+        return Failures(**torch.load(path, weights_only=True))
+    random = np.random.default_rng(derive_seed(seed, "failures", corruption))
+    chosen = torch.from_numpy(random.permutation(len(clean))[:photos])
+    pixels, truth = clean.pixels[chosen], torch.from_numpy(clean.labels)[chosen]
+    generator = Generator().manual_seed(derive_seed(seed, corruption))
+    parts = []
+    for severity in SEVERITIES:
+        corrupted = corrupt_pixels(pixels, corruption, severity, generator)
+        wrong = (answers(classifier, corrupted) != truth).nonzero()[:, 0]
+        parts.append((corrupted[wrong], truth[wrong], torch.full((len(wrong),), severity), chosen[wrong]))
+    images, labels, severities, sources = (torch.cat(column) for column in zip(*parts, strict=True))
+    order = torch.from_numpy(random.permutation(len(images)))
+    first, rest = order[:batch], order[batch:]
+    made = {
+        "images": images[first], "labels": labels[first], "severities": severities[first], "photos": sources[first],
+        "residual": images[rest], "residual_labels": labels[rest],
+        "disjoint": ~torch.isin(sources[rest], sources[first]), "total": len(images),
+    }  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(made, path)
+    return Failures(**made)

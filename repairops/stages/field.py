@@ -1,0 +1,119 @@
+"""A model's logged failures beside its train set, for a look without a repair: nothing is validated or judged here."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from repairops.clustering import cluster_failures
+from repairops.config import Config, derive_seed
+from repairops.errors import FailureBatchNotFound, StyleNotFittable, UnreadableImage
+from repairops.grid import image_grid
+from repairops.images import decode_image, load_image_set, resolve_label, sample_ids
+from repairops.network import Classifier, to_unit
+from repairops.records import Clusters, FailureBatch, ImageSet, InputSpec
+from repairops.stages.looks import describe_looks, fit_look
+from repairops.store.champion import load_champion
+from repairops.store.connection import connect
+from repairops.store.datasets import fetch_dataset, find_sets
+from repairops.store.failure_rows import FailureRows
+from repairops.store.failures import choose_batches, fetch_rows, logged_batches
+from repairops.store.models import resolve_model
+from repairops.style.degradation.words import findings, sentence
+
+
+@dataclass(frozen=True, eq=False)
+class Field:
+    """What a style is fitted to: logged failures that decode, their clusters, train images, and the champion."""
+
+    failures: FailureBatch
+    clusters: Clusters
+    train: ImageSet
+    champion: Classifier
+
+
+def fetch_field(
+    model: str, batches: str, train_set: str | Path | None, config: Config, tracking_uri: str | None
+) -> Field:
+    """The failures of `model` in `batches` ('auto' for all that are logged) and its train set.
+
+    Rows that do not decode or whose label is unknown are left out. Raises what the repair's first stages raise.
+    """
+    client = connect(tracking_uri)
+    ref = resolve_model(model, client)
+    logged = logged_batches(client, ref.name)
+    chosen = choose_batches(logged, batches)
+    if not chosen:
+        raise FailureBatchNotFound(batches, [])
+    sets = find_sets(client, ref.run_id, train_set, train_set)
+    with tempfile.TemporaryDirectory() as folder:
+        path = fetch_dataset(sets["training"], "training", Path(folder) / "sets")
+        champion = load_champion(ref, config.model, Path(folder) / "champion")
+        train = load_image_set(path, champion.spec, config.images, role="train set")
+    failures = _decoded(fetch_rows(client, chosen), champion.spec, config)
+    clustering = config.clustering
+    clusters = cluster_failures(
+        failures,
+        clusters=clustering.clusters,
+        per_class=clustering.per_class,
+        restarts=clustering.restarts,
+        seed=derive_seed(config.seed, "clustering"),
+    )
+    return Field(failures, clusters, train, champion.classifier)
+
+
+def diagnose(field: Field, config: Config) -> dict[str, Any]:
+    """What degradation shows in the failures, over all and by cluster, as plain values with sentences."""
+    style, found = fit_look(field.failures, field.clusters, field.train, field.champion, config.style, config.seed)
+    told = findings(found)
+    return {
+        "failures": len(field.failures),
+        "summary": sentence(told, len(field.failures)),
+        "findings": [finding.to_dict() for finding in told],
+        "clusters": [
+            {**look, "failures": len(field.clusters.members(look["cluster"]))}
+            for look in describe_looks(style, found, field.clusters)
+        ],
+    }
+
+
+def picture_styles(field: Field, names: list[str], config: Config, count: int) -> np.ndarray:
+    """A picture, uint8 (H, W, 3): a row of failures, a row of train images, and these in each style of `names`."""
+    generator = torch.Generator().manual_seed(derive_seed(config.seed, "picture"))
+    chosen = torch.randperm(len(field.failures), generator=generator)[:count]
+    content = field.train.pixels[torch.randperm(len(field.train), generator=generator)[: len(chosen)]]
+    rows = [field.failures.images.pixels[chosen], content]
+    for name in names:
+        options = dataclasses.replace(config.style, name=name)
+        style, _ = fit_look(field.failures, field.clusters, field.train, field.champion, options, config.seed)
+        with torch.no_grad():
+            styled = style.apply(to_unit(content), chosen, generator)
+        rows.append(styled.mul(255).round().to(torch.uint8))
+    return image_grid(rows)
+
+
+def _decoded(rows: FailureRows, spec: InputSpec, config: Config) -> FailureBatch:
+    pixels, labels = [], []
+    limits = {"max_pixels": config.images.max_image_pixels, "max_bytes": config.images.max_image_bytes}
+    for data, text in zip(rows.image, rows.label, strict=True):
+        label = resolve_label(text, spec.class_names)
+        if label is None:
+            continue
+        try:
+            pixels.append(decode_image(data, spec, **limits))
+        except UnreadableImage:
+            continue
+        labels.append(label)
+    if not pixels:
+        raise StyleNotFittable("failures", "none of them decodes and has a known label", "Look at the logged batch")
+    stacked = torch.from_numpy(np.stack(pixels))
+    images = ImageSet(stacked, np.array(labels, dtype=np.int64), spec.class_names, sample_ids(stacked))
+    blank = np.full(len(labels), "")
+    unknown = np.full(len(labels), -1, dtype=np.int64)
+    return FailureBatch(images, unknown, np.full(len(labels), np.nan, dtype=np.float32), blank, blank)

@@ -1,0 +1,195 @@
+"""The protocol of a cell: failures, roles of images, budgets, rivals; the benchmark without MLflow."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from training_helpers import failures as digit_failures
+
+from repairops.bench.budget import step_time, within_budget
+from repairops.bench.data import BenchData, corrupted_images, load_digits, take_rows
+from repairops.bench.failures import collect_failures
+from repairops.bench.presets import PRESETS
+from repairops.bench.rivals import TrueCorruption, rival, rivals, twisted_failures
+from repairops.config import TrainingConfig
+from repairops.errors import DatasetNotFound, InvalidOption, UnreadableDataset
+from repairops.methods import METHODS
+from repairops.records import CleanSet, Predictions
+
+
+@pytest.fixture(scope="module")
+def data() -> BenchData:
+    return load_digits()
+
+
+def small(data: BenchData, photos: int) -> BenchData:
+    return BenchData(data.train, CleanSet(data.clean.images.subset(np.arange(photos))))
+
+
+def answers(data: BenchData, right: np.ndarray) -> Predictions:
+    labels = np.tile(data.clean.images.labels, 5)
+    return Predictions(np.where(right, labels, (labels + 1) % 10), np.ones(len(labels), np.float32), right)
+
+
+def test_corrupted_images_are_made_once_in_the_published_layout(data: BenchData, tmp_path: Path) -> None:
+    some = small(data, 40)
+    images = corrupted_images(some, "contrast", tmp_path)
+    assert images.shape == (200, 8, 8, 1)
+    assert images.dtype == np.uint8
+    deviations = [images[k * 40 : (k + 1) * 40].std() for k in range(5)]
+    assert deviations == sorted(deviations, reverse=True)
+    (file,) = tmp_path.glob("*.npy")
+    written = file.stat().st_mtime_ns
+    assert np.array_equal(corrupted_images(some, "contrast", tmp_path), images)
+    assert file.stat().st_mtime_ns == written
+    rows = np.array([7, 3, 150])
+    assert np.array_equal(take_rows(images, rows).permute(0, 2, 3, 1).numpy(), images[rows])
+
+
+def test_published_files_are_taken_where_they_fit_the_clean_set(data: BenchData, tmp_path: Path) -> None:
+    some = small(data, 40)
+    published = np.random.default_rng(0).integers(0, 256, (200, 8, 8, 1), dtype=np.uint8)
+    np.save(tmp_path / "fog.npy", published)
+    given = dataclasses.replace(some, published=tmp_path)
+    with pytest.raises(DatasetNotFound, match=r"labels\.npy"):
+        corrupted_images(given, "fog", tmp_path / "own")
+    np.save(tmp_path / "labels.npy", np.tile(some.clean.images.labels, 5))
+    assert np.array_equal(corrupted_images(given, "fog", tmp_path / "own"), published)
+    assert not (tmp_path / "own").exists()
+    assert given.digest != some.digest
+    np.save(tmp_path / "labels.npy", np.zeros(200, np.int64))
+    with pytest.raises(UnreadableDataset, match="its labels are not those"):
+        corrupted_images(given, "fog", tmp_path / "own")
+
+
+def test_failures_that_guide_never_judge_and_photos_are_told_apart(data: BenchData, tmp_path: Path) -> None:
+    some = small(data, 60)
+    right = np.random.default_rng(1).random(300) < 0.4
+    images = corrupted_images(some, "gaussian_noise", tmp_path)
+    found = collect_failures(
+        some, answers(some, right), "gaussian_noise", tmp_path, batch=30, residuals=0, corrupted=0, seed=0
+    )
+    assert found.total == int((~right).sum()) == len(found.batch) + len(found.residual.images)
+    assert not found.residual.champion_right.any()
+    assert len(found.corrupted.images) == 300 - 30
+    assert found.accuracy == tuple(round(float(right[k * 60 : (k + 1) * 60].mean()), 4) for k in range(5))
+
+    rows = {image.tobytes(): row for row, image in enumerate(images)}  # noisy images are all different
+    batch_rows = [rows[p.permute(1, 2, 0).numpy().tobytes()] for p in found.batch.images.pixels]
+    residual_rows = [rows[p.permute(1, 2, 0).numpy().tobytes()] for p in found.residual.images.pixels]
+    assert not set(batch_rows) & set(residual_rows)
+    assert not right[batch_rows].any()
+    photos = {row % 60 for row in batch_rows}
+    assert found.residual.shared.tolist() == [row % 60 in photos for row in residual_rows]
+    assert found.residual.severities.tolist() == [row // 60 + 1 for row in residual_rows]
+    assert found.batch.groups.tolist() == [f"photo {row % 60}" for row in batch_rows]
+    assert 0 < found.residual.shared.sum() < len(residual_rows)
+    other = collect_failures(
+        some, answers(some, right), "gaussian_noise", tmp_path, batch=30, residuals=20, corrupted=50, seed=1
+    )
+    assert (len(other.residual.images), len(other.corrupted.images)) == (20, 50)
+    assert other.batch.images.digest != found.batch.images.digest
+
+
+def test_a_batch_takes_at_most_half_of_few_failures(data: BenchData, tmp_path: Path) -> None:
+    some = small(data, 20)
+    right = np.arange(100) % 10 > 0
+    found = collect_failures(
+        some, answers(some, right), "contrast", tmp_path, batch=1000, residuals=0, corrupted=0, seed=0
+    )
+    assert (len(found.batch), len(found.residual.images)) == (5, 5)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "budget", "epochs", "images"),
+    [
+        (0.1, 100.0, 10, 10_000),  # 1,000 steps: 10 passes over 10,000 images
+        (0.1, 6.0, 3, 2000),  # 60 steps: three epochs of 20
+        (0.5, 1.0, 3, 100),  # less than a step an epoch: one each
+        (0.1, 105.0, 11, 9500),  # 1,050 steps
+    ],
+)
+def test_budgets_become_whole_epochs(seconds: float, budget: float, epochs: int, images: int) -> None:
+    found = within_budget(TrainingConfig(max_train_images=10_000), seconds, budget, 45_000, checks=3)
+    assert (found.epochs, found.max_train_images) == (epochs, images)
+    spent = found.epochs * found.max_train_images / found.batch_size * seconds
+    assert spent == pytest.approx(max(budget, 3 * seconds), rel=0.02)
+
+
+def test_step_times_are_measured_once_for_a_grid(data: BenchData, tmp_path: Path) -> None:
+    training = PRESETS["digits"].training
+    first = step_time("resnet_tiny", "fine_tune", rival("fine_tune"), data.train, training, tmp_path)
+    assert 0 < first.seconds < 5
+    assert step_time("resnet_tiny", "fine_tune", rival("fine_tune"), data.train, training, tmp_path) == first
+    refused = step_time("lstm_small", "batch_norm", rival("batch_norm"), data.train, training, tmp_path)
+    assert math.isnan(refused.seconds)
+    assert "BatchNorm" in refused.error
+
+
+def test_every_method_is_a_rival_and_bounds_are_marked() -> None:
+    found = rivals()
+    assert set(METHODS) < set(found)
+    assert {name for name, r in found.items() if r.bound} == {"none", "shuffled", "oracle", "oracle_no_failures"}
+    assert all(found[name].config.name == name for name in METHODS)
+    assert found["style_guided_paper"].config.recipe == "paper"
+    assert found["style_guided_no_clusters"].config.references == "uniform"
+    assert found["oracle_no_failures"].config.use_failures == "off"
+    with pytest.raises(InvalidOption):
+        rival("sleep")
+
+
+def test_shuffling_keeps_each_image_s_values_and_nothing_of_its_places() -> None:
+    batch, _ = digit_failures()
+    shuffled = twisted_failures(batch, "shuffled", seed=0)
+    before, after = batch.images.pixels.flatten(1), shuffled.images.pixels.flatten(1)
+    assert torch.equal(before.sort(1).values, after.sort(1).values)
+    correlations = [np.corrcoef(a, b)[0, 1] for a, b in zip(before.numpy(), after.numpy(), strict=True)]
+    assert abs(float(np.mean(correlations))) < 0.05
+    assert shuffled.images.labels.tolist() == batch.images.labels.tolist()
+    assert twisted_failures(batch, "", seed=0) is batch
+
+
+def test_the_oracle_s_style_is_the_corruption_at_every_severity() -> None:
+    images = torch.rand(400, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    styled = TrueCorruption("contrast").apply(images, torch.zeros(400), torch.Generator().manual_seed(1))
+    ratios = (styled.flatten(1).std(1) / images.flatten(1).std(1)).numpy()
+    nearest = np.abs(ratios[:, None] - np.array([0.75, 0.5, 0.4, 0.3, 0.15])).argmin(1)
+    assert np.bincount(nearest).min() > 50
+    assert torch.equal((styled * 255).round() / 255, styled)
+
+
+WITHOUT = """
+import sys
+from pathlib import Path
+class Without:
+    '''A finder that does not find some libraries, as where they are not installed.'''
+    def __init__(self, finder):
+        self.finder = finder
+    def find_spec(self, name, path=None, target=None):
+        return None if name.partition('.')[0] in REFUSED else self.finder.find_spec(name, path, target)
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
+from repairops.bench.report import write_report
+from repairops.bench.run import Request, run
+out = Path(sys.argv[1])
+states = run(Request('digits', out, filters=('contrast', 'none,style_guided'), budget=0.1), workers=1)
+write_report(out, out / 'report')
+sys.stdout.write(str(dict(states)))
+"""
+
+
+def test_runs_without_mlflow_and_the_heavy_libraries(tmp_path: Path) -> None:
+    refused = {"mlflow", "great_expectations", "onnx", "onnxruntime", "pandas", "pyarrow", "jinja2"}
+    command = [sys.executable, "-c", f"REFUSED = {refused!r}\n{WITHOUT}", str(tmp_path / "grid")]
+    result = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=240)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.stdout == "{'done': 2}"
+    assert (tmp_path / "grid" / "report" / "report.md").exists()

@@ -1,0 +1,182 @@
+"""The grid of cells: the same figures again, after a kill, and from two processes at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+
+from repairops.bench.grid import Grid
+from repairops.bench.presets import PRESETS, coordinates
+from repairops.bench.run import Request, resolve, run
+from repairops.errors import InvalidOption, NoBenchmarkData
+
+ROOT = Path(__file__).parents[1]
+PATIENCE = 120  # seconds until something must have happened
+
+
+def request(out: Path, *filters: str, **options: Any) -> Request:
+    return Request("digits", out, filters=filters, **options)
+
+
+def figures(out: Path) -> dict[str, Any]:
+    """What the cells of a grid found, by digest."""
+    return {record["digest"]: record["figures"] for record in Grid(out).results()}
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A grid of digits with its champion, corrupted images and step times, and no cell that trained."""
+    out = tmp_path_factory.mktemp("template")
+    torch.set_num_threads(1)
+    assert run(request(out, "none"), workers=1) == {"done": 2}
+    assert run(request(out, "fine_tune", "contrast", budget=0.05), workers=1) == {"done": 1}
+    shutil.rmtree(out / "cells")
+    return out
+
+
+@pytest.fixture
+def grid(template: Path, tmp_path: Path) -> Path:
+    shutil.copytree(template, tmp_path / "grid")
+    return tmp_path / "grid"
+
+
+def command(out: Path, *options: str) -> list[str]:
+    bench = [sys.executable, "-m", "repairops", "bench", "run", "--preset=digits", f"--out={out}", "--workers=1"]
+    return [*bench, *options]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def test_a_cell_gives_the_same_figures_twice_and_is_not_computed_again(grid: Path, template: Path) -> None:
+    asked = ("fine_tune", "contrast")
+    assert run(request(grid, *asked), workers=1) == {"done": 1}
+    first = figures(grid)
+    ((digest, found),) = first.items()
+    record = Grid(grid).cell(digest) / "result.json"
+    written = record.stat().st_mtime_ns
+    assert run(request(grid, *asked), workers=1) == {"done": 1}
+    assert record.stat().st_mtime_ns == written
+    shutil.rmtree(grid / "cells")
+    assert run(request(grid, *asked), workers=1) == {"done": 1}
+    assert figures(grid) == first
+    assert found["residual"]["right"] > 0
+    assert not list(Grid(grid).cell(digest).glob("training*"))
+
+
+def test_killed_in_the_middle_and_run_again_a_cell_ends_with_the_same_figures(grid: Path, tmp_path: Path) -> None:
+    whole = tmp_path / "whole"
+    shutil.copytree(grid, whole)
+    options = ("--cells=fine_tune", "--cells=contrast", "--budget=2")
+    process = subprocess.Popen(command(grid, *options), env=environment(), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + PATIENCE
+    while epochs_on_disk(grid) < 1:
+        assert process.poll() is None, process.communicate()[1][-2000:]
+        assert time.monotonic() < deadline
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    (folder,) = (grid / "cells").iterdir()
+    assert Grid(grid).state(folder.name) == "incomplete"
+    assert figures(grid) == {}
+
+    again = subprocess.run(
+        command(grid, *options), env=environment(), capture_output=True, text=True, timeout=PATIENCE, check=True
+    )
+    assert "Training goes on after epoch" in again.stderr
+    assert run(request(whole, "fine_tune", "contrast", budget=2.0), workers=1) == {"done": 1}
+    assert figures(grid) == figures(whole)
+
+
+def epochs_on_disk(out: Path) -> int:
+    for file in out.glob("cells/*/training.safetensors"):
+        try:
+            with safe_open(file, framework="pt") as stored:
+                return len(json.loads(stored.metadata()["history"])) - 1
+        except (OSError, SafetensorError):
+            return -1
+    return -1
+
+
+def test_two_processes_share_a_grid(grid: Path) -> None:
+    """Each cell is computed once, by either, and both end with every cell done or in the other's hands."""
+    options = ("--cells=fine_tune,none,oracle", "--budget=0.3")
+    started = [
+        subprocess.Popen(
+            command(grid, *options), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for _ in range(2)
+    ]
+    outputs = [process.communicate(timeout=PATIENCE) for process in started]
+    assert [process.returncode for process in started] == [0, 0], outputs
+    computed = [line for _, log in outputs for line in log.splitlines() if line.startswith("[")]
+    assert len(computed) == 6
+    assert len({line.split("] ")[1].split(":")[0] for line in computed}) == 6
+    assert len(figures(grid)) == 6
+
+
+@pytest.mark.slow
+def test_one_command_with_two_workers(grid: Path) -> None:
+    assert run(request(grid, "none,fine_tune", budget=0.1), workers=2) == {"done": 4}
+
+
+def test_a_cell_in_another_process_s_hands_is_left_to_it(grid: Path) -> None:
+    assert run(request(grid, "none", "contrast"), workers=1) == {"done": 1}
+    (folder,) = (grid / "cells").iterdir()
+    (folder / "result.json").unlink()
+    with FileLock(folder / "lock"):
+        assert run(request(grid, "none", "contrast"), workers=1) == {"incomplete": 1}
+    assert run(request(grid, "none", "contrast"), workers=1) == {"done": 1}
+
+
+def test_a_rival_that_does_not_fit_the_network_fails_alone(grid: Path) -> None:
+    """batch_norm finds no BatchNorm in an LSTM; the other cell goes on."""
+    asked = request(grid, "contrast", networks=("lstm_small",), rivals=("batch_norm", "none"))
+    assert run(asked, workers=1) == {"done": 1, "failed": 1}
+    (error,) = Grid(grid).errors()
+    assert "no BatchNorm layer" in error["error"]
+    assert error["cell"]["rival"] == "batch_norm"
+
+
+def test_filters_narrow_and_presets_are_replaced() -> None:
+    preset = PRESETS["cpu-mini"]
+    assert len(coordinates(preset)) == 4 * 6
+    narrowed = coordinates(preset, ("fog,contrast", "none,oracle"))
+    assert [str(c) for c in narrowed] == [
+        "resnet_small/fog/oracle/0",
+        "resnet_small/fog/none/0",
+        "resnet_small/contrast/oracle/0",
+        "resnet_small/contrast/none/0",
+    ]
+    assert coordinates(preset, ("no such thing",)) == []
+    changed = resolve(Request("cpu-mini", Path(), seeds=(3,), budget=1.5, rivals=("random",), networks=("lstm_small",)))
+    assert (changed.seeds, changed.budget_seconds) == ((3,), 1.5)
+    assert [str(c) for c in coordinates(changed, ("fog",))] == ["lstm_small/fog/random/3"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "error"),
+    [
+        (Request("mini", Path()), InvalidOption),
+        (Request("digits", Path(), rivals=("sleep",)), InvalidOption),
+        (Request("digits", Path(), networks=("vgg",)), InvalidOption),
+        (Request("digits", Path(), filters=("fogg",)), InvalidOption),
+        (Request("cpu", Path()), NoBenchmarkData),
+    ],
+)
+def test_wrong_requests_are_refused(asked: Request, error: type[Exception]) -> None:
+    with pytest.raises(error):
+        run(asked)
