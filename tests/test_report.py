@@ -416,6 +416,12 @@ def test_training_starts_at_the_champion() -> None:
     assert [len(a["points"].split()) for a in Page(accuracy).all("polyline")] == [5, 5, 5]
 
 
+def test_trials_say_what_was_chosen_from() -> None:
+    first, second = learning.training(made.passed())["trials"]
+    assert (first["name"], first["chosen"], second["chosen"]) == ("style_guided", True, False)
+    assert second["cells"] == ["0.03", "79 of 140", "94.04%", "21 s"]
+
+
 def test_the_trade_off_names_its_chosen_point() -> None:
     found = learning.training(made.passed())["trade_off"]
     assert [row for row in found["rows"] if row[3]] == [("0.75", "94.25%", "71.0%", True)]

@@ -29,8 +29,9 @@ def clusters(outcome: Outcome, pictures: Pictures) -> list[dict[str, Any]]:
 
 def _cluster(cluster: Mapping[str, Any], index: int, outcome: Outcome) -> dict[str, Any]:
     labels = sorted(mapping(cluster.get("labels")).items(), key=lambda item: -(number(item[1]) or 0.0))
-    named = ", ".join(f"{plain(name)} {count(n)}" for name, n in labels[:MAX_LABELS])
-    more = f" and {len(labels) - MAX_LABELS} more classes" if len(labels) > MAX_LABELS else ""
+    named = ", ".join(f"{plain(name)} ({count(n)})" for name, n in labels[:MAX_LABELS])
+    left = len(labels) - MAX_LABELS
+    more = f" and {left} more {'class' if left == 1 else 'classes'}" if left > 0 else ""
     identity = number(cluster.get("id"))
     identity = float(index) if identity is None else identity
     return {
