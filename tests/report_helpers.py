@@ -121,6 +121,7 @@ def clusters() -> list[dict[str, Any]]:
             "id": i,
             "size": size,
             "labels": dict(zip(CLASSES[i:], range(size // 4, 1, -9), strict=False)),
+            "look": f"additive noise, sigma 0.05 (0.02 to 0.09); {size} images",
         }
         for i, size in enumerate((231, 142, 98, 61, 28))
     ]
@@ -181,6 +182,12 @@ def passed() -> dict[str, Any]:
         },
         "split": {"repair": 560, "validation": 140, "heldout": 300},
         "clusters": clusters(),
+        "style": {
+            "name": "auto",
+            "clusters": [
+                {"cluster": 0, "styles": [{"style": "subband_wct", "share": 0.7}, {"style": "wct2", "share": 0.3}]}
+            ],
+        },
         "method": {"name": "style_guided", "recipe": "default", "style": "subband_wct"},
         "training": {
             "history": history(),

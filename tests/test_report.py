@@ -449,6 +449,10 @@ def test_the_confusion_that_changed() -> None:
 def test_repaired_failures_of_a_cluster() -> None:
     first, *_, last = gallery.clusters(made.passed(), Pictures())
     assert (first["repaired"], last["repaired"]) == ("98 of 120 held-out (82%)", "8 of 16 held-out (50%)")
+    assert (first["look"], last["look"]) == tuple(
+        f"additive noise, sigma 0.05 (0.02 to 0.09); {size} images" for size in (231, 28)
+    )
+    assert (first["styles"], last["styles"]) == ("subband_wct 70%, wct2 30%", "")
     outcome = made.passed()
     outcome["evidence"].pop("heldout_by_cluster")
     assert all(row["repaired"] == row["figure"] == "" for row in gallery.clusters(outcome, Pictures()))

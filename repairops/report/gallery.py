@@ -39,8 +39,19 @@ def _cluster(cluster: Mapping[str, Any], index: int, outcome: Outcome) -> dict[s
         "title": f"Cluster {identity:g}",
         "size": count(cluster["size"]) if number(cluster.get("size")) is not None else "",
         "labels": named + more,
+        "look": plain(cluster["look"]) if cluster.get("look") else "",
+        "styles": _styles(identity, outcome),
         **_repaired(f"{identity:g}", outcome),
     }
+
+
+def _styles(identity: float, outcome: Outcome) -> str:
+    """The styles that `style.name=auto` mixed for this cluster, with their shares; empty for a single style."""
+    for entry in mappings(dig(outcome, "style", "clusters")):
+        if number(entry.get("cluster")) == identity:
+            mixed = [(row, number(row.get("share"))) for row in mappings(entry.get("styles"))]
+            return ", ".join(f"{plain(row.get('style'))} {percent(share, 0)}" for row, share in mixed if share)
+    return ""
 
 
 def _repaired(identity: str, outcome: Outcome) -> dict[str, Any]:
