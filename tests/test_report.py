@@ -467,6 +467,18 @@ def test_checks_come_in_groups_with_what_they_say_together() -> None:
     assert (advisory["title"], advisory["tally"]) == ("Advisory", "6 of 7 pass; ONNX accuracy fails")
 
 
+def test_a_rise_is_drawn_with_its_standard_error() -> None:
+    figures = {"rise": 0.01, "max_rise": 0.02, "standard_error": 0.004, "confidence": 0.95}
+    check = {"name": "calibration", "figures": figures}
+    svg = check_figures.figure(check, {}, width=212)  # 0..0.028 on 6..206
+    (bar,) = attributes(svg, "range")
+    assert float(bar["x"]) == pytest.approx(6 + 200 * (0.01 - 1.645 * 0.004) / 0.028, abs=0.05)
+    assert float(bar["width"]) == pytest.approx(200 * 2 * 1.645 * 0.004 / 0.028, abs=0.05)
+    assert [len(attributes(svg, kind)) for kind in ("point", "limit", "forbidden")] == [1, 1, 1]
+    bare = check_figures.figure(check | {"figures": {"rise": 0.01, "max_rise": 0.02}}, {})
+    assert [len(attributes(bare, kind)) for kind in ("point", "range")] == [1, 0]
+
+
 def test_an_unknown_check_is_shown_and_drawn_by_its_figures() -> None:
     """A check that the report does not know by name is drawn by the keys of its figures."""
     outcome = made.passed()
