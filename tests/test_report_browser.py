@@ -148,7 +148,7 @@ def test_faults_are_found(opened: Opened, tmp_path: Path) -> None:
     page = opened.page
     page.goto(written(tmp_path, made.passed()))
     page.evaluate("document.images[0].removeAttribute('alt')")
-    page.evaluate("document.querySelector('.headline').style.color = '#bbb'")
+    page.evaluate("document.querySelector('footer').style.color = '#bbb'")
     page.evaluate("document.querySelector('.headline').style.minWidth = '4000px'")
     assert {found.partition(":")[0] for found in violations(page)} == {"image-alt", "color-contrast"}
     assert [found[:19] for found in too_wide(page)] == ['<p class="headline"']
