@@ -86,6 +86,7 @@ class MethodConfig:
     references: Literal["clusters", "uniform"] = "clusters"  # uniform = the paper's ablation without clustering
     known_patterns: tuple[str, ...] = ()  # names, or package.module:function, that join the style operations
     style_weight: float = 1.0  # of the cross-entropy on styled images
+    distillation: float = 0.0  # share of the clean images' loss that follows the champion's answers
     jsd_lambda: float = 12.0  # paper recipe
     severity: int = 3  # of the general operations
     chains: int = 3  # StyleAug's M

@@ -17,7 +17,7 @@ from repairops.config import MethodConfig, StyleConfig
 from repairops.errors import InvalidOption, NotFineTunable, PatternNotUsable
 from repairops.methods import METHODS, RepairData, make_method
 from repairops.methods.fine_tune import BatchNormStatistics, FineTune
-from repairops.methods.losses import jensen_shannon, train_and_failure_loss
+from repairops.methods.losses import distillation_loss, jensen_shannon, train_and_failure_loss
 from repairops.methods.references import FailureSampler, StyleOperations, reference_weights
 from repairops.methods.style_guided import MixedConsistency, StyleGuided
 from repairops.network import Classifier, to_unit
@@ -152,6 +152,35 @@ def test_style_guided_adds_the_styled_copies_with_the_content_labels():
     plain = (figures["loss_train"] * 40 + figures["loss_failures"] * 20) / 60
     assert loss.item() == pytest.approx(plain + 0.25 * styled_loss, rel=1e-5)
     assert len(failed) == 20
+
+
+def test_distillation_is_the_divergence_from_the_champion_s_answers():
+    logits, answers = torch.randn(2, 5, 4, generator=Generator().manual_seed(0))
+    p, q = (answers / 2).softmax(1), (logits / 2).softmax(1)
+    wanted = 4 * (p * (p / q).log()).sum(1)
+    assert torch.allclose(distillation_loss(logits, answers), wanted, atol=1e-6)
+    assert torch.allclose(distillation_loss(logits, logits + 3), torch.zeros(5), atol=1e-6)
+
+
+def test_the_champion_teaches_clean_and_styled_images_and_labels_teach_the_failures():
+    classifier, (images, labels) = recorder(), train_batch(40)
+    with torch.no_grad():
+        classifier.network.layers[9].weight.mul_(0.5)  # no longer the champion
+    styles = operations(Identity(), one_cluster(3))
+    sampler = FailureSampler(repair_data(), 0.5)
+    method = StyleGuided(styles, sampler, 1.0, distillation=0.8, champion=champion())
+    loss, figures = method.loss(classifier, images, labels, Generator().manual_seed(2))
+    (seen,) = classifier.seen
+    logits = classifier(seen)
+    teacher = distillation_loss(logits[:40], champion()(images)).mean().item()
+    label = F.cross_entropy(logits[:40], labels).item()
+    failed = F.cross_entropy(logits[40:60], sampler.draw(40, Generator().manual_seed(2))[1]).item()
+    assert figures["loss_train"] == pytest.approx(0.2 * label + 0.8 * teacher, rel=1e-4)
+    assert figures["loss_failures"] == pytest.approx(failed, rel=1e-4)
+    assert figures["loss_styled"] == pytest.approx(0.6 * label + 0.8 * teacher, rel=1e-4)
+    assert not any(p.grad is not None for p in method.champion.parameters())
+    loss.backward()
+    assert not any(p.grad is not None for p in method.champion.parameters() if not p.requires_grad)
 
 
 def test_an_identity_style_makes_the_styled_loss_the_clean_loss():

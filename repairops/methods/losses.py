@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+TEMPERATURE = 2.0  # of distillation
+
 
 def jensen_shannon(*logits: Tensor) -> Tensor:
     """Jensen-Shannon divergence of two or more predictions for the same images, in nats, mean over the batch.
@@ -22,18 +24,31 @@ def jensen_shannon(*logits: Tensor) -> Tensor:
 
 
 def train_and_failure_loss(logits: Tensor, labels: Tensor, failures: int) -> tuple[Tensor, dict[str, float]]:
-    """Cross-entropy of one batch whose last `failures` rows are failure images: the mean over all rows.
+    """Cross-entropy of one batch whose last `failures` rows are failure images: the mean over all rows."""
+    return mean_by_part(F.cross_entropy(logits.float(), labels, reduction="none"), failures)
+
+
+def mean_by_part(losses: Tensor, failures: int) -> tuple[Tensor, dict[str, float]]:
+    """The mean of losses (B,), of which the last `failures` are of failure images, and figures of both parts.
 
     Every image weighs the same, so the failures' weight is their share of the batch. The figures are the means of
     the two parts, without a gradient.
     """
-    each = F.cross_entropy(logits.float(), labels, reduction="none")
-    train = len(labels) - failures
-    means = torch.stack([part.mean() for part in each.detach().tensor_split([train])]).tolist()
+    train = len(losses) - failures
+    means = torch.stack([part.mean() for part in losses.detach().tensor_split([train])]).tolist()
     figures = {"loss_train": means[0]}
     if failures:
         figures["loss_failures"] = means[1]
-    return each.mean(), figures
+    return losses.mean(), figures
+
+
+def distillation_loss(logits: Tensor, answers: Tensor) -> Tensor:
+    """Divergence KL(answers || logits) of each row (B,) at TEMPERATURE, times its square; 0 for equal predictions.
+
+    Source: Hinton et al., Distilling the knowledge in a neural network (2015): the square keeps the gradient's size.
+    """
+    student, teacher = (F.log_softmax(x.float() / TEMPERATURE, 1) for x in (logits, answers))
+    return TEMPERATURE**2 * (teacher.exp() * (teacher - student)).sum(1)
 
 
 def mixed_loss(logits: Tensor, labels: Tensor, partners: Tensor, weights: Tensor) -> tuple[Tensor, dict[str, float]]:

@@ -12,7 +12,7 @@ from repairops.augment.mixing import draw_mixing, mix_chains
 from repairops.augment.patterns import find_pattern
 from repairops.config import MethodConfig, StyleConfig
 from repairops.methods.base import Method, RepairData
-from repairops.methods.losses import jensen_shannon, train_and_failure_loss
+from repairops.methods.losses import distillation_loss, jensen_shannon, mean_by_part, train_and_failure_loss
 from repairops.methods.references import FailureSampler, StyleOperations, make_sampler, reference_weights
 from repairops.network import Classifier, to_unit
 
@@ -21,16 +21,22 @@ CLEAN_IMAGES = 2000  # train images that a style is fitted to, at most
 
 @dataclass(frozen=True, eq=False)
 class StyleGuided:
-    """Cross-entropy on clean, failure and styled images in one forward pass; the styled copies are not mixed.
+    """Clean, failure and styled images in one forward pass; the styled copies are not mixed.
+
+    Failures learn their labels. Clean images learn the champion's own answers to them, so that the decisions that are
+    right already stay, and their labels in the share that `distillation` leaves; styled images learn both their labels
+    and the champion's answers to the clean content. `style_weight` weighs the styled images' mean loss against the
+    mean over train and failure images.
 
     Differs from the paper: no AugMix chains and no consistency term (they dilute the style), failure images join
-    the batch with their labels. `style_weight` weighs the styled images' mean cross-entropy against the mean over
-    train and failure images.
+    the batch with their labels, and the champion teaches.
     """
 
     styles: StyleOperations
     failures: FailureSampler
     style_weight: float
+    distillation: float = 0.0
+    champion: Classifier | None = None
 
     def loss(
         self, classifier: Classifier, images: Tensor, labels: Tensor, generator: Generator
@@ -38,9 +44,16 @@ class StyleGuided:
         joint, joint_labels, failures = self.failures.join(images, labels, generator)
         styled = self.styles.apply(images, generator)
         logits = classifier(torch.cat((joint, styled))).float()
-        plain = len(joint)
-        loss, figures = train_and_failure_loss(logits[:plain], joint_labels, failures)
-        styled_loss = F.cross_entropy(logits[plain:], labels)
+        losses = F.cross_entropy(logits, torch.cat((joint_labels, labels)), reduction="none")
+        clean, failed, restyled = torch.split(losses, [len(images), failures, len(images)])
+        if self.champion is not None:
+            share = self.distillation
+            with torch.no_grad():
+                answers = self.champion(images)
+            clean = (1 - share) * clean + share * distillation_loss(logits[: len(images)], answers)
+            restyled = (1 - share / 2) * restyled + share * distillation_loss(logits[len(joint) :], answers)
+        loss, figures = mean_by_part(torch.cat((clean, failed)), failures)
+        styled_loss = restyled.mean()
         return loss + self.style_weight * styled_loss, {**figures, "loss_styled": styled_loss.item()}
 
 
@@ -100,7 +113,8 @@ def make_style_guided(data: RepairData, method: MethodConfig, style: StyleConfig
     """The recipe `default` (StyleGuided) or `paper` (MixedConsistency; trains on failures only where asked to)."""
     styles = make_styles(data, method, style, generator)
     if method.recipe == "default":
-        return StyleGuided(styles, make_sampler(data, method), method.style_weight)
+        champion = data.champion() if method.distillation else None
+        return StyleGuided(styles, make_sampler(data, method), method.style_weight, method.distillation, champion)
     failures = make_sampler(data, method, by_default=False)
     return MixedConsistency(styles, failures, method.jsd_lambda, method.severity, method.chains)
 
