@@ -24,22 +24,18 @@ def jensen_shannon(*logits: Tensor) -> Tensor:
 
 
 def train_and_failure_loss(logits: Tensor, labels: Tensor, failures: int) -> tuple[Tensor, dict[str, float]]:
-    """Cross-entropy of one batch whose last `failures` rows are failure images: the mean over all rows."""
-    return mean_by_part(F.cross_entropy(logits.float(), labels, reduction="none"), failures)
-
-
-def mean_by_part(losses: Tensor, failures: int) -> tuple[Tensor, dict[str, float]]:
-    """The mean of losses (B,), of which the last `failures` are of failure images, and figures of both parts.
+    """Cross-entropy of one batch whose last `failures` rows are failure images: the mean over all rows.
 
     Every image weighs the same, so the failures' weight is their share of the batch. The figures are the means of
     the two parts, without a gradient.
     """
-    train = len(losses) - failures
-    means = torch.stack([part.mean() for part in losses.detach().tensor_split([train])]).tolist()
+    each = F.cross_entropy(logits.float(), labels, reduction="none")
+    train = len(labels) - failures
+    means = torch.stack([part.mean() for part in each.detach().tensor_split([train])]).tolist()
     figures = {"loss_train": means[0]}
     if failures:
         figures["loss_failures"] = means[1]
-    return losses.mean(), figures
+    return each.mean(), figures
 
 
 def distillation_loss(logits: Tensor, answers: Tensor) -> Tensor:
