@@ -14,8 +14,8 @@ from repairops.bench.corruptions import corrupt
 from repairops.config import MethodConfig, StyleConfig
 from repairops.errors import InvalidOption, listing
 from repairops.methods import METHODS, Method, RepairData, make_method
-from repairops.methods.references import StyleOperations, make_sampler, reference_weights
-from repairops.methods.style_guided import StyleGuided
+from repairops.methods.references import StyleOperations, reference_weights
+from repairops.methods.style_guided import unmixed
 from repairops.records import FailureBatch
 
 # What makes a rival more than a method: nothing is trained; the failures' pixels are shuffled; the style is the true
@@ -76,7 +76,7 @@ def make_rival(
     """The method that the training loop runs for a rival."""
     if chosen.twist == "oracle":
         styles = StyleOperations(TrueCorruption(corruption), reference_weights(data.clusters), data.clusters.count)
-        return StyleGuided(styles, make_sampler(data, method), method.style_weight)
+        return unmixed(styles, data, method)
     return make_method(method, style, data, generator)
 
 
