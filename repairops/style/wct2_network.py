@@ -17,6 +17,7 @@ from repairops.style.haar import Bands, analyse, unpool
 from repairops.style.whitening import StyleStatistics, concatenate, style_statistics, whiten_colour
 
 Site = Literal["encoder", "skip", "decoder"]
+Unpooling = Literal["cat5", "sum"]
 SITES: tuple[Site, ...] = get_args(Site)
 Statistics = dict[str, StyleStatistics]  # by place, e.g. 'encoder2', 'skip3.HL', 'decoder1'
 Skip = tuple[Bands, Tensor]  # bands of a feature, and the feature before pooling
@@ -26,10 +27,10 @@ ENCODER = {
     "conv3_2": (256, 256), "conv3_3": (256, 256), "conv3_4": (256, 256), "conv4_1": (256, 512),
 }  # fmt: skip
 DECODER = {
-    "conv4_1": (512, 256), "conv3_4_2": (256 * 5, 256), "conv3_3": (256, 256), "conv3_2": (256, 256),
-    "conv3_1": (256, 128), "conv2_2_2": (128 * 5, 128), "conv2_1": (128, 64), "conv1_2_2": (64 * 5, 64),
-    "conv1_1": (64, 3),
+    "conv4_1": (512, 256), "conv3_4_2": (256, 256), "conv3_3": (256, 256), "conv3_2": (256, 256),
+    "conv3_1": (256, 128), "conv2_2_2": (128, 128), "conv2_1": (128, 64), "conv1_2_2": (64, 64), "conv1_1": (64, 3),
 }  # fmt: skip
+CAT5 = 5  # 'cat5' unpooling gives the convolution after it the four bands and the feature before pooling
 # By level: the encoder's convolutions before pooling, and the one after it.
 ENCODE = {2: (["conv1_2"], "conv2_1"), 3: (["conv2_2"], "conv3_1"), 4: (["conv3_2", "conv3_3", "conv3_4"], "conv4_1")}
 # By level: the decoder's convolution before unpooling, and those after it.
@@ -44,13 +45,20 @@ class Wct2Network(nn.Module):
     """`encoder` and `decoder` hold the public checkpoints' parameters; images float32 (B, 3, H, W) in 0..1.
 
     Sides are multiples of 2**(levels - 1) with at least 2 positions at the deepest level (`wct2.prepare`).
+
+    unpooling: 'cat5' concatenates the unpooled bands and the feature before pooling; 'sum' adds the bands up, which is
+    the inverse Haar transform. quick: convolutions in bfloat16; transforms, whitening and colouring stay in float32.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, unpooling: Unpooling = "cat5", quick: bool = False) -> None:
         super().__init__()
+        self.unpooling, self.quick = unpooling, quick
+        wider = {name: CAT5 for name in ("conv3_4_2", "conv2_2_2", "conv1_2_2") if unpooling == "cat5"}
         self.encoder = nn.ModuleDict({"conv0": nn.Conv2d(3, 3, 1)})
         self.encoder.update({name: nn.Conv2d(*shape, 3) for name, shape in ENCODER.items()})
-        self.decoder = nn.ModuleDict({name: nn.Conv2d(*shape, 3) for name, shape in DECODER.items()})
+        self.decoder = nn.ModuleDict(
+            {name: nn.Conv2d(fed * wider.get(name, 1), out, 3) for name, (fed, out) in DECODER.items()}
+        )
 
     def forward(self, images: Tensor, levels: int = 4) -> Tensor:
         """Reconstruction without a transfer."""
@@ -59,24 +67,34 @@ class Wct2Network(nn.Module):
     def encode(self, x: Tensor, level: int) -> tuple[Tensor, Skip | None]:
         """Features of one level from those of the level above (the image, for level 1), and the skip."""
         if level == 1:
-            return _relu_conv(self.encoder, "conv1_1", self.encoder["conv0"](x)), None
+            return self._relu_conv(self.encoder, "conv1_1", self.encoder["conv0"](x)), None
         before, after = ENCODE[level]
         for name in before:
-            x = _relu_conv(self.encoder, name, x)
+            x = self._relu_conv(self.encoder, name, x)
         bands = analyse(x)
-        return _relu_conv(self.encoder, after, bands.LL), (bands, x)
+        return self._relu_conv(self.encoder, after, bands.LL), (bands, x)
 
     def decode(self, x: Tensor, level: int, skip: Skip | None) -> Tensor:
         """The reverse of `encode`."""
         if level == 1 or skip is None:
-            return _conv(self.decoder, "conv1_1", x)
+            return self._conv(self.decoder, "conv1_1", x)
         before, after = DECODE[level]
         bands, feature = skip
-        low = _relu_conv(self.decoder, before, x)
-        x = torch.cat([*unpool(Bands(low, bands.LH, bands.HL, bands.HH)), feature], 1)
+        low = self._relu_conv(self.decoder, before, x)
+        unpooled = unpool(Bands(low, bands.LH, bands.HL, bands.HH))
+        x = torch.cat([*unpooled, feature], 1) if self.unpooling == "cat5" else torch.stack(unpooled).sum(0)
         for name in after:
-            x = _relu_conv(self.decoder, name, x)
+            x = self._relu_conv(self.decoder, name, x)
         return x
+
+    def _conv(self, layers: nn.ModuleDict, name: str, x: Tensor) -> Tensor:
+        """3x3 convolution with borders reflected; the result has the precision of x, whatever its own."""
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.quick):
+            filtered: Tensor = layers[name](F.pad(x, (1, 1, 1, 1), mode="reflect"))
+        return filtered.to(x.dtype)
+
+    def _relu_conv(self, layers: nn.ModuleDict, name: str, x: Tensor) -> Tensor:
+        return F.relu(self._conv(layers, name, x))
 
     def statistics(self, references: Tensor, levels: int, sites: tuple[Site, ...]) -> Statistics:
         """What the transfer at `sites` needs of references (R, 3, H, W)."""
@@ -125,13 +143,3 @@ class Wct2Network(nn.Module):
 def concatenate_sites(parts: list[Statistics]) -> Statistics:
     """Statistics of all references from those of their chunks."""
     return {place: concatenate([part[place] for part in parts]) for place in parts[0]}
-
-
-def _conv(layers: nn.ModuleDict, name: str, x: Tensor) -> Tensor:
-    """3x3 convolution with borders reflected."""
-    filtered: Tensor = layers[name](F.pad(x, (1, 1, 1, 1), mode="reflect"))
-    return filtered
-
-
-def _relu_conv(layers: nn.ModuleDict, name: str, x: Tensor) -> Tensor:
-    return F.relu(_conv(layers, name, x))
