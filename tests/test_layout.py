@@ -42,7 +42,7 @@ IMPORTERS = {
 }
 CORE = ("style", "augment", "methods", "training", "evaluation", "gate", "config", "records", "network", "clustering")
 FOR_CORE = {"torch", "torchvision", "numpy", "scipy", "sklearn", "pywt", "click", "safetensors", "tqdm", "yaml", "PIL"}
-LARGE = {"errors.py": 400, "records.py": 320}  # one entry after another; a second file would hide some
+LARGE = {"errors.py": 440, "records.py": 320}  # one entry after another; a second file would hide some
 
 
 def part(module: Path) -> str:

@@ -60,7 +60,13 @@ def diagnose(
 @field_options
 @click.option("--style", "names", multiple=True, help="A style to show; repeatable. Default: all that need no weights.")
 @click.option("--count", default=8, show_default=True, type=click.IntRange(1, 64), help="Images in a row.")
-@click.option("--out", default="styles.png", show_default=True, type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--out",
+    default="styles.png",
+    show_default=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The picture, a PNG.",
+)
 @json_option
 @click.pass_obj
 def show(
@@ -106,11 +112,17 @@ def show(
     help="trained: on the train set; vgg19: torchvision's, which is fetched unless --vgg names it.",
 )
 @click.option("--vgg", type=click.Path(exists=True, path_type=Path), help="State of torchvision's VGG-19, a .pth.")
-@click.option("--unpooling", type=click.Choice(["cat5", "sum"]), default="cat5", show_default=True)
+@click.option(
+    "--unpooling",
+    type=click.Choice(["cat5", "sum"]),
+    default="cat5",
+    show_default=True,
+    help="cat5 keeps bands and features apart; sum adds the bands up and is faster.",
+)
 @click.option("--steps", default=2000, show_default=True, type=click.IntRange(1), help="Of the training.")
-@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1))
+@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Images in a step.")
 @click.option("--min-psnr", default=25.0, show_default=True, help="Poorer reconstruction, in dB, is refused.")
-@click.option("--seed", default=0, show_default=True)
+@click.option("--seed", default=0, show_default=True, help="Of the initial weights and the batches.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @json_option
 @click.pass_obj
