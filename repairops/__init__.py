@@ -25,6 +25,8 @@ _HOMES = {
     "repair": "repairops.pipeline",
     "promote": "repairops.promotion",
     "rollback": "repairops.promotion",
+    "history": "repairops.promotion",
+    "review": "repairops.reviews",
     "RepairError": "repairops.errors",
 }
 __all__ = ["__version__", *sorted(_HOMES)]
@@ -35,10 +37,12 @@ if TYPE_CHECKING:
     from repairops.errors import RepairError as RepairError
     from repairops.images import load_image_set as load_image_set
     from repairops.pipeline import repair as repair
+    from repairops.promotion import history as history
     from repairops.promotion import promote as promote
     from repairops.promotion import rollback as rollback
     from repairops.records import ImageSet as ImageSet
     from repairops.records import InputSpec as InputSpec
+    from repairops.reviews import review as review
     from repairops.store.failures import list_failures as list_failures
     from repairops.store.failures import log_failures as log_failures
     from repairops.store.log_model import log_model as log_model

@@ -203,6 +203,20 @@ def cluster_failures(failures: FailureBatch, *, clusters: int, per_class: bool, 
     return Clusters(assignments, distances.astype(np.float32), probabilities)
 
 
+def nearest_clusters(failures: FailureBatch, clusters: Clusters, pixels: Tensor) -> np.ndarray:
+    """The cluster whose centre is nearest to each image: int64 (N,) for pixels uint8 (N, C, H, W).
+
+    failures: the repair failures that the clusters were made of; the images have the same size. Distances are those
+    of `cluster_failures`. With clusters inside each class too, an image may be nearest to another class's cluster.
+    """
+    features = _features(failures.images.pixels)
+    centres = np.stack([features[clusters.assignments == c].mean(axis=0) for c in range(clusters.count)])
+    others = _features(pixels)
+    squares = (centres**2).sum(axis=1) - 2 * others @ centres.T  # without the images' own squares: the same order
+    nearest: np.ndarray = squares.argmin(axis=1).astype(np.int64)
+    return nearest
+
+
 def reference_probabilities(distances: np.ndarray) -> np.ndarray:
     """The chance of each of a cluster's members (m,) to be drawn as reference, float64 (m,), sums to 1.
 

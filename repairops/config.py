@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from repairops.errors import InvalidOption, UnknownOption, UsageError
+from repairops.evidence import Level
 from repairops.presets import with_preset
-from repairops.records import Level
 
 # A field with this metadata does not change what a job makes and decides: it is not in the digest.
 _MACHINE = {"affects_result": False}
@@ -87,7 +87,9 @@ class MethodConfig:
     failure_share: float = 0.4  # failure images for each train image in a batch
     references: Literal["clusters", "uniform"] = "clusters"  # uniform = the paper's ablation without clustering
     known_patterns: tuple[str, ...] = ()  # names, or package.module:function, that join the style operations
-    style_weight: float = 1.0  # of the cross-entropy on styled images
+    style_share: float = 0.5  # of a batch's train images that are restyled
+    style_weight: float = 1.0  # of a restyled image's loss against that of any other
+    distillation: float = 0.0  # share of the clean images' loss that follows the champion's answers
     jsd_lambda: float = 12.0  # paper recipe
     severity: int = 3  # of the general operations
     chains: int = 3  # StyleAug's M
@@ -116,7 +118,9 @@ class TrainingConfig:
     max_minutes: float = 0.0  # 0 = no limit
     device: str = field(default="auto", metadata=_MACHINE)
     amp: Literal["auto", "on", "off"] = "auto"  # bfloat16 autocast; auto = on for CUDA
+    interpolation: int = 4  # points tried between champion and fine-tuned weights; 0 = none
     ema: float = 0.0  # decay of the moving average of the weights; 0 = none
+    workers: int = field(default=-1, metadata=_MACHINE)  # threads that fetch batches ahead; -1 = where it helps
     compile: bool = False  # torch.compile, where the network and the machine can
 
 
@@ -129,11 +133,23 @@ class GateConfig:
     max_negative_flips: float = 0.02  # share of the clean set
     parity_tolerance: float = 1e-3  # absolute, logits
     max_latency_ratio: float = 1.2
+    min_part_repair_rate: float = 0.1  # in each cluster and slice of the failures
+    corruption_margin_points: float = 3.0
+    corruption_images: int = 1000  # clean images that are corrupted, at most; 0 = all
+    max_ece_rise: float = 0.02
+    policy: str = field(default="", metadata=_MACHINE)  # a YAML file with all that is said of the gate
+    policy_sha256: str = field(default="", metadata=_MACHINE)  # of that file: filled from it, checked where given
+    clean_slices: str = ""  # column of the clean set's parquet whose values are slices
     clean_non_regression: Level = "required"
     repair_rate: Level = "required"
     class_recall: Level = "required"
     negative_flips: Level = "advisory"
+    cluster_repair: Level = "advisory"
+    slices: Level = "advisory"
+    corruptions: Level = "advisory"
+    calibration: Level = "advisory"
     onnx_parity: Level = "required"
+    onnx_accuracy: Level = "advisory"
     latency: Level = "advisory"
 
 
@@ -182,12 +198,17 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
     """
     values: dict[str, Any] = {}
     if path:
-        values = _read_yaml(Path(path))
+        values = read_yaml(Path(path))
     for override in overrides:
         key, found, text = override.partition("=")
         if not found:
             raise UsageError(f"Override {override!r} has no '='. Write it as stage.option=value.")
         _put(values, key.strip(), text.strip())
+    gate = values.get("gate")
+    if isinstance(gate, dict) and gate.get("policy"):
+        from repairops.policy import with_policy
+
+        values["gate"] = with_policy(gate)
     return config_from_dict(values)
 
 
@@ -206,7 +227,7 @@ def option_names(cls: type = Config, prefix: str = "") -> list[str]:
     return names
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     try:

@@ -369,10 +369,23 @@ class RegistryRefused(RepairError):
 class AliasMoved(RepairError):
     exit_code = 5
 
-    def __init__(self, model: str, alias: str, expected: str, found: str) -> None:
+    def __init__(self, model: str, alias: str, expected: str, found: str, by: str = "") -> None:
+        who = f" (moved by {by})" if by and found else ""
         super().__init__(
-            f"The alias {alias!r} of {model!r} was at version {expected} and is at {found} now, so it was not "
-            f"moved. Look at version {found}, then repeat the command if it still holds."
+            f"The alias {alias!r} of {model!r} was at version {expected or '(none)'} and is at {found or '(none)'} "
+            f"now{who}, so it was not moved. Look at `repairops history {model}`, then repeat the command if it still "
+            "holds."
+        )
+
+
+class AliasBeingMoved(AliasMoved):
+    """Another process of repairops moves it at this moment, and was first."""
+
+    def __init__(self, model: str, alias: str, version: str, by: str) -> None:
+        RepairError.__init__(
+            self,
+            f"{by or 'Somebody'} is moving the alias {alias!r} of {model!r} to version {version} at this moment, so it "
+            f"was not moved. Look at `repairops history {model}`, then repeat the command if it still holds.",
         )
 
 
@@ -393,6 +406,14 @@ class JobRunning(RepairError):
     def __init__(self, key: str, where: object) -> None:
         super().__init__(
             f"The same repair (job {key[:12]}) is running already; its lock is {where}. Wait for it to end."
+        )
+
+
+class NoReview(RepairError):
+    def __init__(self, model: str, version: str, why: str) -> None:
+        super().__init__(
+            f"Version {version} of {model!r} cannot be reviewed: {why}. Name a version that a repair registered, with "
+            "--version."
         )
 
 

@@ -5,7 +5,7 @@ Full float32 without autocast and TF32, so that champion and challenger are comp
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from repairops.device import set_mode
 from repairops.errors import ChampionAtChance
+from repairops.evidence import ConfidenceBin, PairedCounts, RepairCounts
 from repairops.network import Classifier, to_unit
-from repairops.records import CleanSet, HeldOutFailures, PairedCounts, Predictions
+from repairops.records import CleanSet, HeldOutFailures, Predictions
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +96,33 @@ def paired_counts(champion_right: np.ndarray, challenger_right: np.ndarray) -> P
     return PairedCounts(
         both, champion_only, challenger_only, len(champion_right) - both - champion_only - challenger_only
     )
+
+
+def repaired_by(right: np.ndarray, parts: np.ndarray, names: Sequence[str] | None = None) -> dict[str, RepairCounts]:
+    """Repaired and all failures by part: right bool (N,), parts (N,) of names, or of indices into `names`.
+
+    Given names are all there, without failures too; found ones are sorted, and '' (unknown) is left out.
+    """
+    if names is None:
+        names = sorted({str(part) for part in parts.tolist()} - {""})
+        members = [parts == name for name in names]
+    else:
+        members = [parts == number for number in range(len(names))]
+    return {n: RepairCounts(int(right[m].sum()), int(m.sum())) for n, m in zip(names, members, strict=True)}
+
+
+def reliability(answers: Predictions, bins: int = 15) -> tuple[ConfidenceBin, ...]:
+    """Accuracy and mean confidence by equal bins of confidence in 0..1; images without a finite answer are left out."""
+    known = np.isfinite(answers.confidence)
+    confidence, right = answers.confidence[known].astype(np.float64), answers.right[known]
+    place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    found = []
+    for number in range(bins):
+        inside = place == number
+        n = int(inside.sum())
+        mean = float(confidence[inside].mean()) if n else 0.0
+        found.append(ConfidenceBin(number / bins, (number + 1) / bins, n, int(right[inside].sum()), mean))
+    return tuple(found)
 
 
 def predict(

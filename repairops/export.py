@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from repairops.device import set_mode
 from repairops.errors import ExportImpossible
 from repairops.evaluation import logits
+from repairops.evidence import LatencyFigures, ParityCounts
 from repairops.network import Classifier, select_logits, to_input, to_unit
-from repairops.records import InputSpec, LatencyFigures, ParityCounts
+from repairops.records import InputSpec
 
 logger = logging.getLogger("repairops")
 
@@ -122,24 +123,40 @@ def decisions_differ(expected: np.ndarray, found: np.ndarray, tolerance: float) 
 
 
 def measure_latency(
-    champion: Path, challenger: Path, spec: InputSpec, *, batch_size: int = 1, runs: int = 100
-) -> LatencyFigures:
-    """Times single inferences of two ONNX files on random input, in turn, so that a busy machine slows both alike.
+    champion: Path,
+    challenger: Path,
+    spec: InputSpec,
+    *,
+    batch_sizes: Sequence[int] = (1, 32),
+    runs: int = 100,
+    max_seconds: float = 20.0,
+) -> tuple[LatencyFigures, ...]:
+    """Times calls of two ONNX files on random input, in turn, so that a busy machine slows both alike.
 
-    A tenth of `runs`, at least 3, warm both up first and are not counted. Copies from and to the CPU are included.
+    For each batch size a tenth of `runs`, at least 3, warms both up first and is not counted. Measuring one batch size
+    ends early after `max_seconds`, with 20 runs at least. Copies from and to the CPU are included.
     """
     sessions = _session(champion), _session(challenger)
-    shape = (batch_size, spec.channels, spec.height, spec.width)
+    return tuple(_time(sessions, spec, size, runs, max_seconds) for size in batch_sizes)
+
+
+def _time(sessions: tuple[Any, Any], spec: InputSpec, size: int, runs: int, max_seconds: float) -> LatencyFigures:
+    shape = (size, spec.channels, spec.height, spec.width)
     feed = {INPUT: np.random.default_rng(0).standard_normal(shape, dtype=np.float32)}
-    warm_up = max(3, runs // 10)
-    times = np.empty((warm_up + runs, 2))
-    for row in range(warm_up + runs):
-        for which in (0, 1) if row % 2 else (1, 0):
+    warm_up, began = max(3, runs // 10), time.perf_counter()
+    rows: list[list[float]] = []
+    while len(rows) < warm_up + runs:
+        if len(rows) >= warm_up + 20 and time.perf_counter() - began > max_seconds:
+            break
+        row = [0.0, 0.0]
+        for which in (0, 1) if len(rows) % 2 else (1, 0):
             start = time.perf_counter()
             sessions[which].run([OUTPUT], feed)
-            times[row, which] = 1000 * (time.perf_counter() - start)
-    medians, p99s = np.median(times[warm_up:], axis=0), np.percentile(times[warm_up:], 99, axis=0)
-    return LatencyFigures(batch_size, float(medians[0]), float(p99s[0]), float(medians[1]), float(p99s[1]))
+            row[which] = 1000 * (time.perf_counter() - start)
+        rows.append(row)
+    times = np.array(rows[warm_up:])
+    medians, p99s = np.median(times, axis=0), np.percentile(times, 99, axis=0)
+    return LatencyFigures(size, float(medians[0]), float(p99s[0]), float(medians[1]), float(p99s[1]), runs=len(times))
 
 
 def _session(path: Path) -> Any:

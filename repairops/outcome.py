@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from repairops.config import GateConfig, config_from_dict
-from repairops.errors import OutcomeUnreadable
-from repairops.records import Evidence, Verdict
+from repairops.errors import OutcomeUnreadable, listing
+from repairops.evidence import Evidence, Verdict
 
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, 2)
 EXIT_CODES = {"passed": 0, "nothing_to_repair": 0, "failed": 3, "inconclusive": 4, "alias_moved": 5, "error": 1}
 OF_VERDICT = {"PASS": "passed", "FAIL": "failed", "INCONCLUSIVE": "inconclusive"}
 
@@ -50,30 +51,52 @@ def write_outcome(values: Mapping[str, Any], path: Path) -> None:
 
 
 def read_outcome(path: str | Path) -> dict[str, Any]:
-    """An outcome.json as plain values. Raises OutcomeUnreadable."""
+    """An outcome.json as plain values, of this schema or an earlier one. Raises OutcomeUnreadable."""
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise OutcomeUnreadable(path, error.strerror or str(error)) from error
     except ValueError as error:
         raise OutcomeUnreadable(path, f"it is not JSON ({error})") from error
-    if not isinstance(values, dict) or values.get("schema") != SCHEMA:
-        raise OutcomeUnreadable(path, f"its schema is not {SCHEMA}")
+    if not isinstance(values, dict) or values.get("schema") not in READABLE:
+        found = values.get("schema") if isinstance(values, dict) else None
+        raise OutcomeUnreadable(path, f"its schema is {found!r}, and this version reads {listing(READABLE)}")
     return values
 
 
 def recompute(values: Mapping[str, Any], path: object = "outcome.json") -> Verdict:
-    """The verdict from an outcome's own counts and policy, computed anew. Raises OutcomeUnreadable."""
-    from repairops.gate import decide
+    """The verdict from an outcome's own counts and policy, computed anew. Raises OutcomeUnreadable.
+
+    Checks that an outcome of schema 1 does not know are off. It was judged by the score test, and is judged by the
+    exact one here, so that the two can differ where the evidence is at the edge.
+    """
+    from repairops.gate import RULES, decide
 
     if not values.get("evidence") or not values.get("policy"):
         raise OutcomeUnreadable(path, f"it holds no evidence of a gate (outcome {values.get('outcome')!r})")
-    policy: GateConfig = config_from_dict({"gate": values["policy"]}).gate
+    levels = dict.fromkeys(RULES, "off") if values.get("schema") == 1 else {}
+    policy: GateConfig = config_from_dict({"gate": {**levels, **values["policy"]}}).gate
     try:
-        evidence = Evidence.from_dict(_numbers(values["evidence"]))
-    except (KeyError, TypeError) as error:
-        raise OutcomeUnreadable(path, f"its evidence is incomplete ({error})") from error
+        evidence = Evidence.from_dict(_numbers(_upgraded(values)))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise OutcomeUnreadable(path, f"its evidence is incomplete ({error!r})") from error
     return decide(evidence, policy)
+
+
+def _upgraded(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The evidence in the present shape: schema 1 had one latency or none, and none of what came later."""
+    evidence: Mapping[str, Any] = values["evidence"]
+    if values.get("schema") != 1:
+        return evidence
+    later: dict[str, Any] = {
+        "heldout_by_cluster": {},
+        "slices": [],
+        "corruptions": {},
+        "calibration": None,
+        "onnx_accuracy": None,
+    }
+    latency = evidence.get("latency")
+    return {**later, **evidence, "latency": [latency] if latency else []}
 
 
 def _finite(value: Any) -> Any:
@@ -88,5 +111,6 @@ def _finite(value: Any) -> Any:
 
 def _numbers(evidence: Mapping[str, Any]) -> dict[str, Any]:
     """Evidence with the nulls that stand for NaN turned back."""
-    parity = {k: float("nan") if v is None else v for k, v in evidence["parity"].items()}
-    return {**evidence, "parity": parity}
+    parity = {k: math.nan if v is None else v for k, v in evidence["parity"].items()}
+    latency = [{k: math.nan if v is None else v for k, v in one.items()} for one in evidence["latency"]]
+    return {**evidence, "parity": parity, "latency": latency}

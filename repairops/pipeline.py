@@ -15,7 +15,7 @@ from repairops.job import Job
 from repairops.outcome import Outcome
 from repairops.report import Pictures
 from repairops.stages.gallery import changed_answers, negative_flips, sample_pairs
-from repairops.stages.judge import ask_gate, export_and_compare, judge
+from repairops.stages.judge import ask_gate, export_and_compare, judge, weigh
 from repairops.stages.publish import headline, promote_earlier, publish
 from repairops.stages.pull import Inputs, pull
 from repairops.stages.repair import cluster, fine_tune, show_style, split_batch
@@ -102,8 +102,9 @@ def run_job(job: Job, inputs: Inputs) -> Outcome:
         challenger = fine_tune(job, champion, train_set, split, clusters)
     with job.stage("evaluate"):
         evaluation = judge(job, champion, challenger, clean, split.heldout)
+        evidence = weigh(job, champion, challenger, clean, split, clusters, evaluation)
     with job.stage("export"):
-        evidence = export_and_compare(job, champion, challenger, clean, split.heldout, evaluation)
+        evidence = export_and_compare(job, champion, challenger, clean, split.heldout, evidence)
     with job.stage("gate"):
         verdict = ask_gate(job, evidence)
     with job.stage("register"):

@@ -8,13 +8,21 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from repairops.errors import InvalidInputSpec
+from repairops.evidence import Check as Check
+from repairops.evidence import Evidence as Evidence
+from repairops.evidence import LatencyFigures as LatencyFigures
+from repairops.evidence import Level as Level
+from repairops.evidence import PairedCounts as PairedCounts
+from repairops.evidence import ParityCounts as ParityCounts
+from repairops.evidence import Result as Result
+from repairops.evidence import Verdict as Verdict
 
 if TYPE_CHECKING:
     import torch
@@ -206,103 +214,3 @@ class Predictions:
     @property
     def accuracy(self) -> float:
         return float(self.right.mean()) if len(self.right) else float("nan")
-
-
-@dataclass(frozen=True)
-class PairedCounts:
-    """Champion and challenger on the same images, as counts."""
-
-    both_right: int
-    champion_only: int  # negative flips: the champion had it right, the challenger has it wrong
-    challenger_only: int
-    both_wrong: int
-
-    @property
-    def n(self) -> int:
-        return self.both_right + self.champion_only + self.challenger_only + self.both_wrong
-
-    @property
-    def champion_right(self) -> int:
-        return self.both_right + self.champion_only
-
-    @property
-    def challenger_right(self) -> int:
-        return self.both_right + self.challenger_only
-
-
-@dataclass(frozen=True)
-class ParityCounts:
-    """PyTorch against ONNX Runtime. `reason` is empty where the export worked."""
-
-    n: int = 0
-    decisions_differ: int = 0
-    max_difference: float = float("nan")  # of logits, absolute
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class LatencyFigures:
-    """Median and 99th percentile of one inference under ONNX Runtime, milliseconds."""
-
-    batch_size: int
-    champion_median_ms: float
-    champion_p99_ms: float
-    challenger_median_ms: float
-    challenger_p99_ms: float
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """All that the gate decides from: counts and figures, no tensors. Kept whole in outcome.json."""
-
-    clean: PairedCounts
-    clean_by_class: Mapping[str, PairedCounts]
-    heldout_repaired: int
-    heldout_total: int
-    parity: ParityCounts
-    latency: LatencyFigures | None = None
-    champion_finite: bool = True  # no NaN or infinity in the champion's outputs
-    challenger_finite: bool = True
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Evidence:
-        latency = values.get("latency")
-        return cls(
-            clean=PairedCounts(**values["clean"]),
-            clean_by_class={k: PairedCounts(**v) for k, v in values["clean_by_class"].items()},
-            heldout_repaired=values["heldout_repaired"],
-            heldout_total=values["heldout_total"],
-            parity=ParityCounts(**values["parity"]),
-            latency=LatencyFigures(**latency) if latency else None,
-            champion_finite=values["champion_finite"],
-            challenger_finite=values["challenger_finite"],
-        )
-
-
-Result = Literal["PASS", "FAIL", "INCONCLUSIVE"]
-Level = Literal["required", "advisory", "off"]
-
-
-@dataclass(frozen=True)
-class Check:
-    """One rule of the gate with its result. `figures` are plain JSON numbers, for the report."""
-
-    name: str
-    level: Level
-    result: Result
-    summary: str  # one sentence for a reviewer, with the figures in words
-    figures: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """FAIL where a required check fails, else INCONCLUSIVE where one is, else PASS."""
-
-    result: Result
-    checks: tuple[Check, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)

@@ -26,6 +26,7 @@ import pytest
 from filelock import FileLock
 
 SERVER_START_SECONDS = 120
+PASSWORD = "a long password"  # MLflow wants twelve characters
 SHARED_FOLDER = "REPAIROPS_TESTS_FOLDER"
 
 
@@ -38,8 +39,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         folder = Path(os.environ.pop(SHARED_FOLDER))
-        with contextlib.suppress(FileNotFoundError):
-            stop_server(int((folder / "server" / "pid").read_text()))
+        for pid in folder.glob("*/pid"):
+            stop_server(int(pid.read_text()))
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -107,8 +108,11 @@ def registry(migrated_database: Path, tmp_path: Path, monkeypatch: pytest.Monkey
         yield uri
 
 
-def start_server(database_uri: str, folder: Path) -> tuple[str, int]:
-    """Starts a real `mlflow server` on a free loopback port, its artifacts below `folder`: (URI, process id)."""
+def start_server(database_uri: str, folder: Path, password: str = "") -> tuple[str, int]:
+    """Starts a real `mlflow server` on a free loopback port, its artifacts below `folder`: (URI, process id).
+
+    password: of the user `admin`; where it is given, the server wants basic authentication, and others may read.
+    """
     with closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -116,6 +120,9 @@ def start_server(database_uri: str, folder: Path) -> tuple[str, int]:
     command += ["--backend-store-uri", database_uri, "--artifacts-destination", str(folder / "artifacts")]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     quick = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    if password:
+        command += ["--app-name", "basic-auth"]
+        quick |= _basic_auth(folder, password)
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(command, cwd=folder, env={**kept, **quick}, stdout=log, stderr=log, process_group=0)
     try:
@@ -124,6 +131,24 @@ def start_server(database_uri: str, folder: Path) -> tuple[str, int]:
         stop_server(process.pid)
         raise
     return f"http://127.0.0.1:{port}", process.pid
+
+
+def _basic_auth(folder: Path, password: str) -> dict[str, str]:
+    """Environment of a server with basic authentication; its users lie in `folder`."""
+    lines = [
+        "[mlflow]",
+        "default_permission = READ",
+        f"database_uri = sqlite:///{folder / 'users.db'}",
+        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth",
+        "auth_cache_ttl_seconds = 3600",  # a password's hash takes half a second, and every request has one
+    ]
+    (folder / "auth.ini").write_text("\n".join(lines))
+    return {
+        "MLFLOW_AUTH_CONFIG_PATH": str(folder / "auth.ini"),
+        "MLFLOW_AUTH_ADMIN_USERNAME": "admin",
+        "MLFLOW_AUTH_ADMIN_PASSWORD": password,
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": "of the tests",
+    }
 
 
 def stop_server(pid: int, kind: signal.Signals = signal.SIGTERM) -> None:
@@ -168,6 +193,18 @@ def mlflow_server(migrated_database: Path) -> str:
         if missing:
             database = new_database(migrated_database, folder / "mlflow.db", "mlflow-artifacts:/0")
             uri, pid = start_server(database, folder)
+            (folder / "pid").write_text(str(pid))
+            (folder / "uri").write_text(uri)
+        return (folder / "uri").read_text()
+
+
+@pytest.fixture(scope="session")
+def guarded_server(migrated_database: Path) -> str:
+    """The URI of one real MLflow server with basic authentication; the admin's password is PASSWORD."""
+    with made_once("guarded") as (folder, missing):
+        if missing:
+            database = new_database(migrated_database, folder / "mlflow.db", "mlflow-artifacts:/0")
+            uri, pid = start_server(database, folder, PASSWORD)
             (folder / "pid").write_text(str(pid))
             (folder / "uri").write_text(uri)
         return (folder / "uri").read_text()

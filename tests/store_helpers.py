@@ -21,6 +21,7 @@ from repairops.export import export_onnx
 from repairops.images import from_arrays
 from repairops.records import ImageSet, InputSpec
 from repairops.store.champion import Champion, load_champion
+from repairops.store.digests import model_digests
 from repairops.store.log_model import log_model
 from repairops.store.models import ModelRef
 from repairops.store.registry import register_repair
@@ -88,6 +89,32 @@ def add_version(client: MlflowClient, name: str, *aliases: str, **options: Any) 
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
     version = client.create_model_version(name, "s3://nowhere/model", **options)
+    for alias in aliases:
+        client.set_registered_model_alias(name, alias, version.version)
+    return version
+
+
+def judged_version(
+    client: MlflowClient, name: str, parent: str, *aliases: str, verdict: str = "PASS", **tags: str
+) -> ModelVersion:
+    """A new version as a repair leaves it, with two small files for weights and ONNX, and their digests as tags."""
+    run_id = client.create_run("0").info.run_id
+    with tempfile.TemporaryDirectory() as folder:
+        for path in ("data/model.pth", "onnx/model.onnx"):
+            (Path(folder) / path).parent.mkdir()
+            (Path(folder) / path).write_text(f"{path} of {run_id}")
+        client.log_artifacts(run_id, folder, "model")
+        digests = model_digests(Path(folder))
+    tags = {
+        "repairops.verdict": verdict,
+        "repairops.parent_version": parent,
+        "repairops.run_id": run_id,
+        "repairops.weights_sha256": digests["weights"],
+        "repairops.onnx_sha256": digests["onnx"],
+        **tags,
+    }
+    source = f"{client.get_run(run_id).info.artifact_uri}/model"
+    version = client.create_model_version(name, source, run_id, tags={k: v for k, v in tags.items() if v})
     for alias in aliases:
         client.set_registered_model_alias(name, alias, version.version)
     return version

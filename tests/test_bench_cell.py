@@ -12,13 +12,12 @@ import numpy as np
 import pytest
 import torch
 from training_helpers import failures as digit_failures
-from training_helpers import one_cluster
 
 from repairops.bench.budget import step_time, within_budget
 from repairops.bench.data import BenchData, corrupted_images, load_digits, take_rows
 from repairops.bench.failures import collect_failures
 from repairops.bench.presets import PRESETS
-from repairops.bench.rivals import TrueCorruption, rival, rivals, twisted_clusters, twisted_failures
+from repairops.bench.rivals import TrueCorruption, rival, rivals, twisted_failures
 from repairops.config import TrainingConfig
 from repairops.errors import DatasetNotFound, InvalidOption, UnreadableDataset
 from repairops.methods import METHODS
@@ -137,15 +136,16 @@ def test_step_times_are_measured_once_for_a_grid(data: BenchData, tmp_path: Path
 def test_every_method_is_a_rival_and_bounds_are_marked() -> None:
     found = rivals()
     assert set(METHODS) < set(found)
-    assert {name for name, r in found.items() if r.bound} == {"none", "random", "oracle", "oracle_no_failures"}
+    assert {name for name, r in found.items() if r.bound} == {"none", "shuffled", "oracle", "oracle_no_failures"}
     assert all(found[name].config.name == name for name in METHODS)
     assert found["style_guided_paper"].config.recipe == "paper"
-    assert found["oracle_no_failures"].config.failure_share == 0
+    assert found["style_guided_no_clusters"].config.references == "uniform"
+    assert found["oracle_no_failures"].config.use_failures == "off"
     with pytest.raises(InvalidOption):
         rival("sleep")
 
 
-def test_random_keeps_each_image_s_values_and_nothing_of_its_places() -> None:
+def test_shuffling_keeps_each_image_s_values_and_nothing_of_its_places() -> None:
     batch, _ = digit_failures()
     shuffled = twisted_failures(batch, "shuffled", seed=0)
     before, after = batch.images.pixels.flatten(1), shuffled.images.pixels.flatten(1)
@@ -154,12 +154,6 @@ def test_random_keeps_each_image_s_values_and_nothing_of_its_places() -> None:
     assert abs(float(np.mean(correlations))) < 0.05
     assert shuffled.images.labels.tolist() == batch.images.labels.tolist()
     assert twisted_failures(batch, "", seed=0) is batch
-
-
-def test_unclustered_references_are_drawn_uniformly() -> None:
-    clusters = twisted_clusters(one_cluster(8), "unclustered")
-    assert clusters.count == 1
-    assert clusters.probabilities.tolist() == [0.125] * 8
 
 
 def test_the_oracle_s_style_is_the_corruption_at_every_severity() -> None:

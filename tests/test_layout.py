@@ -27,7 +27,8 @@ MODULES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "mlflow_project").glob("*.py"
 IMPORTERS = {
     "mlflow": {"store", "doctor", "job", "demo"},
     "requests": {"store"},
-    "filelock": {"store"},
+    "filelock": {"store", "bench"},
+    "matplotlib": {"bench"},
     "great_expectations": {"validation"},
     "pandas": {"validation", "store"},
     "pyarrow": {"images", "store", "bench"},
@@ -42,7 +43,8 @@ IMPORTERS = {
 }
 CORE = ("style", "augment", "methods", "training", "evaluation", "gate", "config", "records", "network", "clustering")
 FOR_CORE = {"torch", "torchvision", "numpy", "scipy", "sklearn", "pywt", "click", "safetensors", "tqdm", "yaml", "PIL"}
-LARGE = {"errors.py": 440, "records.py": 320}  # one entry after another; a second file would hide some
+# One entry after another; a second file would hide some.
+LARGE = {"errors.py": 440, "records.py": 320, "config.py": 340}
 
 
 def part(module: Path) -> str:

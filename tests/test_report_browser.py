@@ -166,6 +166,9 @@ def test_paper_shows_what_the_screen_folds_away(opened: Opened, tmp_path: Path) 
     page.emulate_media(media="print")
     assert table.is_visible()
     assert not page.get_by_role("navigation").is_visible()
+    page.set_viewport_size({"width": 688, "height": 900})  # A4 between the margins: tables as on a desk
+    assert too_wide(page) == []
+    assert page.get_by_role("columnheader", name="Challenger", exact=True).first.is_visible()
     assert page.pdf(format="A4").startswith(b"%PDF")
 
 

@@ -45,7 +45,8 @@ from repairops.store.failures import fetch_rows, list_failures, log_failures, lo
 from repairops.store.jobs import earlier_outcome, job_run, runs_of_job
 from repairops.store.log_model import log_model
 from repairops.store.models import ModelRef, aliases_of, resolve_model, version_at
-from repairops.store.registry import promotions, repaired_batches
+from repairops.store.moves import promotions
+from repairops.store.registry import repaired_batches
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's hints on pickle and signatures
 

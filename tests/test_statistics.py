@@ -6,13 +6,14 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import binom, binomtest, norm
 
 from repairops.statistics import (
+    binomial_interval,
+    binomial_p_value,
+    binomial_score,
     holm,
     quantile,
     settling_size,
     tango_interval,
     tango_score,
-    wilson_interval,
-    wilson_score,
 )
 
 
@@ -122,26 +123,32 @@ def test_simulated_error_rate_at_the_margin():
     assert passed >= 0.04  # and it has not become too strict to be of use
 
 
-def test_wilson_matches_scipy():
+def test_binomial_interval_matches_scipy():
     for hits, n in [(0, 5), (5, 5), (1, 3), (231, 300), (0, 1)]:
-        low, high = wilson_interval(hits, n, 0.95)
-        assert low == pytest.approx(
-            binomtest(hits, n, alternative="greater").proportion_ci(0.95, method="wilson").low, abs=1e-12
-        )
-        assert high == pytest.approx(
-            binomtest(hits, n, alternative="less").proportion_ci(0.95, method="wilson").high, abs=1e-12
-        )
-    assert wilson_interval(0, 9, 0.95)[0] == 0
-    assert wilson_interval(9, 9, 0.95)[1] == 1
-    assert math.isnan(wilson_interval(0, 0, 0.95)[0])
+        low, high = binomial_interval(hits, n, 0.95)
+        at_least, at_most = (binomtest(hits, n, alternative=side) for side in ("greater", "less"))
+        assert low == pytest.approx(at_least.proportion_ci(0.95, method="exact").low, abs=1e-12)
+        assert high == pytest.approx(at_most.proportion_ci(0.95, method="exact").high, abs=1e-12)
+    assert binomial_interval(0, 9, 0.95)[0] == 0
+    assert binomial_interval(9, 9, 0.95)[1] == 1
+    assert math.isnan(binomial_interval(0, 0, 0.95)[0])
 
 
-def test_wilson_score_meets_the_quantile_at_the_bounds():
-    low, high = wilson_interval(30, 100, 0.95)
-    assert wilson_score(30, 100, low) == pytest.approx(quantile(0.95))
-    assert wilson_score(30, 100, high) == pytest.approx(-quantile(0.95))
-    assert wilson_score(5, 5, 1.0) == 0
-    assert wilson_score(4, 5, 1.0) == -math.inf
+def test_binomial_bound_and_p_value_agree():
+    for hits, n in [(30, 100), (1, 4), (99, 100)]:
+        low, high = binomial_interval(hits, n, 0.95)
+        assert binomial_p_value(hits, n, low) == pytest.approx(0.05)
+        assert binomial_p_value(hits, n, high, less=True) == pytest.approx(0.05)
+    assert binomial_score(5, 5, 1.0) == 0
+    assert binomial_score(4, 5, 1.0) == -math.inf
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.3, 0.5, 0.9, 0.999])
+def test_a_repair_rate_at_the_limit_passes_in_at_most_five_percent(rate):
+    for n in (3, 19, 100, 1000, 10_000):
+        hits = np.arange(binom.ppf(1e-9, n, rate), binom.ppf(1 - 1e-9, n, rate) + 1)
+        above = np.array([binomial_interval(int(h), n, 0.95)[0] > rate for h in hits])
+        assert binom.pmf(hits[above], n, rate).sum() <= 0.05
 
 
 def test_settling_size_is_the_smallest_that_settles():

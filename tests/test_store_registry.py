@@ -17,6 +17,7 @@ from store_helpers import (
     add_version,
     champion_in_registry,
     in_processes,
+    judged_version,
     load,
     register,
     unit_images,
@@ -26,7 +27,9 @@ from repairops import promotion
 from repairops.config import Config, config_from_dict
 from repairops.errors import AliasMoved, JobRunning, ModelNotFound, NothingToRollBack, PromotionRefused
 from repairops.network import to_input
+from repairops.store.aliases import promote
 from repairops.store.connection import connect
+from repairops.store.digests import file_sha256, model_digests
 from repairops.store.flavors import inherited_requirements
 from repairops.store.jobs import (
     close_interrupted,
@@ -38,13 +41,8 @@ from repairops.store.jobs import (
     work_folder,
 )
 from repairops.store.models import ModelRef, aliases_of, resolve_model, version_at
-from repairops.store.registry import (
-    batch_tags,
-    promote,
-    promotions,
-    repaired_batches,
-    version_of_job,
-)
+from repairops.store.moves import promotions
+from repairops.store.registry import batch_tags, repaired_batches, version_of_job
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's hints on pickle and signatures
 
@@ -65,6 +63,10 @@ def test_a_repair_is_one_version_with_both_flavors(client: MlflowClient, tmp_pat
 
     assert str(version.version) == "2"
     read = client.get_model_version("cls", "2")
+    digests = {name: read.tags.pop(f"repairops.{name}_sha256") for name in ("weights", "onnx")}
+    folder = Path(mlflow.artifacts.download_artifacts("models:/cls/2"))
+    assert digests == model_digests(folder)
+    assert digests["onnx"] == file_sha256(tmp_path / "challenger.onnx")
     assert read.tags == {
         "repairops.verdict": "PASS",
         "repairops.parent_version": "1",
@@ -148,8 +150,7 @@ def test_a_pt2_champion_gets_a_pt2_version(client: MlflowClient, tmp_path: Path)
 
 
 def repaired_version(client: MlflowClient, parent: str, verdict: str = "PASS", name: str = "cls") -> str:
-    tags = {"repairops.verdict": verdict, "repairops.parent_version": parent}
-    version: str = add_version(client, name, "challenger", tags=tags).version
+    version: str = judged_version(client, name, parent, "challenger", verdict=verdict).version
     return version
 
 

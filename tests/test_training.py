@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from training_helpers import (
     SPEC,
@@ -36,8 +38,12 @@ from repairops.methods.references import FailureSampler, StyleOperations, refere
 from repairops.methods.style_guided import StyleGuided
 from repairops.network import Classifier, to_unit
 from repairops.training import StoppingRule, TrainingResult, split_train_set, train
+from repairops.training.averaging import AveragedWeights
 from repairops.training.checkpoint import Checkpoint, checkpoint_path, fingerprint_of, load_checkpoint, save_checkpoint
+from repairops.training.clock import StepClock
+from repairops.training.loop import frozen_copy
 from repairops.training.selection import ValidationCounts, select_epoch
+from repairops.training.source import make_batch_source
 from repairops.training.state import count_right
 
 CPU = torch.device("cpu")
@@ -50,7 +56,7 @@ def fine_tune(data: RepairData) -> Method:
 
 def style_guided(data: RepairData) -> Method:
     styles = StyleOperations(Degradation(), reference_weights(data.clusters), data.clusters.count)
-    return StyleGuided(styles, FailureSampler(data, 0.4), 1.0)
+    return StyleGuided(styles, FailureSampler(data, 0.4))
 
 
 def run(
@@ -402,6 +408,118 @@ def test_an_empty_train_set_is_an_error(tmp_path):
             champion(), fine_tune, empty, repair, validation, one_cluster(len(repair)), CONFIG,
             seed=0, work_dir=tmp_path, method_key="",
         )  # fmt: skip
+
+
+def test_batches_fetched_ahead_are_the_same_in_the_same_order(tmp_path):
+    train_set = digits()[0]
+    part = np.random.default_rng(0).permutation(len(train_set))[:900]
+    batches = torch.split(torch.randperm(900, generator=torch.Generator().manual_seed(0)), 50)
+    plain, ahead = (make_batch_source(train_set, part, CPU, workers) for workers in (0, 3))
+    assert make_batch_source(train_set, part, CPU).workers == 0  # in memory, where they are needed
+    found = list(zip(plain.stream(batches), ahead.stream(batches), strict=True))
+    assert len(found) == 18
+    for one, other in found:
+        assert torch.equal(one[0], other[0])
+        assert torch.equal(one[1], other[1])
+    stopped = ahead.stream(batches)
+    next(stopped)
+    stopped.close()  # as the time limit does
+
+    classifiers = champion(), champion()
+    for classifier, workers in zip(classifiers, (0, 3), strict=True):
+        run(classifier, tmp_path / str(workers), config=replace(CONFIG, epochs=1, workers=workers))
+    assert same_weights(*classifiers)
+
+
+def test_an_averaged_training_resumes_exactly_and_selects_the_average(tmp_path):
+    config = replace(CONFIG, ema=0.9)
+    whole = champion()
+    result = run(whole, tmp_path / "whole", config=config)
+
+    def kill(epoch: int, figures: dict[str, float]) -> None:
+        if epoch == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        run(champion(), tmp_path / "cut", config=config, on_epoch=kill)
+    resumed = champion()
+    run(resumed, tmp_path / "cut", config=config)
+    assert same_weights(whole, resumed)
+    stored = load_file(checkpoint_path(tmp_path / "whole"))
+    assert not torch.equal(stored["average/network.layers.9.weight"], stored["model/network.layers.9.weight"])
+    assert torch.equal(stored["best/network.layers.9.weight"], whole.network.layers[9].weight)
+    if result.best_epoch == config.epochs:
+        assert torch.equal(stored["average/network.layers.9.weight"], whole.network.layers[9].weight)
+
+
+def test_the_moving_average_is_the_written_out_one():
+    module = nn.Linear(1, 1, bias=False)
+    nn.init.constant_(module.weight, 0.0)
+    average = AveragedWeights(module, decay=0.3)
+    expected, decays = 0.0, [2 / 11, 3 / 12, 4 / 13, 5 / 14, 6 / 15]
+    for step in range(5):
+        nn.init.constant_(module.weight, float(step + 1))
+        average.update()
+        decay = min(0.3, decays[step])
+        expected = decay * expected + (1 - decay) * (step + 1)
+    assert average.shadow["weight"].item() == pytest.approx(expected)
+    with average.in_place():
+        assert module.weight.item() == pytest.approx(expected)
+    assert module.weight.item() == 5.0
+
+
+def test_a_step_s_time_is_shared_out_among_its_parts(tmp_path):
+    result = run(champion(), tmp_path, style_guided, replace(CONFIG, epochs=1))
+    assert result.step_shares.keys() == {"augmentation", "forward", "backward", "update"}
+    assert sum(result.step_shares.values()) == pytest.approx(1)
+    assert all(share > 0 for share in result.step_shares.values())
+    epoch = result.history[0]
+    timed = sum(epoch[f"{phase}_seconds"] for phase in result.step_shares)
+    assert 0 < timed <= epoch["train_seconds"]
+    assert result.peak_memory_mb["memory"] > 50
+    assert {"gpu_memory"} & result.peak_memory_mb.keys() == set()
+
+
+def test_on_a_gpu_one_step_in_ten_is_timed():
+    clock = StepClock(CPU)
+    clock.begin_step(0)
+    assert clock.timed
+    clock.device = torch.device("cuda")  # begin_step alone touches no GPU
+    timed = []
+    for step in range(30):
+        clock.begin_step(step)
+        timed.append(clock.timed)
+    assert sum(timed) == 3
+
+
+def test_a_frozen_copy_is_the_champion_whatever_becomes_of_it():
+    classifier = champion()
+    tensors = {name: value.clone() for name, value in classifier.state_dict().items()}
+    with torch.no_grad():
+        classifier.network.layers[9].weight.zero_()
+    copied = frozen_copy(classifier, tensors)
+    assert same_weights(copied, champion())
+    assert not any(p.requires_grad for p in copied.parameters())
+    assert not copied.training
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile on the CPU needs a C++ compiler")
+def test_a_compiled_network_trains_the_classifier_s_own_weights(tmp_path):
+    classifier = champion()
+    result = run(classifier, tmp_path, config=replace(CONFIG, compile=True))
+    assert result.history[-1]["validation_repair_rate"] > 0.3
+    assert not same_weights(classifier, champion())
+    assert type(classifier.network) is SmallNet
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_repairs_in_mixed_precision(tmp_path):
+    classifier = champion()
+    result = run(classifier, tmp_path, style_guided, replace(CONFIG, device="cuda"))
+    assert result.history[-1]["validation_repair_rate"] > 0.3
+    assert result.peak_memory_mb["gpu_memory"] > 0
+    assert next(classifier.parameters()).device.type == "cpu"
 
 
 def test_devices_that_do_not_exist_are_refused():

@@ -7,11 +7,13 @@ cell's arguments, and the cell can be repeated bit for bit.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from filelock import FileLock
 from repairops.bench.champions import digest_of, input_spec
 from repairops.bench.corruptions import corrupt_pixels
 from repairops.bench.networks import build_network
-from repairops.bench.rivals import Rival, make_rival, twisted_clusters
+from repairops.bench.rivals import Rival, make_rival
 from repairops.clustering import cluster_failures
 from repairops.config import ClusteringConfig, StyleConfig, TrainingConfig
 from repairops.device import MixedPrecision, resolve_device, seeded, set_mode, use_bfloat16
@@ -32,6 +34,7 @@ from repairops.methods import RepairData
 from repairops.network import Classifier, to_unit
 from repairops.records import FailureBatch, ImageSet
 from repairops.training.loop import make_jitter
+from repairops.training.network import use_channels_last
 
 WARM_UP, MEASURED, REPEATS = 2, 4, 3  # steps, steps, times; the median counts
 FAILURES = 320  # of the stand-in failure batch
@@ -88,10 +91,13 @@ def _measure(network: str, chosen: Rival, train_set: ImageSet, training: Trainin
     device = resolve_device(training.device)
     spec = input_spec(train_set)
     bare = Classifier(build_network(network, spec, 0), spec).to(device)
-    classifier = MixedPrecision(bare.network, spec) if use_bfloat16(training.amp, device) else bare
+    amp = use_bfloat16(training.amp, device)
+    if amp:
+        use_channels_last(bare, device)
+    classifier = MixedPrecision(bare.network, spec) if amp else bare
     generator = torch.Generator().manual_seed(0)
     rows = torch.randperm(len(train_set), generator=generator)
-    data = _stand_in(train_set, rows.numpy(), training, chosen, device)
+    data = _stand_in(train_set, rows.numpy(), training, bare, device)
     with seeded(0, device), torch.enable_grad():
         method = make_rival(chosen, "gaussian_noise", chosen.config, StyleConfig(), data, generator)
         parameters = [p for p in classifier.parameters() if p.requires_grad]
@@ -125,7 +131,7 @@ def _clock(device: torch.device) -> float:
 
 
 def _stand_in(
-    train_set: ImageSet, rows: np.ndarray, training: TrainingConfig, chosen: Rival, device: torch.device
+    train_set: ImageSet, rows: np.ndarray, training: TrainingConfig, champion: Classifier, device: torch.device
 ) -> RepairData:
     """Train images under noise in the place of failures."""
     sample, failed = train_set.subset(rows[:2000]), train_set.subset(rows[-FAILURES:])
@@ -137,4 +143,4 @@ def _stand_in(
     )
     clusters = cluster_failures(batch, **dataclasses.asdict(ClusteringConfig(restarts=1)), seed=0)
     jitter = make_jitter(train_set, training.crop_padding, training.horizontal_flip)
-    return RepairData(sample, batch, twisted_clusters(clusters, chosen.twist), jitter, device)
+    return RepairData(sample, batch, clusters, jitter, device, partial(copy.deepcopy, champion))

@@ -13,7 +13,7 @@ import torch
 from repairops import __version__
 from repairops.bench.data import BenchData, corrupted_images, take_rows
 from repairops.bench.failures import Failures, Subset, champion_answers, collect_failures
-from repairops.bench.rivals import make_rival, rival, twisted_clusters, twisted_failures
+from repairops.bench.rivals import make_rival, rival, twisted_failures
 from repairops.clustering import cluster_failures, split_failures
 from repairops.config import ClusteringConfig, MethodConfig, SplitConfig, StyleConfig, TrainingConfig, derive_seed
 from repairops.device import resolve_device
@@ -123,7 +123,7 @@ def _repair(cell: Cell, data: BenchData, classifier: Classifier, failures: Failu
         data.train,
         repair,
         split.validation,
-        twisted_clusters(clusters, chosen.twist),
+        clusters,
         cell.training,
         seed=cell.seed,
         work_dir=work,

@@ -149,8 +149,9 @@ def _claimed(grid: Grid, preset: Preset, data: BenchData, cell: Cell, digest: st
     costs = Costs(device)
     try:
         figures = run_cell(cell, data, copy.deepcopy(champion), folders)
-    except RepairError as error:
-        _write(folder / "error.json", {**record, "error": str(error)})
+    except (RepairError, RuntimeError) as error:  # RuntimeError: a GPU without memory; the other cells go on
+        _write(folder / "error.json", {**record, "error": f"{error}"})
+        logger.debug("", exc_info=True)
         return f"{place} failed: {error}"
     where = environment(device) | {"threads": torch.get_num_threads()}
     _write(folder / "result.json", {**record, "figures": figures, "costs": costs.measured(), "environment": where})

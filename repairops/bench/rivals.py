@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -15,13 +14,13 @@ from repairops.bench.corruptions import corrupt
 from repairops.config import MethodConfig, StyleConfig
 from repairops.errors import InvalidOption, listing
 from repairops.methods import METHODS, Method, RepairData, make_method
-from repairops.methods.references import FailureSampler
-from repairops.methods.style_guided import StyleGuided
-from repairops.records import Clusters, FailureBatch
+from repairops.methods.references import StyleOperations, reference_weights
+from repairops.methods.style_guided import unmixed
+from repairops.records import FailureBatch
 
-# What the rival is given instead of the truth: nothing is trained; failures with their pixels shuffled; the true
-# corruption as the style; references without clusters.
-Twist = Literal["", "untrained", "shuffled", "oracle", "unclustered"]
+# What makes a rival more than a method: nothing is trained; the failures' pixels are shuffled; the style is the true
+# corruption.
+Twist = Literal["", "untrained", "shuffled", "oracle"]
 
 
 @dataclass(frozen=True)
@@ -41,13 +40,17 @@ class Rival:
 
 EXTRA: dict[str, Rival] = {
     "style_guided_paper": Rival("The paper's own recipe: StyleAug.", options={"recipe": "paper"}),
-    "style_guided_no_clusters": Rival("Table V's ablation: references drawn uniformly.", twist="unclustered"),
+    "style_guided_no_clusters": Rival(
+        "Table V's ablation: references drawn uniformly.", options={"references": "uniform"}
+    ),
     "none": Rival("The champion as it is.", twist="untrained", bound=True),
-    "random": Rival("fine_tune on failures with shuffled pixels: a floor.", "fine_tune", twist="shuffled", bound=True),
+    "shuffled": Rival(
+        "fine_tune on failures with shuffled pixels: a floor.", "fine_tune", twist="shuffled", bound=True
+    ),
     "oracle": Rival("The true corruption as the style, and the failures: a ceiling.", twist="oracle", bound=True),
     "oracle_no_failures": Rival(
         "The true corruption as the style, without the failures.",
-        options={"failure_share": 0.0},
+        options={"use_failures": "off"},
         twist="oracle",
         bound=True,
     ),
@@ -72,8 +75,8 @@ def make_rival(
 ) -> Method:
     """The method that the training loop runs for a rival."""
     if chosen.twist == "oracle":
-        truth = TrueCorruption(corruption)
-        return StyleGuided(truth, data.clusters, FailureSampler(data, method.failure_share), method.style_weight)
+        styles = StyleOperations(TrueCorruption(corruption), reference_weights(data.clusters), data.clusters.count)
+        return unmixed(styles, data, method)
     return make_method(method, style, data, generator)
 
 
@@ -98,11 +101,3 @@ def twisted_failures(failures: FailureBatch, twist: Twist, seed: int) -> Failure
     places = torch.rand(len(pixels), pixels[0, 0].numel(), generator=generator).argsort(1)
     shuffled = pixels.flatten(2).gather(2, places[:, None].expand(-1, pixels.shape[1], -1)).view_as(pixels)
     return dataclasses.replace(failures, images=dataclasses.replace(failures.images, pixels=shuffled))
-
-
-def twisted_clusters(clusters: Clusters, twist: Twist) -> Clusters:
-    """With 'unclustered': one cluster, from which references are drawn uniformly."""
-    if twist != "unclustered":
-        return clusters
-    count = len(clusters.assignments)
-    return Clusters(np.zeros(count, np.int64), clusters.distances, np.full(count, 1 / count))

@@ -9,7 +9,7 @@ import click
 from repairops.cli.console import json_option, print_json
 
 if TYPE_CHECKING:
-    from repairops.store.registry import Promotion
+    from repairops.store.moves import Promotion
 
 
 @click.command()
@@ -18,18 +18,21 @@ if TYPE_CHECKING:
 @click.option("--by", default="", help="Who decides; default: the user that runs the command.")
 @click.option("--reason", default="", help="Why, for the record.")
 @click.option("--force", is_flag=True, help="Also without a passed gate; wants --reason and is recorded.")
+@click.option("--stage", default="", help="Set this legacy stage of the version too, for example Production.")
 @json_option
 @click.pass_obj
 def promote(
-    tracking_uri: str | None, model: str, version: str, by: str, reason: str, force: bool, as_json: bool
+    tracking_uri: str | None, model: str, version: str, by: str, reason: str, force: bool, stage: str, as_json: bool
 ) -> None:
     """Move MODEL's production alias (prod/cls, or cls for its alias prod) to a repaired version.
 
-    Refuses a version whose gate did not pass, or passed against another version than the alias is at.
+    Refuses a version whose gate did not pass, or passed against another version than the alias is at, or judged other
+    files than it has now.
     """
     from repairops.promotion import promote as move
 
-    _show(move(model, version=version, by=by, reason=reason, force=force, tracking_uri=tracking_uri), as_json)
+    made = move(model, version=version, by=by, reason=reason, force=force, stage=stage, tracking_uri=tracking_uri)
+    _show(made, as_json)
 
 
 @click.command()

@@ -18,6 +18,7 @@ from repairops.cli.console import json_option, print_json
     "--config", "config_file", envvar="REPAIROPS_CONFIG", help="YAML file with options by stage; also REPAIROPS_CONFIG."
 )
 @click.option("--set", "overrides", multiple=True, metavar="STAGE.OPTION=VALUE", help="One option; may be repeated.")
+@click.option("--policy", help="YAML file with the team's options of the gate; nothing else may set them then.")
 @click.option("--method", help="Repair method, see `repairops methods`.")
 @click.option("--preset", type=click.Choice(["quick", "default", "paper"]), help="Named values for several options.")
 @click.option("--max-minutes", type=float, help="Time limit of the training; the epoch under way is measured and kept.")
@@ -35,6 +36,7 @@ def repair(
     clean_set: str | None,
     config_file: str | None,
     overrides: tuple[str, ...],
+    policy: str | None,
     method: str | None,
     preset: str | None,
     max_minutes: float | None,
@@ -60,6 +62,7 @@ def repair(
         return follow()
     options = {
         "preset": preset,
+        "gate.policy": policy,
         "method.name": method,
         "training.max_minutes": max_minutes,
         "seed": seed,

@@ -28,6 +28,15 @@ HINTS = {
     ("negative_flips", "FAIL"): f"Look at the negative flips on the review page. {GENTLER}",
     ("onnx_parity", "FAIL"): "Correct what the exporter names, or set gate.onnx_parity=advisory if ONNX is not served.",
     ("onnx_parity", "INCONCLUSIVE"): "Read the exporter's reason, and run the job again.",
+    (
+        "cluster_repair",
+        "FAIL",
+    ): "Look at that cluster on the review page: log more failures of its kind, or try another "
+    "style.name where its styled images do not resemble them.",
+    ("slices", "FAIL"): "Look at that slice on the review page: log more failures of it, or add train images of it.",
+    ("corruptions", "FAIL"): f"Decide whether the field sees that corruption. {GENTLER}",
+    ("calibration", "FAIL"): f"Recalibrate before promoting, or raise gate.max_ece_rise. {GENTLER}",
+    ("onnx_accuracy", "FAIL"): f"As for clean non-regression. {GENTLER}",
     ("latency", "FAIL"): "Measure again on an idle machine; if it stays, raise gate.max_latency_ratio.",
 }
 
@@ -71,7 +80,7 @@ def _after_pass(outcome: Outcome) -> list[str]:
         return ["Look at the version that the alias is at now, then run the same command again: it repairs that one."]
     if outcome.get("promoted"):
         return ["Watch the next failure batches; the command below rolls the alias back."]
-    return ["Review this page, then promote the version with the command below."]
+    return ["Review the evidence, then promote the version with the command below."]
 
 
 def _model(outcome: Outcome) -> str:

@@ -137,3 +137,20 @@ def trade_off_words(points: Sequence[TradeOff]) -> str:
         for p in points
     ]
     return f"Trade-off on the validation parts, {len(points)} points. {'; '.join(said)}."
+
+
+def reliability_chart(
+    before: Sequence[tuple[float, float]], after: Sequence[tuple[float, float]], *, label: str, side: float = 260
+) -> Markup:
+    """Accuracy over mean confidence, both 0..1, a point for each bin: champion (rings) and challenger (dots)."""
+    if not before and not after:
+        return Markup("")
+    scale_x, scale_y = Scale(0, 1, 44, side + 32), Scale(0, 1, side - 18, 12)
+    parts = _rules([0, 0.25, 0.5, 0.75, 1.0], scale_y, 44, side + 32, True)
+    parts += [text(scale_x(tick), side - 2, _tick(tick, True)) for tick in (0, 0.5, 1.0)]
+    parts += [text(scale_x(0.5), side + 14, "mean confidence", kind="dim"), text(50, 24, "accuracy", "start", "dim")]
+    parts.append(line(scale_x(0), scale_y(0), scale_x(1), scale_y(1), "chosen"))
+    parts += [circle(scale_x(x), scale_y(y), 4, "ring") for x, y in before]
+    parts.append(path([(scale_x(x), scale_y(y)) for x, y in after], "curve c1"))
+    parts += [circle(scale_x(x), scale_y(y), 3.2, "mark c1") for x, y in after]
+    return drawing(side + 44, side + 20, label, parts, "chart")

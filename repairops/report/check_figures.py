@@ -13,7 +13,7 @@ from markupsafe import Markup
 from repairops.report import facts
 from repairops.report.facts import Outcome
 from repairops.report.figures import dots, interval
-from repairops.report.wording import dig, fixed, mapping, mappings, number, percent, plain, ratio, signed
+from repairops.report.wording import fixed, mapping, mappings, number, percent, plain, ratio, signed
 
 LEVELS = {
     "required": ("Required", "every one must pass before a promotion"),
@@ -64,7 +64,11 @@ def figure(check: Mapping[str, Any], outcome: Outcome, width: float = 260) -> Ma
         return _ceiling(share, number(policy.get("max_negative_flips")), name, lambda x: percent(x, 1), width)
     if check.get("name") == "latency":
         limit = number(values.get("max_ratio", policy.get("max_latency_ratio")))
-        return _ceiling(_latency_ratio(values, outcome), limit, f"{name} ratio", fixed, width)
+        return _ceiling(number(values.get("ratio")), limit, f"{name} ratio", fixed, width)
+    if "max_rise" in values:
+        return _ceiling(
+            number(values.get("rise")), number(values.get("max_rise")), f"{name}, rise", _thousandths, width
+        )
     if rows := _rows(values):
         return _dots(rows, values, policy, name, width)
     if "difference_points" in values or "margin_points" in values:
@@ -145,15 +149,22 @@ def _ceiling(
     """A single figure against the most that is allowed."""
     if value is None:
         return Markup("")
-    high = max(value, limit or 0.0) * 1.4 or 1.0
+    low, high = min(0.0, 1.4 * value), 1.4 * max(value, limit or 0.0) or 1.0
     bound = "" if limit is None else f"at most {words(limit)}"
     label = f"{what} {words(value)}{'; ' + bound + ' allowed' if bound else ''}."
     return interval(
-        None, value, None, limit, label=label, limit_text=bound, allowed="below", domain=(0.0, high), width=width
+        None,
+        value,
+        None,
+        limit,
+        label=label,
+        limit_text=bound,
+        allowed="below",
+        domain=(low, high),
+        zero=low < 0,
+        width=width,
     )
 
 
-def _latency_ratio(values: Mapping[str, Any], outcome: Outcome) -> float | None:
-    latency = mapping(dig(outcome, "evidence", "latency"))
-    written = number(values.get("ratio"))
-    return ratio(latency.get("challenger_median_ms"), latency.get("champion_median_ms")) if written is None else written
+def _thousandths(value: float) -> str:
+    return fixed(value, 3)

@@ -23,6 +23,13 @@ def promote_command(outcome: Outcome) -> str:
     return f"repairops promote {_target(outcome)} --version {version} --by NAME --reason TEXT"
 
 
+def review_command(outcome: Outcome) -> str:
+    """The command that shows the evidence again, and whether a promotion would be refused now; empty as above."""
+    new = mapping(outcome.get("registered"))
+    version = shlex.quote(plain(new.get("version")))
+    return f"repairops review {_target(outcome)} --version {version}" if promote_command(outcome) else ""
+
+
 def rollback_command(outcome: Outcome) -> str:
     """The command that undoes the last promotion; empty where nothing was registered."""
     return f"repairops rollback {_target(outcome)}" if mapping(outcome.get("registered")) else ""

@@ -1,7 +1,8 @@
-"""Tables of many comparisons on one scale: paired counts (Tango's bounds) and rates (Wilson's).
+"""Tables of many comparisons on one scale: paired counts (Tango's bounds) and rates (Clopper and Pearson's).
 
 The bars run from the lower to the upper one-sided bound at the policy's confidence. They are those of the single row;
-where a check looks at many rows at once, it corrects for their number.
+where a check looks at many rows at once, it corrects for their number. Tango's bounds are the score test's, a
+hundredth of the time of the exact ones by which the gate decides, and differ from them in the third digit.
 """
 
 from __future__ import annotations
@@ -23,15 +24,27 @@ PAIRED = ("both_right", "champion_only", "challenger_only", "both_wrong")
 
 @dataclass(frozen=True)
 class Paired:
-    """Champion and challenger on the same images: shares in 0..1, differences in points; None where unknown."""
+    """Champion and challenger on the same images: shares in 0..1, difference in points; None where unknown.
+
+    lost, won: images that only the champion, only the challenger has right; None where only the shares are known.
+    """
 
     name: str
     n: float | None = None
     champion: float | None = None
     challenger: float | None = None
     difference: float | None = None
-    lower: float | None = None
-    upper: float | None = None
+    lost: float | None = None
+    won: float | None = None
+
+    def bounds(self, sure: float) -> tuple[float | None, float | None]:
+        """The one-sided bounds of the difference, in points."""
+        from repairops.statistics import tango_interval
+
+        if self.lost is None or self.won is None or not self.n:
+            return None, None
+        lower, upper = tango_interval(self.won, self.lost, self.n, sure)
+        return 100 * lower, 100 * upper
 
 
 @dataclass(frozen=True)
@@ -52,17 +65,14 @@ def confidence(outcome: Outcome) -> float:
     return value if value is not None and 0.5 < value < 1 else CONFIDENCE
 
 
-def paired(name: Any, counts: Mapping[str, Any], sure: float) -> Paired:
+def paired(name: Any, counts: Mapping[str, Any]) -> Paired:
     """A row from paired counts."""
-    from repairops.statistics import tango_interval
-
     values = [number(counts.get(key)) for key in PAIRED]
     both, lost, won, wrong = (v or 0.0 for v in values)
     n = both + lost + won + wrong
     if None in values or n <= 0:
         return Paired(plain(name), n if None not in values else None)
-    lower, upper = tango_interval(won, lost, n, sure)
-    return Paired(plain(name), n, (both + lost) / n, (both + won) / n, 100 * (won - lost) / n, 100 * lower, 100 * upper)
+    return Paired(plain(name), n, (both + lost) / n, (both + won) / n, 100 * (won - lost) / n, lost, won)
 
 
 def is_paired(counts: Mapping[str, Any]) -> bool:
@@ -71,12 +81,12 @@ def is_paired(counts: Mapping[str, Any]) -> bool:
 
 def rate(name: Any, counts: Mapping[str, Any], sure: float) -> Rate:
     """A row from counts `repaired` of `total`."""
-    from repairops.statistics import wilson_interval
+    from repairops.statistics import binomial_interval
 
     repaired, total = number(counts.get("repaired")), number(counts.get("total"))
     if repaired is None or not total or not 0 <= repaired <= total:
         return Rate(plain(name), repaired, total)
-    lower, upper = wilson_interval(round(repaired), round(total), sure)
+    lower, upper = binomial_interval(round(repaired), round(total), sure)
     return Rate(plain(name), repaired, total, repaired / total, lower, upper)
 
 
@@ -85,14 +95,14 @@ def worst_first(rows: Sequence[Paired]) -> list[Paired]:
     return sorted(rows, key=lambda r: (r.difference is None, r.difference or 0.0))
 
 
-def paired_table(rows: Sequence[Paired], margin: float | None, what: str) -> dict[str, Any]:
+def paired_table(rows: Sequence[Paired], margin: float | None, what: str, sure: float) -> dict[str, Any]:
     """Rows and their common axis for the template; a fall of more than `margin` points is marked. what: for labels."""
-    shown = rows[:MAX_ROWS]
+    shown = [(r, *r.bounds(sure)) for r in rows[:MAX_ROWS]]
     limit = None if margin is None else -margin
-    reach = [v for r in shown for v in (r.lower, r.difference, r.upper)]
+    reach = [v for r, lower, upper in shown for v in (lower, r.difference, upper)]
     scale, ticks = figures.row_scale([*reach, limit, 0.0])
     return {
-        "rows": [_paired_cells(r, limit, scale, what) for r in shown],
+        "rows": [_paired_cells(r, lower, upper, limit, scale, what) for r, lower, upper in shown],
         "left_off": len(rows) - len(shown),
         "axis": figures.axis(scale, ticks, limit, f"margin {signed(limit, 1)}", lambda v: signed(v, _digits(ticks))),
         "margin": fixed(margin, 1),
@@ -105,19 +115,18 @@ def _digits(ticks: Sequence[float]) -> int:
     return max(0, -math.floor(math.log10(step) + 1e-9))
 
 
-def _paired_cells(r: Paired, limit: float | None, scale: Scale, what: str) -> dict[str, Any]:
-    beyond = r.difference is not None and limit is not None and r.difference < limit - 1e-9
-    moved = f"{signed(r.difference)} points, interval {signed(r.lower)} to {signed(r.upper)}"
+def _paired_cells(
+    r: Paired, lower: float | None, upper: float | None, limit: float | None, scale: Scale, what: str
+) -> dict[str, Any]:
+    label = f"{what} {r.name}: {signed(r.difference)} points, interval {signed(lower)} to {signed(upper)}."
     return {
         "name": r.name,
         "n": count(r.n),
         "champion": percent(r.champion),
         "challenger": percent(r.challenger),
         "difference": signed(r.difference),
-        "beyond": beyond,
-        "figure": figures.row(
-            r.lower, r.difference, r.upper, limit, scale, label=f"{what} {r.name}: {moved}.", zero=True
-        ),
+        "beyond": r.difference is not None and limit is not None and r.difference < limit - 1e-9,
+        "figure": figures.row(lower, r.difference, upper, limit, scale, label=label, zero=True),
     }
 
 

@@ -37,7 +37,7 @@ CHECK_NAMES = {
     "negative_flips": "Negative flips",
     "onnx_parity": "ONNX parity",
     "latency": "Latency",
-    "cluster_repair_rate": "Repair rate per cluster",
+    "cluster_repair": "Repair rate per cluster",
     "slices": "Slices",
     "corruptions": "Other corruptions",
     "calibration": "Calibration",

@@ -49,9 +49,7 @@ def interval(
         return Markup("")
     given = [v for v in (lower, point, upper, limit, 0.0 if zero else None) if v is not None]
     scale = interval_scale(given, domain, width)
-    parts = _track(scale, limit, allowed)
-    if zero and scale.low <= 0 <= scale.high:
-        parts += [line(scale(0), 16, scale(0), 34, "zero"), text(scale(0) + 3, 11, "0", "start", "dim")]
+    parts = _track(scale, limit, allowed) + (_zero(scale, limit, limit_text) if zero else [])
     if lower is not None and upper is not None:
         a, b = scale(lower), scale(upper)
         parts += [rect(a, 22, max(b - a, 1), 6, "range", 3)]
@@ -80,9 +78,7 @@ def dots(
         return Markup("")
     given = [v for v in (*present, limit, 0.0 if zero else None) if v is not None]
     scale = interval_scale(given, domain, width)
-    parts = _track(scale, limit, "above")
-    if zero and scale.low <= 0 <= scale.high:
-        parts += [line(scale(0), 16, scale(0), 34, "zero"), text(scale(0) + 3, 11, "0", "start", "dim")]
+    parts = _track(scale, limit, "above") + (_zero(scale, limit, limit_text) if zero else [])
     parts += [circle(scale(v), 25, 4, "dot beyond" if limit is not None and v < limit else "dot") for v in present]
     if texts:
         ends = scale(min(present)), scale(max(present))
@@ -97,6 +93,17 @@ def _track(scale: Scale, limit: float | None, allowed: Side) -> list[str]:
         left, right = (scale.start, scale(limit)) if allowed == "above" else (scale(limit), scale.stop)
         parts.append(rect(left, 16, right - left, 18, "forbidden"))
     return parts
+
+
+def _zero(scale: Scale, limit: float | None, limit_text: str) -> list[str]:
+    """Zero where it is in sight, with its label unless that of the limit reaches over it."""
+    if not scale.low <= 0 <= scale.high:
+        return []
+    drawn, x = [line(scale(0), 16, scale(0), 34, "zero")], scale(0)
+    at = None if limit is None else scale(limit)
+    reach = CHARACTER * len(limit_text)
+    taken = at is not None and (at - reach < x < at + reach if at <= reach else at - reach < x < at)
+    return drawn if taken else [*drawn, text(x + 3, 11, "0", "start", "dim")]
 
 
 def _bounds(a: float, b: float, texts: tuple[str, str], width: float) -> list[str]:

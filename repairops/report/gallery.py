@@ -48,7 +48,7 @@ def _repaired(identity: str, outcome: Outcome) -> dict[str, Any]:
     row = compare.rate(identity, counts, compare.confidence(outcome))
     if row.rate is None:
         return {"repaired": "", "figure": ""}
-    least = number(dig(facts.check(outcome, "cluster_repair_rate"), "figures", "min_rate"))
+    least = number(dig(facts.check(outcome, "cluster_repair"), "figures", "min_rate"))
     figure = interval(
         row.lower,
         row.rate,

@@ -18,30 +18,41 @@ SHARES = (
 
 
 def training(outcome: Outcome) -> dict[str, Any]:
-    history = mappings(dig(outcome, "training", "history"))
-    epochs = [e if (e := number(row.get("epoch"))) is not None else float(i) for i, row in enumerate(history)]
-    best = number(dig(outcome, "training", "best_epoch"))
+    values = mapping(outcome.get("training"))
+    history = mappings(values.get("history"))
+    epochs = [e if (e := number(row.get("epoch"))) is not None else float(i) for i, row in enumerate(history, 1)]
+    best = number(values.get("best_epoch"))
+    start = mapping(values.get("champion"))
     charts = [
         {"title": "Loss", **_chart(history, epochs, LOSS, best, percents=False)},
-        {"title": "Accuracy", **_chart(history, epochs, SHARES, best, percents=True)},
+        {"title": "Accuracy", **_chart([start, *history], [0.0, *epochs], SHARES, best, percents=True)}
+        if start and 0.0 not in epochs
+        else {"title": "Accuracy", **_chart(history, epochs, SHARES, best, percents=True)},
     ]
-    values = mapping(outcome.get("training"))
-    speed = number(values.get("images_per_second"))
     return {
         "charts": [chart for chart in charts if chart["figure"]],
+        "from_champion": bool(start),
         "rows": [_epoch(row, epoch, best) for row, epoch in zip(history, epochs, strict=True)],
         "note": plain(values["note"]) if values.get("note") else "",
-        "time": " · ".join(
-            part
-            for part in (
-                duration(values.get("seconds")) if number(values.get("seconds")) is not None else "",
-                f"on {plain(values['device'])}" if values.get("device") else "",
-                f"{count(speed)} images per second" if speed else "",
-            )
-            if part
-        ),
+        "time": _effort(values),
         "trade_off": _trade_off(outcome),
     }
+
+
+def _effort(values: Mapping[str, Any]) -> str:
+    """Time, device, speed, memory, and where a step's time goes, as far as they are known."""
+    speed = number(values.get("images_per_second"))
+    peaks = mapping(values.get("peak_memory_mb"))
+    memory = [f"{count(mb)} MB of {plain(of).replace('gpu_', 'GPU ')}" for of, mb in peaks.items()]
+    steps = [f"{plain(phase)} {percent(share, 0)}" for phase, share in mapping(values.get("step_shares")).items()]
+    parts = (
+        duration(values.get("seconds")) if number(values.get("seconds")) is not None else "",
+        f"on {plain(values['device'])}" if values.get("device") else "",
+        f"{count(speed)} images per second" if speed else "",
+        f"a step's time: {', '.join(steps)}" if steps else "",
+        f"at most {', '.join(memory)}" if memory else "",
+    )
+    return " · ".join(part for part in parts if part)
 
 
 def _chart(
@@ -54,7 +65,9 @@ def _chart(
     curves = [Curve(name, style, tuple(number(r.get(key)) for r in history)) for key, name, style in wanted]
     curves = [curve for curve in curves if any(v is not None for v in curve.values)]
     chosen = f"; epoch {best:g} was chosen" if best is not None else ""
-    label = f"{' and '.join(c.name for c in curves)} over {len(history)} epochs{chosen}."
+    label = (
+        f"{' and '.join(c.name for c in curves)} over epochs {epochs[0]:g} to {epochs[-1]:g}{chosen}." if epochs else ""
+    )
     drawn = line_chart(epochs, curves, label=label, percents=percents, marked=best, marked_text="chosen")
     return {"figure": drawn, "legend": [(c.name, c.kind) for c in curves] if len(curves) > 1 else []}
 

@@ -15,12 +15,11 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~&!])")
 
 
 def render_markdown(outcome: Outcome) -> str:
-    """Verdict, before and after, checks, lineage and commands as Markdown, without HTML."""
+    """The page's words in the page's order, as Markdown without HTML: verdict, why, next, figures, checks, lineage."""
     parts = [f"**{facts.verdict_word(outcome)}.** {escaped(facts.headline(outcome))}"]
     parts.append(escaped(facts.standing(outcome)))
     parts += [_bullets(facts.why(outcome))]
-    if facts.kind(outcome) != "passed":
-        parts += ["**Next**", _bullets(next_steps(outcome))]
+    parts += ["**What to do next**", _bullets(next_steps(outcome))]
     rows = facts.before_after(outcome)
     parts += [_table(("", "Champion", "Challenger", "Change"), rows)] if rows else []
     parts += [_checks(outcome), _lineage(outcome), _commands(outcome)]
@@ -42,11 +41,15 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _checks(outcome: Outcome) -> str:
+    """Every required check; of the advisory ones how many pass, and those that do not."""
+    groups = facts.by_level(outcome)
+    advisory = groups.get("advisory", [])
+    shown = [*groups.get("required", []), *(c for c in advisory if c.get("result") != "PASS")]
     rows = [
-        (facts.check_name(c), plain(c.get("result")), plain(c.get("level")), plain(c.get("summary")))
-        for c in facts.checks(outcome)
+        (facts.check_name(c), plain(c.get("result")), plain(c.get("level")), plain(c.get("summary"))) for c in shown
     ]
-    return _table(("Check", "Result", "Level", "Figures"), rows) if rows else ""
+    table = _table(("Check", "Result", "Level", "What it found"), rows) if rows else ""
+    return f"{table}\n\nAdvisory checks: {escaped(facts.tally(advisory))}." if advisory else table
 
 
 def _lineage(outcome: Outcome) -> str:

@@ -126,7 +126,7 @@ def _flips(outcome: Outcome) -> dict[str, Any] | None:
     n = facts.clean_images(outcome)
     back = f", {count(won)} the other way" if won is not None else ""
     drawn = check_figures.check_figure("negative_flips", outcome, width=220)
-    return _key("Negative flips", count(lost), f"{percent(ratio(lost, n), 2)} of images{back}", drawn=drawn)
+    return _key("Negative flips", count(lost), f"{percent(ratio(lost, n), 2)}{back}", drawn=drawn)
 
 
 def _tally(outcome: Outcome) -> dict[str, Any] | None:
@@ -141,6 +141,11 @@ def _tally(outcome: Outcome) -> dict[str, Any] | None:
 def _commands(outcome: Outcome) -> list[tuple[str, str, str]]:
     """Rows (title, command, remark) of the commands that exist for this outcome."""
     rows = [
+        (
+            "Review",
+            commands.review_command(outcome),
+            "Asks the gate again, and says whether the version can be promoted now.",
+        ),
         ("Promote", commands.promote_command(outcome), "Moves the production alias; refused when it moved meanwhile."),
         (
             "Roll back",

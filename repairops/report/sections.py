@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from repairops.report import compare, facts
+from repairops.report.charts import reliability_chart
 from repairops.report.facts import Outcome
 from repairops.report.wording import count, dig, fixed, mapping, mappings, number, percent, plain, ratio
 
@@ -17,15 +18,13 @@ MAX_SLICES = 40
 
 def classes(outcome: Outcome) -> dict[str, Any]:
     """Clean recall per class, largest fall first; from the evidence, else from the check's figures."""
-    sure = compare.confidence(outcome)
     counts = mapping(dig(outcome, "evidence", "clean_by_class"))
-    rows = [compare.paired(name, mapping(c), sure) for name, c in counts.items()]
+    rows = [compare.paired(name, mapping(c)) for name, c in counts.items()]
     if not any(row.difference is not None for row in rows):
         found = mappings(dig(facts.check(outcome, "class_recall"), "figures", "classes"))
         rows = [compare.counted(row.get("name"), row) for row in found]
-    return compare.paired_table(
-        compare.worst_first(rows), number(dig(outcome, "policy", "class_margin_points")), "Class"
-    )
+    margin = number(dig(outcome, "policy", "class_margin_points"))
+    return compare.paired_table(compare.worst_first(rows), margin, "Class", compare.confidence(outcome))
 
 
 def failure_classes(outcome: Outcome) -> dict[str, Any]:
@@ -39,10 +38,10 @@ def failure_classes(outcome: Outcome) -> dict[str, Any]:
 
 def corruptions(outcome: Outcome) -> dict[str, Any]:
     """Clean images under corruptions that nobody repaired, largest fall first."""
-    sure = compare.confidence(outcome)
     counts = mapping(dig(outcome, "evidence", "corruptions"))
-    rows = [compare.paired(str(name).replace("_", " "), mapping(c), sure) for name, c in counts.items()]
-    return compare.paired_table(compare.worst_first(rows), _margin(outcome, "corruptions"), "Corruption")
+    rows = [compare.paired(str(name).replace("_", " "), mapping(c)) for name, c in counts.items()]
+    margin = _margin(outcome, "corruptions")
+    return compare.paired_table(compare.worst_first(rows), margin, "Corruption", compare.confidence(outcome))
 
 
 def slices(outcome: Outcome) -> list[dict[str, Any]]:
@@ -54,13 +53,13 @@ def slices(outcome: Outcome) -> list[dict[str, Any]]:
         counts = mapping(row.get("counts")) or row
         name = f"{plain(row.get('column'))} {plain(row.get('value'))}"
         if compare.is_paired(counts):
-            clean.append(compare.paired(name, counts, sure))
+            clean.append(compare.paired(name, counts))
         elif "total" in counts:
             failures.append(compare.rate(name, counts, sure))
     margin, least = _margin(outcome, "slices"), _least(outcome, "slices")
     failures.sort(key=lambda r: (r.rate is None, r.rate or 0.0))
     tables = [
-        {"set": "clean", **compare.paired_table(compare.worst_first(clean), margin, "Slice")},
+        {"set": "clean", **compare.paired_table(compare.worst_first(clean), margin, "Slice", sure)},
         {"set": "failures", **compare.rate_table(failures, least, "Slice")},
     ]
     return [table for table in tables if table["rows"]]
@@ -80,13 +79,32 @@ def serving(outcome: Outcome) -> dict[str, Any]:
     """Latency per batch size and calibration, champion against challenger."""
     found = dig(outcome, "evidence", "latency")
     entries = [found] if isinstance(found, Mapping) else mappings(found)
-    calibration = mapping(dig(outcome, "evidence", "calibration"))
-    before, after = (number(calibration.get(f"{who}_ece")) for who in ("champion", "challenger"))
-    known = before is not None or after is not None
+    return {"latency": [_latency(entry) for entry in entries], "calibration": _calibration(outcome)}
+
+
+def _calibration(outcome: Outcome) -> dict[str, Any] | None:
+    """Expected calibration errors and the reliability diagram; None where neither error is known."""
+    found = mapping(dig(outcome, "evidence", "calibration"))
+    before, after = (number(found.get(f"{who}_ece")) for who in ("champion", "challenger"))
+    if before is None and after is None:
+        return None
+    bins = [_bins(dig(found, "bins", who)) for who in ("champion", "challenger")]
+    label = f"Reliability: calibration error {percent(before, 2)} before, {percent(after, 2)} after."
     return {
-        "latency": [_latency(entry) for entry in entries],
-        "calibration": {"champion": percent(before, 2), "challenger": percent(after, 2)} if known else None,
+        "champion": percent(before, 2),
+        "challenger": percent(after, 2),
+        "figure": reliability_chart(*bins, label=label),
     }
+
+
+def _bins(found: Any) -> list[tuple[float, float]]:
+    """Mean confidence and accuracy of each bin that has images."""
+    points = []
+    for entry in mappings(found):
+        confidence, accuracy = number(entry.get("confidence")), ratio(entry.get("right"), entry.get("n"))
+        if confidence is not None and accuracy is not None:
+            points.append((confidence, accuracy))
+    return points
 
 
 def _latency(entry: Mapping[str, Any]) -> dict[str, str]:

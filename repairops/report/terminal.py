@@ -12,22 +12,27 @@ _ASCII = str.maketrans({"–": "-", "−": "-", "→": "->", "’": "'"})
 
 
 def render_terminal(outcome: Outcome) -> str:
-    """Verdict, figures, checks and the next step; ends with a line break."""
-    lines = [_title(outcome), facts.headline(outcome)]
+    """The page's words in the page's order, but for the next step: it comes last, above the prompt."""
+    lines = [_title(outcome), facts.headline(outcome), facts.standing(outcome)]
     lines += [f"  {reason}" for reason in facts.why(outcome)[:3]]
     rows = facts.before_after(outcome)
     lines += [f"  {row[0]:<34} {_moved(*row[1:])}" for row in rows]
-    lines += [
-        f"  {plain(c.get('result')):<12} {facts.check_name(c):<24} {plain(c.get('level'))}"
-        for c in facts.checks(outcome)
-    ][:7]
-    lines += [facts.standing(outcome)]
+    lines += _checks(outcome)
     command = commands.promote_command(outcome) or (
         commands.rollback_command(outcome) if outcome.get("promoted") else ""
     )
-    steps = [command] if command else next_steps(outcome)[:3]
-    lines += [f"Next: {step}" for step in steps]
+    steps = [command] if command else next_steps(outcome)
+    lines = lines[: MAX_LINES - 1] + [f"Next: {step}" for step in steps]
     return "\n".join(line.translate(_ASCII) for line in lines[:MAX_LINES]) + "\n"
+
+
+def _checks(outcome: Outcome) -> list[str]:
+    """Every required check; of the advisory ones how many pass and which do not."""
+    groups = facts.by_level(outcome)
+    lines = [f"  {plain(c.get('result')):<13} {facts.check_name(c)}" for c in groups.get("required", [])]
+    if advisory := groups.get("advisory"):
+        lines.append(f"  {'advisory':<13} {facts.tally(advisory)}")
+    return lines
 
 
 def _moved(before: str, after: str, change: str) -> str:

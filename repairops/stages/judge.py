@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
+
+from repairops.clustering import nearest_clusters
+from repairops.config import derive_seed
 from repairops.errors import ExportImpossible
-from repairops.evaluation import Evaluation, evaluate
-from repairops.export import compare, export_onnx, measure_latency
+from repairops.evaluation import Evaluation, evaluate, paired_counts, predictions, reliability, repaired_by
+from repairops.evidence import Calibration, Evidence, OnnxAccuracy, ParityCounts, Slice, Verdict
+from repairops.export import compare, export_onnx, measure_latency, run_onnx
 from repairops.gate import decide
+from repairops.images.columns import read_column
 from repairops.job import Job
 from repairops.network import Classifier
-from repairops.records import CleanSet, Evidence, HeldOutFailures, LatencyFigures, ParityCounts, Verdict
+from repairops.records import CleanSet, Clusters, FailureSplit, HeldOutFailures
+from repairops.robustness import corrupted_counts
 from repairops.store.champion import Champion
+from repairops.store.digests import file_sha256
 
 log = logging.getLogger("repairops")
+MAX_SLICES = 100  # values of a column; one with more is no slice but a name for each image
 
 
 def judge(
@@ -35,39 +45,63 @@ def judge(
     return evaluation
 
 
-def export_and_compare(
+def weigh(
     job: Job,
     champion: Champion,
     challenger: Classifier,
     clean: CleanSet,
-    heldout: HeldOutFailures,
+    split: FailureSplit,
+    clusters: Clusters,
     evaluation: Evaluation,
 ) -> Evidence:
-    """Exports the challenger, compares it with ONNX Runtime on all judging images, and times it beside the champion.
-
-    An export that is not possible is evidence too: the parity check fails with the exporter's reason.
-    """
-    parity, latency = ParityCounts(), None
-    file = onnx_file(job)
-    try:
-        export_onnx(challenger.network, challenger.spec, file)
-        sets = [clean.images.pixels, heldout.batch.images.pixels]
-        parity = compare(challenger, file, sets, tolerance=job.config.gate.parity_tolerance, device=job.device)
-        latency = _latency(job, champion, file)
-        job.say(f"{parity.n} images, {parity.decisions_differ} decisions differ, at most {parity.max_difference:.1e}")
-    except ExportImpossible as error:
-        parity = ParityCounts(reason=str(error))
-        job.say(f"no ONNX file: {error}")
+    """The evaluation as counts: overall, by class, cluster and slice, under corruptions, and calibration."""
+    heldout, policy = split.heldout.batch, job.config.gate
+    right = evaluation.challenger_heldout.right
+    corrupted = {}
+    if policy.corruptions != "off":
+        corrupted = corrupted_counts(
+            champion.classifier,
+            challenger,
+            clean.images,
+            limit=policy.corruption_images,
+            seed=derive_seed(job.config.seed, "gate"),
+            device=job.device,
+        )
+    nearest = nearest_clusters(split.repair, clusters, heldout.images.pixels) if len(heldout) else np.empty(0, np.int64)
     return Evidence(
         clean=evaluation.clean,
         clean_by_class=evaluation.clean_by_class,
-        heldout_repaired=int(evaluation.challenger_heldout.right.sum()),
-        heldout_total=len(heldout.batch),
-        parity=parity,
-        latency=latency,
+        heldout_repaired=int(right.sum()),
+        heldout_total=len(heldout),
+        parity=ParityCounts(),
         champion_finite=evaluation.champion_finite,
         challenger_finite=evaluation.challenger_finite,
+        heldout_by_cluster=repaired_by(right, nearest, [str(number) for number in range(clusters.count)]),
+        slices=tuple(_failure_slices(heldout.sources, right) + _clean_slices(clean, policy.clean_slices, evaluation)),
+        corruptions=corrupted,
+        calibration=Calibration(reliability(evaluation.champion_clean), reliability(evaluation.challenger_clean)),
     )
+
+
+def export_and_compare(
+    job: Job, champion: Champion, challenger: Classifier, clean: CleanSet, heldout: HeldOutFailures, evidence: Evidence
+) -> Evidence:
+    """Exports the challenger, compares it with ONNX Runtime on all judging images, and with the champion's ONNX file.
+
+    An export that is not possible is evidence too: the parity check fails with the exporter's reason.
+    """
+    file = onnx_file(job)
+    try:
+        export_onnx(challenger.network, challenger.spec, file)
+    except ExportImpossible as error:
+        job.say(f"no ONNX file: {error}")
+        return replace(evidence, parity=ParityCounts(reason=str(error)))
+    job.values["artifacts"] = {"onnx_sha256": file_sha256(file)}
+    sets = [clean.images.pixels, heldout.batch.images.pixels]
+    parity = compare(challenger, file, sets, tolerance=job.config.gate.parity_tolerance, device=job.device)
+    job.say(f"{parity.n} images, {parity.decisions_differ} decisions differ, at most {parity.max_difference:.1e}")
+    evidence = replace(evidence, parity=parity)
+    return evidence if parity.reason else _beside_champion(job, champion, file, clean, evidence)
 
 
 def ask_gate(job: Job, evidence: Evidence) -> Verdict:
@@ -86,14 +120,45 @@ def onnx_file(job: Job) -> Path:
     return job.folder / "challenger.onnx"
 
 
-def _latency(job: Job, champion: Champion, challenger_file: Path) -> LatencyFigures | None:
-    """Both under ONNX Runtime; None where the champion does not export (then there is nothing to compare with)."""
-    if job.config.gate.latency == "off":
-        return None
+def _beside_champion(job: Job, champion: Champion, file: Path, clean: CleanSet, evidence: Evidence) -> Evidence:
+    """Accuracy and latency of both ONNX files; neither where the champion does not export."""
+    policy = job.config.gate
+    if policy.latency == "off" and policy.onnx_accuracy == "off":
+        return evidence
     champion_file = job.folder / "champion.onnx"
     try:
         export_onnx(champion.classifier.network, champion.spec, champion_file)
     except ExportImpossible as error:
-        log.warning("Warning: the champion does not export, so there is no latency to compare with: %s", error)
-        return None
-    return measure_latency(champion_file, challenger_file, champion.spec)
+        log.warning("Warning: the champion does not export, so there is nothing to compare with: %s", error)
+        return evidence
+    if policy.onnx_accuracy != "off":
+        right = [
+            predictions(run_onnx(each, champion.spec, clean.images.pixels), clean.images.labels).right
+            for each in (champion_file, file)
+        ]
+        evidence = replace(evidence, onnx_accuracy=OnnxAccuracy(paired_counts(*right)))
+    if policy.latency != "off":
+        evidence = replace(evidence, latency=measure_latency(champion_file, file, champion.spec))
+    return evidence
+
+
+def _failure_slices(sources: np.ndarray, right: np.ndarray) -> list[Slice]:
+    """Held-out failures by source, where two or more are named."""
+    found = repaired_by(right, sources)
+    return [Slice("source", value, counts) for value, counts in found.items()] if _usable(list(found)) else []
+
+
+def _clean_slices(clean: CleanSet, column: str, evaluation: Evaluation) -> list[Slice]:
+    if not column:
+        return []
+    values = read_column(clean.images.source, column, "gate.clean_slices")
+    names = sorted(set(values.tolist()) - {""})
+    if not _usable(names):
+        log.warning("Warning: the column %r has %d values, so it makes no slices.", column, len(names))
+        return []
+    before, after = evaluation.champion_clean.right, evaluation.challenger_clean.right
+    return [Slice(column, name, paired_counts(before[values == name], after[values == name])) for name in names]
+
+
+def _usable(names: Sequence[str]) -> bool:
+    return 2 <= len(names) <= MAX_SLICES

@@ -12,8 +12,11 @@ from repairops.outcome import OF_VERDICT
 from repairops.records import Verdict
 from repairops.report import render_markdown
 from repairops.stages.judge import onnx_file
+from repairops.store.aliases import promote
 from repairops.store.champion import Champion
-from repairops.store.registry import PARENT_TAG, VERDICT_TAG, batch_tags, promote, promotions, register_repair
+from repairops.store.digests import ONNX_TAG, WEIGHTS_TAG
+from repairops.store.moves import promotions
+from repairops.store.registry import PARENT_TAG, POLICY_TAG, RUN_TAG, VERDICT_TAG, batch_tags, register_repair
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -71,11 +74,13 @@ def _register(job: Job, client: MlflowClient, champion: Champion, challenger: Cl
         VERDICT_TAG: "PASS",
         PARENT_TAG: job.ref.version,
         "repairops.config_digest": job.config.digest(),
-        "repairops.run_id": job.run.run_id,
+        RUN_TAG: job.run.run_id,
         "repairops.method": f"{job.config.method.name}/{job.config.method.recipe}",
         "repairops.seed": str(job.config.seed),
         **batch_tags([batch["digest"] for batch in job.values["batches"]]),
     }
+    if job.config.gate.policy_sha256:
+        tags[POLICY_TAG] = job.config.gate.policy_sha256
 
     def registered(number: str) -> dict[str, str]:
         return {"name": name, "version": number, "alias": alias, "uri": f"models:/{name}/{number}"}
@@ -96,6 +101,10 @@ def _register(job: Job, client: MlflowClient, champion: Champion, challenger: Cl
     )
     number = str(version.version)
     job.values["registered"] = registered(number)
+    job.values["artifacts"] = {
+        "weights_sha256": version.tags.get(WEIGHTS_TAG, ""),
+        "onnx_sha256": version.tags.get(ONNX_TAG, ""),
+    }
     job.run.set_tags({"repairops.registered_version": number})
     job.say(f"version {number} of {name!r}, alias {alias!r}")
 

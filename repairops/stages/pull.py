@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from repairops.images import load_image_set, peek_class_names
+from repairops.images.columns import read_column
 from repairops.job import Job
 from repairops.records import CleanSet, ImageSet
 from repairops.store.champion import Champion, load_champion
@@ -35,6 +36,8 @@ def pull(job: Job, inputs: Inputs) -> tuple[Champion, ImageSet, CleanSet, Failur
     Raises DatasetNotFound, UnreadableDataset, ClassMismatch, FailureBatchDamaged, and what `load_champion` raises.
     """
     paths = {c: fetch_dataset(found, c, job.folder / "sets") for c, found in inputs.sets.items()}
+    if column := job.config.gate.clean_slices:
+        read_column(paths["evaluation"], column, "gate.clean_slices")  # a wrong name is known before training
     names = peek_class_names(paths["evaluation"]) or ()
     champion = load_champion(inputs.ref, job.config.model, job.folder / "champion", tuple(names))
     train_set, clean = (

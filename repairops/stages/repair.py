@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import logging
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +22,10 @@ from repairops.stages.gallery import StyledSample, style_grid, style_samples
 from repairops.stages.looks import describe_looks, fit_look
 from repairops.store.champion import Champion
 from repairops.style.degradation.words import findings, sentence
+from repairops.training import TrainingResult
+from repairops.training.interpolation import trade_off
+
+log = logging.getLogger("repairops")
 
 
 def split_batch(job: Job, failures: FailureBatch) -> FailureSplit:
@@ -84,6 +90,7 @@ def fine_tune(job: Job, champion: Champion, train_set: ImageSet, split: FailureS
     work = Work(challenger, train_set, split.repair, split.validation, clusters, job.config)
     result, trials = fine_tune_everywhere(work, job.folder, job.log_epoch)
     training = dataclasses.asdict(result)
+    training["tradeoff"] = _between(job, champion.classifier, challenger, train_set, split.validation, result)
     training["history"] = [{"epoch": number, **figures} for number, figures in enumerate(result.history, 1)]
     job.values["training"] = training | {"trials": trials}
     job.values["method"] |= {"chosen": next((t["method"] for t in trials if t["chosen"]), job.config.method.name)}
@@ -92,6 +99,23 @@ def fine_tune(job: Job, champion: Champion, train_set: ImageSet, split: FailureS
         f"epoch {result.best_epoch} chosen" + (f". {result.note}" if result.note else "")
     )
     return challenger
+
+
+def _between(
+    job: Job,
+    champion: Classifier,
+    challenger: Classifier,
+    train_set: ImageSet,
+    validation_failures: FailureBatch,
+    result: TrainingResult,
+) -> list[dict[str, Any]]:
+    """The points between champion and fine-tuned weights; the challenger holds the chosen one's afterwards."""
+    options = job.config.training
+    points = trade_off(champion, challenger, train_set, validation_failures, result, options, seed=job.config.seed)
+    for point in points:
+        if point.chosen and point.weight < 1:
+            log.info("           weights %.0f%% of the way from the champion chosen", 100 * point.weight)
+    return [dataclasses.asdict(point) for point in points]
 
 
 def _png(picture: np.ndarray) -> bytes:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from repairops.errors import FailureBatchRejected
 from repairops.evaluation import check_not_at_chance, predict
-from repairops.gate import plan
+from repairops.gate import CHANGED, plan, power
 from repairops.job import Job
 from repairops.records import CleanSet, FailureBatch, ImageSet
 from repairops.store.champion import Champion
@@ -31,6 +31,9 @@ def validate_failures(
     answers = predict(champion.classifier, clean.images.pixels, clean.images.labels, device=job.device)
     check_not_at_chance(answers, clean.images.labels, champion.spec.classes)
     job.values["champion"] = {"clean_accuracy": answers.accuracy, "clean_n": len(clean.images)}
+    job.values["power"] = [
+        {"changed": share, "power": power(len(clean.images), share, job.config.gate)} for share in CHANGED
+    ]
     warning = plan(len(clean.images), answers.accuracy, job.config.gate)
     if warning:
         job.values["warning"] = warning

@@ -7,7 +7,7 @@ import logging
 import shutil
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +15,11 @@ import numpy as np
 
 from repairops.errors import NotTraceable
 from repairops.records import InputSpec
+from repairops.store.digests import ONNX_FILE, model_digests
 
 if TYPE_CHECKING:
     from mlflow.models import Model, ModelSignature
     from torch import nn
-
-ONNX_FILE = "onnx/model.onnx"
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +27,7 @@ class ClassifierFlavors:
     """What `mlflow.models.Model.log` takes as a flavor: it saves `network`, and `onnx_file` where there is one.
 
     serialization_format: 'pickle' keeps the class; 'pt2' traces the network in eval mode with a batch of 2.
+    digests: filled when the files are written, before they are uploaded; see `digests.model_digests`.
     """
 
     network: nn.Module
@@ -36,6 +36,7 @@ class ClassifierFlavors:
     pip_requirements: Sequence[str]
     code_paths: Sequence[str] = ()
     onnx_file: Path | None = None
+    digests: dict[str, str] = field(default_factory=dict)
 
     def save_model(self, path: str, mlflow_model: Model, **_: Any) -> None:
         """Called by MLflow with the folder to write. Raises NotTraceable."""
@@ -61,6 +62,7 @@ class ClassifierFlavors:
             raise
         if self.onnx_file:
             self._add_onnx(Path(path), mlflow_model)
+        self.digests.update(model_digests(Path(path)))
 
     def _add_onnx(self, folder: Path, mlflow_model: Model) -> None:
         import onnx

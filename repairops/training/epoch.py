@@ -6,63 +6,29 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from repairops.config import derive_seed
-from repairops.device import fits_on, seeded, set_mode
+from repairops.device import seeded, set_mode
 from repairops.errors import LossNotFinite
 from repairops.methods.base import Method
-from repairops.network import Classifier, to_unit
-from repairops.records import ImageSet
+from repairops.network import Classifier
 from repairops.training.averaging import AveragedWeights
 from repairops.training.clock import StepClock
 from repairops.training.ranks import Ranks
+from repairops.training.source import Batch, BatchSource
 
 logger = logging.getLogger("repairops")
 
 ESTIMATE_AFTER = 5  # steps
-COPIED_AT_ONCE = 4096  # images, on their way to the GPU
 
 Figures = dict[str, float]
-
-
-@dataclass(frozen=True, eq=False)
-class BatchSource:
-    """The training part of the train set; its pixels lie on the GPU where they fit, else batches are copied.
-
-    pixels uint8 (N, C, H, W), labels int64 (N,) and index int64 (K,), the rows that belong to the part.
-    """
-
-    pixels: Tensor
-    labels: Tensor
-    index: Tensor
-    device: torch.device
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def take(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """Images float32 (B, C, H, W) in 0..1 and labels (B,) on the device, of positions 0..K-1."""
-        rows = self.index[positions]
-        return to_unit(self.pixels[rows.to(self.pixels.device)].to(self.device)), self.labels[rows].to(self.device)
-
-
-def make_batch_source(train_set: ImageSet, part: np.ndarray, device: torch.device) -> BatchSource:
-    index, labels = torch.from_numpy(part), torch.from_numpy(train_set.labels)
-    pixels = train_set.pixels
-    if not fits_on(device, len(part) * pixels[0].numel()):
-        return BatchSource(pixels, labels, index, device)
-    copied = torch.empty((len(part), *pixels.shape[1:]), dtype=pixels.dtype, device=device)
-    for start in range(0, len(part), COPIED_AT_ONCE):
-        copied[start : start + COPIED_AT_ONCE] = pixels[index[start : start + COPIED_AT_ONCE]].to(device)
-    return BatchSource(copied, labels[index], torch.arange(len(part)), device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,14 +69,14 @@ class EpochRunner:
         generator = torch.Generator().manual_seed(seed)
         order = torch.randperm(len(self.source), generator=generator)
         sums: dict[str, float] = defaultdict(float)
-        done, rate, first_step = 0, 0.0, (epoch - 1) * self.steps
+        done, first_step = 0, (epoch - 1) * self.steps
         began = timed_from = time.monotonic()
         set_mode(self.network, training=True)
         own = derive_seed(seed, "rank", self.ranks.rank) if self.ranks.rank else seed  # dropout, of its own rows
         with torch.enable_grad(), seeded(own, self.source.device), self._progress(epoch) as bar:
-            for positions in torch.split(order[: self.steps * self.batch_size], self.batch_size):
-                rate = self._learning_rate(first_step + done)
-                for name, value in self._step(positions, rate, generator, first_step + done).items():
+            batches = self.source.stream(torch.split(order[: self.steps * self.batch_size], self.batch_size))
+            while (figures := self._step(batches, generator, first_step + done)) is not None:
+                for name, value in figures.items():
                     sums[name] += value
                 done += 1
                 bar.update()
@@ -124,13 +90,16 @@ class EpochRunner:
             raise LossNotFinite(first_step + done, math.nan, self.checkpoint)
         means = {name: total / done for name, total in sums.items()}
         times = {"train_seconds": time.monotonic() - began, **self.clock.take()}
-        return means | {"learning_rate": rate, "steps": done, **times}
+        return means | {"learning_rate": self._learning_rate(first_step + done - 1), "steps": done, **times}
 
-    def _step(self, positions: Tensor, rate: float, generator: Generator, step: int) -> Figures:
-        """One step; a loss without a gradient (a method that only renews statistics) changes no weight."""
+    def _step(self, batches: Iterator[Batch], generator: Generator, step: int) -> Figures | None:
+        """One step, None where no batch is left. A loss without a gradient (of batch_norm) changes no weight."""
         self.clock.begin_step(step)
         with self.clock.phase("augmentation"):
-            images, labels = self.source.take(positions)
+            batch = next(batches, None)
+            if batch is None:
+                return None
+            images, labels = batch
             loss, figures = self.method.loss(self.network, self.jitter(images, generator), labels, generator)
         value = loss.item()
         if not math.isfinite(value):
@@ -142,7 +111,7 @@ class EpochRunner:
                 self.ranks.sum_gradients(self.network.parameters())
             with self.clock.phase("update"):
                 for group in self.optimizer.param_groups:
-                    group["lr"] = rate
+                    group["lr"] = self._learning_rate(step)
                 self.optimizer.step()
         if self.average:
             self.average.update()

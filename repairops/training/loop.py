@@ -25,10 +25,11 @@ from repairops.network import Classifier
 from repairops.records import Clusters, FailureBatch, ImageSet
 from repairops.training.checkpoint import checkpoint_path, load_tensors
 from repairops.training.clock import StepClock, memory_figures, step_shares
-from repairops.training.epoch import EpochRunner, Figures, make_batch_source
+from repairops.training.epoch import EpochRunner, Figures
 from repairops.training.network import training_network, use_channels_last
 from repairops.training.ranks import current_ranks
 from repairops.training.sharding import synchronised_statistics
+from repairops.training.source import make_batch_source
 from repairops.training.state import TrainingState, ValidationSets
 from repairops.training.stopping import StoppingRule
 
@@ -102,7 +103,7 @@ def train(
         max_train=config.max_train_images,
         seed=derive_seed(seed, "training", "split"),
     )
-    settings = dataclasses.asdict(config) | {"device": device.type, "amp": amp}
+    settings = dataclasses.asdict(config) | {"device": device.type, "amp": amp, "workers": 0}
     sets = [images.digest for images in (train_set, failures.images, validation_failures.images)]
     classifier.to(device)
     channels_last = amp and use_channels_last(classifier, device)
@@ -125,15 +126,19 @@ def train(
     if not stop.reached(run.history, run.selection.epoch):
         jitter = make_jitter(train_set, config.crop_padding, config.horizontal_flip)
         sample = train_set.subset(train_part[:METHOD_IMAGES])
-        champion = partial(frozen_copy, classifier, run.champion)
+        clock = StepClock(device)
+        as_trained = partial(training_network, amp=amp, compiled=config.compile, ranks=ranks, clock=clock)
+
+        def champion() -> Classifier:
+            return as_trained(frozen_copy(classifier, run.champion))
+
         with seeded(derive_seed(seed, "training", "method"), device):
             method = method_factory(RepairData(sample, failures, clusters, jitter, device, champion))
-        clock = StepClock(device)
         runner = EpochRunner(
-            network=training_network(classifier, amp=amp, compiled=config.compile, ranks=ranks, clock=clock),
+            network=as_trained(classifier),
             method=method,
             optimizer=run.optimizer,
-            source=make_batch_source(train_set, train_part, device),
+            source=make_batch_source(train_set, train_part, device, config.workers),
             jitter=jitter,
             epochs=config.epochs,
             batch_size=config.batch_size,

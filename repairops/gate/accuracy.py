@@ -1,0 +1,90 @@
+"""Clean accuracy: no worse overall, in no class, and not by trading some images for others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from repairops.config import GateConfig
+from repairops.evidence import Evidence, PairedCounts, Result
+from repairops.exact import exact_lower, exact_p_value
+from repairops.gate.falls import damage, fall_row
+from repairops.gate.wording import Finding, allowed, difference_points, no_comparison, percent, share, signed
+from repairops.statistics import settling_size, smallest_settled, tango_score
+
+
+def clean_non_regression(evidence: Evidence, policy: GateConfig) -> Finding:
+    """PASS where a loss of the margin or more is rejected, FAIL where a loss within it is."""
+    counts, margin = evidence.clean, share(policy.margin_points)
+    figures: dict[str, Any] = {"n": counts.n, "margin_points": policy.margin_points, "images_needed": None}
+    if missing := no_comparison(evidence):
+        return (*missing, figures)
+    result, lower, upper = compare(counts, margin, policy.confidence)
+    figures |= {
+        "champion_accuracy": counts.champion_right / counts.n,
+        "challenger_accuracy": counts.challenger_right / counts.n,
+        "difference_points": difference_points(counts),
+        "lower_points": 100 * lower,
+        "upper_points": 100 * upper,
+        "confidence": policy.confidence,
+    }
+    start = (
+        f"Clean accuracy goes from {percent(counts.champion_right, counts.n)} to "
+        f"{percent(counts.challenger_right, counts.n)} on {counts.n:,} images"
+    )
+    sure, limit = f"with {100 * policy.confidence:g}% confidence", allowed(policy.margin_points)
+    if result == "PASS":
+        bound = "does not fall" if lower >= 0 else f"falls by at most {-100 * lower:.2f} points"
+        return "PASS", f"{start}; {sure} it {bound}, and {limit}.", figures
+    if result == "FAIL":
+        return "FAIL", f"{start}; {sure} it falls by at least {-100 * upper:.2f} points, and {limit}.", figures
+    needed = figures["images_needed"] = images_needed(counts, margin, policy.confidence)
+    more = f"about {needed:,} clean images would settle it" if needed else "no number of such images would settle it"
+    interval = f"{signed(100 * lower)} to {signed(100 * upper)}"
+    return "INCONCLUSIVE", f"{start}; the change can be {interval} points, {limit}, and {more}.", figures
+
+
+def compare(counts: PairedCounts, margin: float, confidence: float) -> tuple[Result, float, float]:
+    """The exact test's answer to a loss of `margin` (a share), with both one-sided bounds of the difference."""
+    won, lost, n = counts.challenger_only, counts.champion_only, counts.n
+    lower = exact_lower(won, lost, n, confidence, -margin)
+    upper = -exact_lower(lost, won, n, confidence, margin)
+    if exact_p_value(won, lost, n, -margin) <= 1 - confidence:
+        return "PASS", lower, upper
+    failed = exact_p_value(lost, won, n, margin) <= 1 - confidence
+    return ("FAIL" if failed else "INCONCLUSIVE"), lower, upper
+
+
+def images_needed(counts: PairedCounts, margin: float, confidence: float) -> int | None:
+    """About the smallest sample with these shares that is settled; None where none ever is."""
+    won, lost, n = counts.challenger_only, counts.champion_only, counts.n
+    score = tango_score(won, lost, n, -margin)
+    start = settling_size(score, n, confidence)
+
+    def settled(size: int) -> bool:
+        more, fewer = round(won * size / n), round(lost * size / n)
+        p = exact_p_value(more, fewer, size, -margin) if score > 0 else exact_p_value(fewer, more, size, margin)
+        return p <= 1 - confidence
+
+    return smallest_settled(start, settled) if start else None
+
+
+def class_recall(evidence: Evidence, policy: GateConfig) -> Finding:
+    """Looks for damage: FAIL where a class falls significantly beyond its margin, Holm's correction over classes."""
+    margin = policy.class_margin_points
+    classes = [fall_row(name, counts, margin) for name, counts in evidence.clean_by_class.items()]
+    figures = {"classes": classes, "margin_points": margin, "confidence": policy.confidence}
+    result, summary = damage(classes, margin, policy.confidence, "recall", "class", "the clean set has no image of")
+    if missing := no_comparison(evidence):
+        return (*missing, figures)
+    return result, summary, figures
+
+
+def negative_flips(evidence: Evidence, policy: GateConfig) -> Finding:
+    counts, limit = evidence.clean, policy.max_negative_flips
+    figures = {"flips": counts.champion_only, "n": counts.n, "share": None, "max_share": limit}
+    if missing := no_comparison(evidence):
+        return (*missing, figures)
+    flipped = counts.champion_only / counts.n
+    result: Result = "PASS" if flipped <= limit else "FAIL"
+    flips = f"{counts.champion_only:,} of {counts.n:,} clean images were right and are wrong now ({flipped:.2%})"
+    return result, f"{flips}; at most {limit:.2%} are allowed.", figures | {"share": flipped}

@@ -1,0 +1,62 @@
+"""Damage in one of many parts: classes, slices, corruptions. Asks for proof of harm, not of harmlessness.
+
+Proof that each of many small parts is unharmed would take thousands of images in each.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from repairops.errors import listing
+from repairops.evidence import PairedCounts, Result
+from repairops.exact import exact_p_value
+from repairops.gate.wording import difference_points, sentence, share, signed
+from repairops.statistics import holm
+
+
+def fall_row(name: str, counts: PairedCounts, margin_points: float) -> dict[str, Any]:
+    """One part's figures. p_value: of a fall beyond the margin, one-sided and exact; None without images."""
+    row: dict[str, Any] = {"name": name, "n": counts.n, "champion": None, "challenger": None}
+    if not counts.n:
+        return row | {"difference_points": None, "p_value": None}
+    return row | {
+        "champion": counts.champion_right / counts.n,
+        "challenger": counts.challenger_right / counts.n,
+        "difference_points": difference_points(counts),
+        "p_value": exact_p_value(counts.champion_only, counts.challenger_only, counts.n, share(margin_points)),
+    }
+
+
+def damage(
+    rows: list[dict[str, Any]], margin: float, confidence: float, measure: str, part: str, absent_words: str
+) -> tuple[Result, str]:
+    """The answer over all parts; the rows' p-values become Holm's.
+
+    FAIL where a part falls significantly beyond the margin (percentage points); INCONCLUSIVE where one falls beyond it
+    on too few images to be sure, or has no images, or there is no part at all.
+    """
+    present = [row for row in rows if row["n"]]
+    for row, adjusted in zip(present, holm([row["p_value"] for row in present]), strict=True):
+        row["p_value"] = adjusted
+    fallen = [row for row in present if row["p_value"] <= 1 - confidence]
+    if fallen:
+        return "FAIL", f"{measure.capitalize()} falls by more than the {margin:g} points allowed in {_falls(fallen)}."
+    unsure = [row for row in present if row["difference_points"] < -margin - 1e-9]
+    absent = [row["name"] for row in rows if not row["n"]]
+    reasons = []
+    if unsure:
+        reasons.append(
+            f"{measure} falls by more than {margin:g} points in {_falls(unsure)}, on too few images to be sure"
+        )
+    if absent or not rows:
+        reasons.append(f"{absent_words} {listing(absent, 5) if rows else f'any {part}'}")
+    if reasons:
+        return "INCONCLUSIVE", sentence(reasons)
+    lowest = min(present, key=lambda row: row["difference_points"])
+    largest = f"the largest fall is {_falls([lowest])}" if lowest["difference_points"] < 0 else "none falls at all"
+    return "PASS", f"No {part} loses more than {margin:g} points of {measure}; {largest}."
+
+
+def _falls(rows: list[dict[str, Any]]) -> str:
+    ordered = sorted(rows, key=lambda row: row["difference_points"])
+    return listing([f"{row['name']} ({signed(row['difference_points'])} of {row['n']:,} images)" for row in ordered], 5)

@@ -1,0 +1,100 @@
+"""The repair in parts: by cluster of the failures, and by slices that a column names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from repairops.config import GateConfig
+from repairops.errors import listing
+from repairops.evidence import Evidence, PairedCounts, RepairCounts, Result
+from repairops.gate.falls import damage, fall_row
+from repairops.gate.wording import Finding, not_finite, sentence
+from repairops.statistics import binomial_interval, binomial_p_value, holm
+
+
+def cluster_repair(evidence: Evidence, policy: GateConfig) -> Finding:
+    """FAIL where a cluster is repaired significantly less than `min_part_repair_rate`."""
+    parts = {f"cluster {name}": counts for name, counts in evidence.heldout_by_cluster.items()}
+    rows = [_repair_row(name, counts, policy) for name, counts in parts.items()]
+    figures = {"clusters": rows, "min_rate": policy.min_part_repair_rate, "confidence": policy.confidence}
+    if missing := not_finite(evidence):
+        return (*missing, figures)
+    if not rows:
+        return "INCONCLUSIVE", "The held-out failures were not assigned to clusters.", figures
+    result, summary = _repaired_everywhere(rows, policy, "cluster")
+    return result, summary, figures
+
+
+def slices(evidence: Evidence, policy: GateConfig) -> Finding:
+    """FAIL where a slice of the failures stays unrepaired, or a slice of the clean set falls beyond its margin.
+
+    Slices of failures are held to `min_part_repair_rate`, slices of the clean set to `class_margin_points`.
+    """
+    repaired, clean = [], []
+    for part in evidence.slices:
+        name = f"{part.column}={part.value}"
+        if isinstance(part.counts, RepairCounts):
+            repaired.append(_repair_row(name, part.counts, policy))
+        elif isinstance(part.counts, PairedCounts):
+            clean.append(fall_row(name, part.counts, policy.class_margin_points))
+    figures = {
+        "failures": repaired,
+        "clean": clean,
+        "min_rate": policy.min_part_repair_rate,
+        "margin_points": policy.class_margin_points,
+        "confidence": policy.confidence,
+    }
+    if missing := not_finite(evidence):
+        return (*missing, figures)
+    found: list[tuple[Result, str]] = []
+    if repaired:
+        found.append(_repaired_everywhere(repaired, policy, "slice of the failures"))
+    if clean:
+        words = "accuracy", "slice of the clean set", "no image of"
+        found.append(damage(clean, policy.class_margin_points, policy.confidence, *words))
+    if not found:
+        return "INCONCLUSIVE", "No column names slices of the failures or of the clean set.", figures
+    worst: Result = next(r for r in ("FAIL", "INCONCLUSIVE", "PASS") if r in [result for result, _ in found])
+    return worst, sentence([summary.rstrip(".") for _, summary in found]), figures
+
+
+def _repair_row(name: str, counts: RepairCounts, policy: GateConfig) -> dict[str, Any]:
+    """p_value: of a repair rate below the required one, one-sided and exact; None without failures."""
+    lower, upper = binomial_interval(counts.repaired, counts.total, policy.confidence)
+    wanted = min(max(policy.min_part_repair_rate, 0.0), 1.0)
+    return {
+        "name": name,
+        "repaired": counts.repaired,
+        "total": counts.total,
+        "rate": counts.repaired / counts.total if counts.total else None,
+        "lower": lower,
+        "upper": upper,
+        "p_value": binomial_p_value(counts.repaired, counts.total, wanted, less=True) if counts.total else None,
+    }
+
+
+def _repaired_everywhere(rows: list[dict[str, Any]], policy: GateConfig, part: str) -> tuple[Result, str]:
+    """As `falls.damage`: FAIL wants proof, Holm's correction over the parts; the rows' p-values become Holm's."""
+    wanted = policy.min_part_repair_rate
+    present = [row for row in rows if row["total"]]
+    for row, adjusted in zip(present, holm([row["p_value"] for row in present]), strict=True):
+        row["p_value"] = adjusted
+    low = [row for row in present if row["p_value"] <= 1 - policy.confidence]
+    if low:
+        return "FAIL", f"Less than the {wanted:.0%} required are repaired in {_rates(low)}."
+    unsure = [row for row in present if row["rate"] < wanted]
+    absent = [row["name"] for row in rows if not row["total"]]
+    reasons = []
+    if unsure:
+        reasons.append(f"less than {wanted:.0%} are repaired in {_rates(unsure)}, too few failures to be sure")
+    if absent:
+        reasons.append(f"no failure was held out in {listing(absent, 5)}")
+    if reasons:
+        return "INCONCLUSIVE", sentence(reasons)
+    lowest = min(present, key=lambda row: row["rate"])
+    return "PASS", f"In every {part} at least {wanted:.0%} are repaired; the least is {_rates([lowest])}."
+
+
+def _rates(rows: list[dict[str, Any]]) -> str:
+    ordered = sorted(rows, key=lambda row: row["rate"])
+    return listing([f"{row['name']} ({row['repaired']:,} of {row['total']:,})" for row in ordered], 5)

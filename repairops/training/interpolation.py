@@ -1,0 +1,121 @@
+"""Weights between the champion and the fine-tuned network: often as repaired, and nearer to what was.
+
+Source: Wortsman et al. 2022 (WiSE-FT, CVPR). Differs from it: the point is chosen on validation parts by the training's
+own rule, and networks with BatchNorm are interpolated too, with their running means and variances like the weights.
+These are then not quite the statistics that the interpolated network would measure; both ends are exact, and a point
+that suffers from it is not chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from repairops.config import TrainingConfig, derive_seed
+from repairops.device import resolve_device
+from repairops.network import Classifier
+from repairops.records import FailureBatch, ImageSet
+from repairops.training.checkpoint import load_tensors, state_tensors
+from repairops.training.loop import TrainingResult, split_train_set
+from repairops.training.selection import ValidationCounts, select_epoch
+from repairops.training.state import count_right
+
+
+@dataclass(frozen=True)
+class TradeOffPoint:
+    """One point of the line. weight: 0 = champion, 1 = fine-tuned. The shares (0..1) are of the validation parts."""
+
+    weight: float
+    validation_accuracy: float
+    validation_repair_rate: float
+    chosen: bool
+
+
+def interpolate(champion: Mapping[str, Tensor], tuned: Mapping[str, Tensor], weight: float) -> dict[str, Tensor]:
+    """(1 - weight) * champion + weight * tuned, for every floating tensor of a state, buffers too.
+
+    The other tensors (counters) are the fine-tuned network's. At 0 and 1 the floating tensors are exact copies.
+    """
+    mixed = {}
+    for name, end in tuned.items():
+        start = champion[name]
+        if weight == 1 or not end.is_floating_point():
+            mixed[name] = end.clone()
+        elif weight == 0:
+            mixed[name] = start.clone()
+        else:
+            mixed[name] = torch.lerp(start.double(), end.double(), weight).to(end.dtype)
+    return mixed
+
+
+def trade_off(
+    champion: Classifier,
+    tuned: Classifier,
+    train_set: ImageSet,
+    validation_failures: FailureBatch,
+    result: TrainingResult,
+    config: TrainingConfig,
+    *,
+    seed: int,
+) -> list[TradeOffPoint]:
+    """Measures `config.interpolation` points between the two networks, and leaves the chosen one's weights in `tuned`.
+
+    The points, with both ends, come in the order of their weights. The validation parts are those that chose the
+    epoch; nothing here sees the clean set or held-out failures. The rule is that of the epochs (`select_epoch`), on a
+    clean accuracy that counts at most as high as the best epoch's: a point near the champion remembers the validation
+    images that the champion was trained on, and would raise the bar for the others.
+
+    Empty where there is nothing to choose: no point wanted, the champion's weights chosen, no validation failures, or
+    no validation images.
+    """
+    images, failures = result.validation_images, result.validation_failures
+    if config.interpolation < 1 or result.best_epoch == 0 or not failures or not images:
+        return []
+    device = resolve_device(config.device)
+    validation = train_set.subset(_validation_part(train_set, config, seed))
+    ends = state_tensors(champion), state_tensors(tuned)
+    weights = [step / (config.interpolation + 1) for step in range(config.interpolation + 1, -1, -1)]
+    tuned.to(device)
+    counts = []
+    with torch.no_grad():
+        for weight in weights:
+            load_tensors(tuned, interpolate(*ends, weight))
+            parts = (validation, validation_failures.images)
+            counts.append(ValidationCounts(*(count_right(tuned, part, device) for part in parts)))
+    chosen = _choose(counts, result, config.max_clean_drop)
+    load_tensors(tuned, interpolate(*ends, weights[chosen]))
+    tuned.to("cpu")
+    points = [
+        TradeOffPoint(weight, count.clean_right / images, count.failures_right / failures, index == chosen)
+        for index, (weight, count) in enumerate(zip(weights, counts, strict=True))
+    ]
+    return points[::-1]
+
+
+def _choose(counts: Sequence[ValidationCounts], result: TrainingResult, max_clean_drop: float) -> int:
+    """Index of the chosen point; `counts` go from the fine-tuned network (index 0) to the champion (the last)."""
+    best = max(int(figures["validation_right"]) for figures in result.history)
+    candidates = [ValidationCounts(min(c.clean_right, best), c.failures_right) for c in counts[:-1]]
+    selection = select_epoch(
+        [counts[-1], *candidates],
+        clean_images=result.validation_images,
+        failures=result.validation_failures,
+        max_clean_drop=max_clean_drop,
+    )
+    return max(selection.epoch - 1, 0)
+
+
+def _validation_part(train_set: ImageSet, config: TrainingConfig, seed: int) -> Any:
+    """The validation part of the train set as the training split it: int64 indices."""
+    _, part = split_train_set(
+        len(train_set),
+        fraction=config.validation_fraction,
+        max_validation=config.max_validation_images,
+        max_train=config.max_train_images,
+        seed=derive_seed(seed, "training", "split"),
+    )
+    return part

@@ -1,0 +1,116 @@
+"""Weights between champion and fine-tuned network: exact ends, a line between, and the point that the rule takes."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from test_training import CONFIG, CPU, fine_tune, run
+from training_helpers import champion, digits, failures
+
+from repairops.network import Classifier
+from repairops.training import TrainingResult
+from repairops.training.interpolation import _choose, _validation_part, interpolate, trade_off
+from repairops.training.selection import ValidationCounts
+from repairops.training.state import count_right
+
+
+def test_both_ends_are_exact_and_the_middle_is_the_mean_of_weights_and_running_statistics() -> None:
+    generator = torch.Generator().manual_seed(0)
+    start = {name: value.clone() for name, value in champion().state_dict().items()}
+    end = {
+        name: value + torch.randn(value.shape, generator=generator) if value.is_floating_point() else value + 7
+        for name, value in start.items()
+    }
+    first, middle, last = (interpolate(start, end, weight) for weight in (0.0, 0.5, 1.0))
+    for name, value in end.items():
+        assert middle[name].dtype == value.dtype
+        assert torch.equal(last[name], value)
+        if value.is_floating_point():
+            assert torch.equal(first[name], start[name])
+            torch.testing.assert_close(middle[name], (start[name] + value) / 2)
+        else:
+            assert torch.equal(middle[name], value)  # batches that were counted
+    assert any("running_var" in name for name in end)
+    assert last["network.layers.0.weight"].data_ptr() != end["network.layers.0.weight"].data_ptr()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, torch.Tensor], TrainingResult]:
+    """The state and the result of one short training."""
+    classifier = champion()
+    result = run(classifier, tmp_path_factory.mktemp("training"), fine_tune)
+    return classifier.state_dict(), result
+
+
+def tuned(state: dict[str, torch.Tensor]) -> Classifier:
+    classifier = champion()
+    classifier.load_state_dict(state)
+    return classifier
+
+
+def test_the_line_is_measured_on_validation_parts_and_the_chosen_point_stays(trained) -> None:
+    state, result = trained
+    classifier, (train_set, _), (_, validation) = tuned(state), digits(), failures()
+    points = trade_off(champion(), classifier, train_set, validation, result, CONFIG, seed=0)
+    assert [point.weight for point in points] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
+    assert points[0].validation_accuracy == result.champion["validation_accuracy"]
+    assert points[0].validation_repair_rate == 0  # failures are the champion's
+    best = result.history[result.best_epoch - 1]
+    assert points[-1].validation_accuracy == best["validation_accuracy"]
+    assert points[-1].validation_repair_rate == best["validation_repair_rate"]
+    (chosen,) = [point for point in points if point.chosen]
+    assert chosen.validation_repair_rate >= points[-1].validation_repair_rate
+    assert count_right(classifier, validation.images, CPU) == chosen.validation_repair_rate * len(validation)
+    part = train_set.subset(_validation_part(train_set, CONFIG, 0))
+    assert count_right(classifier, part, CPU) == chosen.validation_accuracy * len(part)
+    assert not classifier.training
+
+
+def test_nothing_to_choose_leaves_the_weights_as_they_are(trained) -> None:
+    state, result = trained
+    (train_set, _), (_, validation) = digits(), failures()
+    cases = [
+        (dataclasses.replace(CONFIG, interpolation=0), result),
+        (CONFIG, dataclasses.replace(result, best_epoch=0)),
+        (CONFIG, dataclasses.replace(result, validation_failures=0)),
+        (CONFIG, dataclasses.replace(result, validation_images=0)),
+    ]
+    for config, found in cases:
+        classifier = tuned(state)
+        assert trade_off(champion(), classifier, train_set, validation, found, config, seed=0) == []
+        assert all(torch.equal(value, state[name]) for name, value in classifier.state_dict().items())
+
+
+def result_with(best_clean: int, result: TrainingResult) -> TrainingResult:
+    history = [{"validation_right": best_clean}]
+    return dataclasses.replace(result, history=history, best_epoch=1, validation_images=1000, validation_failures=100)
+
+
+@pytest.mark.parametrize(
+    ("points", "chosen"),
+    [
+        # (clean images, failures) right, from the fine-tuned network to the champion
+        ([(900, 60), (940, 60), (970, 30), (990, 0)], 0),  # no gain counts above the best epoch: the earlier one
+        ([(900, 60), (900, 64), (990, 0)], 1),  # more repaired
+        ([(900, 60), (880, 70), (990, 0)], 0),  # more repaired, but clean accuracy is not kept
+        ([(890, 60), (899, 60), (990, 0)], 1),  # as many repaired, and better on clean images
+        ([(900, 60), (980, 59), (990, 0)], 0),  # what the champion remembers does not raise the bar
+    ],
+)
+def test_the_rule_of_the_epochs_picks_the_point(trained, points: list[tuple[int, int]], chosen: int) -> None:
+    counts = [ValidationCounts(*point) for point in points]
+    assert _choose(counts, result_with(900, trained[1]), max_clean_drop=0.5) == chosen
+
+
+def test_the_same_call_gives_the_same_point(trained, tmp_path: Path) -> None:
+    state, result = trained
+    found = []
+    for _ in range(2):
+        classifier = tuned(state)
+        points = trade_off(champion(), classifier, digits()[0], failures()[1], result, CONFIG, seed=0)
+        found.append((points, classifier.state_dict()))
+    assert found[0][0] == found[1][0]
+    assert all(torch.equal(value, found[1][1][name]) for name, value in found[0][1].items())

@@ -1,0 +1,239 @@
+"""Promotion on a real MLflow server with basic authentication: who may, who was first, what is refused and kept."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import PASSWORD, mlflow_at
+from mlflow import MlflowClient
+from store_helpers import add_version, in_processes, judged_version
+
+from repairops import promotion
+from repairops.errors import AliasBeingMoved, AliasMoved, PromotionRefused, RegistryRefused
+from repairops.store.aliases import promote
+from repairops.store.claims import rival_of
+from repairops.store.connection import connect, experiment_id
+from repairops.store.models import version_at
+from repairops.store.moves import OUTSIDE, Promotion, close_move, open_move, promotions
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+MAY, MAY_TOO, MAY_NOT = "ann", "carl", "bob"
+names = (f"guarded-{os.getpid()}-{number}" for number in itertools.count())
+
+
+def sign_in(user: str) -> None:
+    os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"] = user, PASSWORD
+
+
+@pytest.fixture
+def client(guarded_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowClient]:
+    """The admin's client; `sign_in` changes the user of everything that follows."""
+    from mlflow.server.auth.client import AuthServiceClient
+
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORD)
+    with mlflow_at(guarded_server, tmp_path / "home", monkeypatch):
+        users = AuthServiceClient(guarded_server)
+        for user in (MAY, MAY_TOO, MAY_NOT):
+            try:
+                users.get_user(user)
+            except Exception:
+                users.create_user(user, PASSWORD)
+        yield connect()
+
+
+@pytest.fixture
+def model(client: MlflowClient, guarded_server: str) -> str:
+    """A registered model with a champion under prod and its judged challenger; MAY and MAY_TOO may edit it."""
+    from mlflow.server.auth.client import AuthServiceClient
+
+    name = next(names)
+    add_version(client, name, "prod")
+    judged_version(client, name, "1", "challenger")
+    users = AuthServiceClient(guarded_server)
+    record = experiment_id(client, f"repairops/promotions/{name}")
+    for user in (MAY, MAY_TOO):
+        users.grant_user_permission(user, "registered_model", name, "EDIT")
+        users.grant_user_permission(user, "experiment", record, "EDIT")
+    return name
+
+
+def test_one_who_may_promotes_and_one_who_may_not_is_told_so(client: MlflowClient, model: str) -> None:
+    sign_in(MAY_NOT)
+    with pytest.raises(RegistryRefused, match="refused to"):
+        promotion.promote(model, by="bob", reason="I like it")
+    with pytest.raises(RegistryRefused, match="refused to"):
+        promotion.promote(model, version="2", force=True, by="bob", reason="I like it")
+    assert version_at(client, model, "prod") == "1"
+    assert [move.by for move in promotion.history(model)] == [OUTSIDE]  # and reading is allowed
+    sign_in(MAY)
+    move = promotion.promote(model, reason="read the report")
+    assert (move.by, move.version_to, move.verdict) == ("ann", "2", "PASS")
+    sign_in(MAY_NOT)
+    with pytest.raises(RegistryRefused, match="refused to"):
+        promotion.rollback(model)
+    assert version_at(client, model, "prod") == "2"
+    sign_in(MAY)
+    assert promotion.rollback(model).version_to == "1"
+
+
+def test_one_who_may_record_but_not_move_leaves_no_move_behind(
+    client: MlflowClient, model: str, guarded_server: str
+) -> None:
+    from mlflow.server.auth.client import AuthServiceClient
+
+    record = experiment_id(client, f"repairops/promotions/{model}")
+    AuthServiceClient(guarded_server).grant_user_permission(MAY_NOT, "experiment", record, "EDIT")
+    sign_in(MAY_NOT)
+    with pytest.raises(RegistryRefused, match="refused to move the alias"):
+        promotion.promote(model, by="bob")
+    assert promotions(client, model) == []
+    sign_in(MAY)
+    assert promotion.promote(model).version_to == "2"  # the refused claim does not stand in the way
+
+
+def test_a_wrong_password_is_refused(client: MlflowClient, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "not the password")
+    with pytest.raises(RegistryRefused):
+        promotion.promote(model)
+
+
+@pytest.mark.parametrize("verdict", ["FAIL", "INCONCLUSIVE", ""])
+def test_no_passed_gate(client: MlflowClient, model: str, verdict: str) -> None:
+    judged_version(client, model, "1", "challenger", verdict=verdict)
+    sign_in(MAY)
+    with pytest.raises(PromotionRefused, match=f"its gate says {verdict}" if verdict else "no gate"):
+        promotion.promote(model)
+    with pytest.raises(PromotionRefused, match="--force wants a reason"):
+        promotion.promote(model, force=True)
+    assert version_at(client, model, "prod") == "1"
+    move = promotion.promote(model, force=True, reason="outage")
+    assert (move.forced, move.verdict, move.reason) == (True, verdict, "outage")
+
+
+def test_gate_of_another_parent(client: MlflowClient, model: str) -> None:
+    add_version(client, model, "prod")
+    sign_in(MAY)
+    with pytest.raises(AliasMoved, match=r"was at version 1 and is at 3 now \(moved by outside repairops\)"):
+        promotion.promote(model)
+    assert promotion.promote(model, force=True, reason="checked by hand").forced
+
+
+def test_alias_moved_since(client: MlflowClient, model: str) -> None:
+    sign_in(MAY)
+    promotion.promote(model, by="ann")
+    sign_in(MAY_TOO)
+    with pytest.raises(AliasMoved, match=r"was at version 1 and is at 2 now \(moved by ann\)"):
+        promote(client, model, "prod", "1", expected="1")
+    assert version_at(client, model, "prod") == "2"
+
+
+@pytest.mark.parametrize(("file", "part"), [("data/model.pth", "weights are"), ("onnx/model.onnx", "ONNX file is")])
+def test_files_that_the_gate_did_not_judge(
+    client: MlflowClient, model: str, tmp_path: Path, file: str, part: str
+) -> None:
+    version = client.get_model_version(model, "2")
+    (tmp_path / "other").write_text("another file")
+    (tmp_path / "other").rename(tmp_path / Path(file).name)
+    client.log_artifact(version.run_id, str(tmp_path / Path(file).name), f"model/{Path(file).parent}")
+    sign_in(MAY)
+    with pytest.raises(PromotionRefused, match=f"its {part} not what its gate judged"):
+        promotion.promote(model)
+    assert version_at(client, model, "prod") == "1"
+    assert promotion.promote(model, force=True, reason="signed off").forced
+
+
+def test_files_without_a_digest_or_that_are_gone(client: MlflowClient, model: str) -> None:
+    client.set_model_version_tag(model, "2", "repairops.onnx_sha256", "")
+    sign_in(MAY)
+    with pytest.raises(PromotionRefused, match="which files its gate judged"):
+        promotion.promote(model)
+
+
+# At once
+
+
+def promote_as(uri: str, user: str, name: str, version: str) -> str:
+    os.environ["MLFLOW_TRACKING_URI"] = uri
+    sign_in(user)
+    move = promotion.promote(name, version=version, by=user, tracking_uri=uri)
+    return f"moved to {move.version_to}"
+
+
+def test_of_two_promotions_at_once_one_wins(client: MlflowClient, model: str, guarded_server: str) -> None:
+    """Two processes promote two challengers of the same champion, three times over."""
+    for round_ in range(3):
+        champion = str(version_at(client, model, "prod"))
+        rivals = {user: judged_version(client, model, champion).version for user in (MAY, MAY_TOO)}
+        answers = in_processes(promote_as, [(guarded_server, user, model, v) for user, v in rivals.items()])
+        won = [user for user, answer in zip(rivals, answers, strict=True) if answer.startswith("moved")]
+        assert len(won) == 1, answers
+        lost = next(answer for answer in answers if not answer.startswith("moved"))
+        assert lost.startswith(("AliasMoved", "AliasBeingMoved")), lost
+        assert won[0] in lost
+        assert version_at(client, model, "prod") == rivals[won[0]]
+        assert [move.by for move in promotions(client, model)][round_:] == won
+
+
+def test_who_took_the_lower_number_goes_first(client: MlflowClient, model: str) -> None:
+    """Every order of two movers' requests that lets them overlap, step by step."""
+    first, second = (open_move(client, Promotion(model, "prod", "1", "2", by, "")) for by in (MAY, MAY_TOO))
+    assert (
+        rival_of(client, first, "prod", patience=0) is not None
+    )  # the second one has not taken its number: it may be lower
+    rival = rival_of(client, second, "prod")
+    assert rival is not None
+    assert rival.info.run_id == first.info.run_id
+    close_move(client, second.info.run_id, made=False)
+    assert rival_of(client, first, "prod") is None
+    sign_in(MAY_TOO)
+    with pytest.raises(AliasBeingMoved, match="ann is moving the alias 'prod'"):
+        promotion.promote(model)
+    close_move(client, first.info.run_id, made=False)
+    assert promotion.promote(model).version_to == "2"
+
+
+# What is kept
+
+
+def test_history_after_ten_mixed_moves(client: MlflowClient, model: str) -> None:
+    judged_version(client, model, "2")
+    sign_in(MAY)
+    promotion.promote(model, by="ann", reason="first")
+    promotion.promote(model, version="3", by="ann", reason="second")
+    promotion.rollback(model, by="carl", reason="complaints")
+    sign_in("admin")
+    client.set_registered_model_alias(model, "prod", "1")  # in MLflow's UI
+    sign_in(MAY)
+    promotion.promote(model, version="3", by="ann", force=True, reason="hotfix")
+    sign_in("admin")
+    client.delete_registered_model_alias(model, "prod")
+    sign_in(MAY)
+    promotion.promote(model, version="2", by="carl", force=True, reason="back again")
+    promotion.promote(model, version="3", by="ann", reason="third")
+    promotion.rollback(model, by="ann")
+    client.set_registered_model_alias(model, "prod", "3")
+    found = promotion.history(model)
+    runs = {version: client.get_model_version(model, version).tags["repairops.run_id"] for version in ("2", "3")}
+    assert [(m.version_from, m.version_to, m.by, m.kind, m.forced) for m in found] == [
+        ("", "1", OUTSIDE, "outside", False),
+        ("1", "2", "ann", "promotion", False),
+        ("2", "3", "ann", "promotion", False),
+        ("3", "2", "carl", "rollback", True),
+        ("2", "1", OUTSIDE, "outside", False),
+        ("1", "3", "ann", "promotion", True),
+        ("3", "", OUTSIDE, "outside", False),
+        ("", "2", "carl", "promotion", True),
+        ("2", "3", "ann", "promotion", False),
+        ("3", "2", "ann", "rollback", True),
+        ("2", "3", OUTSIDE, "outside", False),
+    ]
+    for move in found:
+        assert move.evidence_run == ("" if move.kind == "outside" else runs[move.version_to])
+        assert (move.at > 0) == (move.kind != "outside")
+    times = [move.at for move in found if move.at]
+    assert times == sorted(times)
