@@ -47,9 +47,9 @@ def brightness(images: Tensor, generator: Generator) -> Tensor:
 
 
 def resampled(images: Tensor, generator: Generator) -> Tensor:
-    """Reduced to three quarters of each side by averaging, and enlarged again bilinearly."""
+    """Reduced to seven eighths of each side by averaging, and enlarged again bilinearly."""
     height, width = images.shape[2:]
-    small = F.adaptive_avg_pool2d(images, (max(1, 3 * height // 4), max(1, 3 * width // 4)))
+    small = F.adaptive_avg_pool2d(images, (max(1, 7 * height // 8), max(1, 7 * width // 8)))
     return F.interpolate(small, (height, width), mode="bilinear", align_corners=False)
 
 

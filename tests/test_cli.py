@@ -40,7 +40,7 @@ def outcome(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write(path: Path, more_lost: int, **others: object) -> Path:
     policy = Config().to_dict()["gate"]
-    values = {"schema": SCHEMA, "outcome": "passed", "policy": policy, **judged(evidence(more_lost)), **others}
+    values = {"schema": SCHEMA, "outcome": "passed", "policy": policy, **judged(more_lost), **others}
     write_outcome(values, path)
     return path
 

@@ -10,6 +10,7 @@ from repairops.clustering import (
     cluster_failures,
     cluster_grid,
     group_failures,
+    nearest_clusters,
     reference_probabilities,
     split_failures,
 )
@@ -277,6 +278,19 @@ def test_mini_batches_leave_no_cluster_empty(monkeypatch):
     clusters = cluster_failures(digits(), clusters=5, per_class=False, restarts=2, seed=0)
     assert np.bincount(clusters.assignments).min() > 0
     assert np.isfinite(clusters.probabilities).all()
+
+
+def test_an_image_belongs_to_the_cluster_with_the_nearest_centre():
+    batch = digits()
+    clusters = cluster_failures(batch, clusters=5, per_class=False, restarts=2, seed=0)
+    again = nearest_clusters(batch, clusters, batch.images.pixels)
+    assert (again == clusters.assignments).mean() > 0.99  # k-means may stop an iteration short
+    pixels = batch.images.pixels.float()
+    centres = torch.stack([pixels[clusters.assignments == c].mean(0).flatten() for c in range(5)])
+    others = torch.rand(20, *pixels.shape[1:], generator=torch.Generator().manual_seed(0)).mul(255).byte()
+    expected = torch.cdist(others.float().flatten(1), centres).argmin(1)
+    assert nearest_clusters(batch, clusters, others).tolist() == expected.tolist()
+    assert nearest_clusters(batch, clusters, others[:0]).shape == (0,)
 
 
 # Grid

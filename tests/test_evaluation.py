@@ -6,7 +6,17 @@ import torch
 from torch import nn
 
 from repairops.errors import ChampionAtChance, NotAClassifier
-from repairops.evaluation import check_not_at_chance, evaluate, logits, paired_counts, predict, predictions
+from repairops.evaluation import (
+    check_not_at_chance,
+    evaluate,
+    logits,
+    paired_counts,
+    predict,
+    predictions,
+    reliability,
+    repaired_by,
+)
+from repairops.evidence import RepairCounts, expected_calibration_error
 from repairops.network import Classifier
 from repairops.records import CleanSet, FailureBatch, HeldOutFailures, ImageSet, InputSpec, PairedCounts, Predictions
 
@@ -181,3 +191,33 @@ def test_poor_but_real_skill_is_not_at_chance():
 def test_small_sets_all_right_are_not_at_chance(labels):
     labels = np.array(labels, dtype=np.int64)
     check_not_at_chance(answers(labels, labels), labels, 3)
+
+
+def test_repaired_by_given_and_by_found_parts():
+    right = np.array([True, False, True, True])
+    clusters = repaired_by(right, np.array([0, 0, 2, 2]), ["0", "1", "2"])
+    assert clusters == {"0": RepairCounts(1, 2), "1": RepairCounts(0, 0), "2": RepairCounts(2, 2)}
+    sources = repaired_by(right, np.array(["b", "", "a", "a"]))
+    assert list(sources.items()) == [("a", RepairCounts(2, 2)), ("b", RepairCounts(1, 1))]
+    assert repaired_by(right[:0], np.empty(0, np.int64), ["0"]) == {"0": RepairCounts(0, 0)}
+
+
+def test_reliability_bins_hold_every_finite_answer_once():
+    confidence = np.array([0.05, 0.09, 0.95, 1.0, np.nan, 0.0], np.float32)
+    right = np.array([True, False, True, True, False, False])
+    bins = reliability(Predictions(np.zeros(6, np.int64), confidence, right), bins=10)
+    assert [(b.n, b.right) for b in bins] == [(3, 1), *[(0, 0)] * 8, (2, 2)]
+    assert bins[-1].confidence == pytest.approx(0.975)
+    assert (bins[0].low, bins[-1].high) == (0.0, 1.0)
+    error = expected_calibration_error(bins)
+    assert error == pytest.approx((abs(1 - 0.14) + abs(2 - 1.95)) / 5)
+    assert math.isnan(expected_calibration_error(reliability(Predictions(*(np.empty(0),) * 3))))
+
+
+def test_confidence_that_equals_accuracy_has_no_calibration_error():
+    draw = np.random.default_rng(0)
+    confidence = draw.uniform(0.1, 1.0, 200_000)
+    honest = Predictions(np.zeros(200_000, np.int64), confidence.astype(np.float32), draw.random(200_000) < confidence)
+    assert expected_calibration_error(reliability(honest)) < 0.01
+    boastful = Predictions(honest.labels, np.minimum(honest.confidence + 0.2, 1.0), honest.right)
+    assert expected_calibration_error(reliability(boastful)) > 0.1

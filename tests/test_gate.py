@@ -304,14 +304,17 @@ def test_other_corruptions_may_not_get_worse():
 
 
 def test_calibration_may_rise_by_the_limit():
-    def bins(right):
-        return (ConfidenceBin(0.9, 1.0, 100, right, 0.95),)
+    def bins(right, times=100):
+        return (ConfidenceBin(0.9, 1.0, 100 * times, right * times, 0.95),)
 
     assert check("calibration", calibration=Calibration(bins(95), bins(94))).result == "PASS"
     worse = check("calibration", calibration=Calibration(bins(95), bins(90)))
     assert worse.result == "FAIL"
     assert "from 0.000 to 0.050" in worse.summary
     assert check("calibration", calibration=Calibration(bins(80), bins(95))).result == "PASS"
+    few = check("calibration", calibration=Calibration(bins(95, times=1), bins(90, times=1)))
+    assert few.result == "INCONCLUSIVE"
+    assert "on so few images" in few.summary
     assert check("calibration", calibration=None).result == "INCONCLUSIVE"
     assert check("calibration", calibration=Calibration((), ())).result == "INCONCLUSIVE"
 

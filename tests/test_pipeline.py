@@ -91,7 +91,8 @@ def test_a_repair_registers_one_complete_version_and_repeats_nothing(
     assert stored == json.loads(json.dumps(outcome.values))
     report = scene.artifact(run.info.run_id, "report.html").read_text(encoding="utf-8")
     assert all(check["summary"][:40] in report for check in stored["verdict"]["checks"])
-    assert stored["evidence"]["latency"]["challenger_median_ms"] > 0
+    assert [row["batch_size"] for row in stored["evidence"]["latency"]] == [1, 32]
+    assert all(row["challenger_median_ms"] > 0 for row in stored["evidence"]["latency"])
 
     # One entry of each metric per epoch, the champion being epoch 0.
     steps = [m.step for m in scene.client.get_metric_history(run.info.run_id, "validation_accuracy")]
@@ -120,7 +121,23 @@ def test_a_repair_registers_one_complete_version_and_repeats_nothing(
     assert sum(split.values()) == validation["accepted"]
     assert stored["evidence"]["heldout_total"] == split["heldout"] > 0
     assert sum(c["size"] for c in stored["clusters"]) == split["repair"]
-    assert stored["evidence"]["parity"]["n"] == len(scene.data.clean) + split["heldout"]
+    evidence = stored["evidence"]
+    assert evidence["parity"]["n"] == len(scene.data.clean) + split["heldout"]
+    clusters = evidence["heldout_by_cluster"]
+    assert list(clusters) == [str(c["id"]) for c in stored["clusters"]]
+    assert sum(counts["total"] for counts in clusters.values()) == split["heldout"]
+    assert sum(counts["repaired"] for counts in clusters.values()) == evidence["heldout_repaired"]
+    assert evidence["onnx_accuracy"]["n"] == len(scene.data.clean)
+    assert evidence["onnx_accuracy"]["champion"] == pytest.approx(champion.mean(), abs=0.003)
+    assert {sum(counts.values()) for counts in evidence["corruptions"].values()} == {len(scene.data.clean)}
+    assert sum(b["n"] for b in evidence["calibration"]["bins"]["challenger"]) == len(scene.data.clean)
+    assert stored["artifacts"] == {
+        "weights_sha256": version.tags["repairops.weights_sha256"],
+        "onnx_sha256": version.tags["repairops.onnx_sha256"],
+    }
+    (point,) = [point for point in stored["training"]["tradeoff"] if point["chosen"]]
+    assert point["weight"] > 0
+    assert stored["power"][0]["changed"] < stored["power"][-1]["changed"]
 
     # The gate agrees with itself, offline.
     code, text = call("gate", str(scene.artifact(run.info.run_id, "outcome.json")), "--json")

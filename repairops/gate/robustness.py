@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from repairops.config import GateConfig
-from repairops.evidence import Evidence, Result
+from repairops.evidence import ConfidenceBin, Evidence
 from repairops.gate.falls import damage, fall_row
 from repairops.gate.wording import Finding, no_comparison
+from repairops.statistics import quantile
 
 
 def corruptions(evidence: Evidence, policy: GateConfig) -> Finding:
@@ -26,19 +28,28 @@ def corruptions(evidence: Evidence, policy: GateConfig) -> Finding:
 
 
 def calibration(evidence: Evidence, policy: GateConfig) -> Finding:
-    """A figure against a limit, no test: the expected calibration error may rise by `max_ece_rise`."""
+    """FAIL where the expected calibration error rises by more than `max_ece_rise`, sampling error aside.
+
+    The error is estimated with the sign of each bin's gap held, and as if the networks answered different images.
+    """
     found, limit = evidence.calibration, policy.max_ece_rise
     before, after = (found.champion_ece, found.challenger_ece) if found else (math.nan, math.nan)
-    figures: dict[str, Any] = {
-        "champion_ece": before,
-        "challenger_ece": after,
-        "rise": after - before,
-        "max_rise": limit,
-    }
+    error = math.hypot(_standard_error(found.champion), _standard_error(found.challenger)) if found else math.nan
+    figures: dict[str, Any] = {"champion_ece": before, "challenger_ece": after, "max_rise": limit}
+    figures |= {"rise": after - before, "standard_error": error, "confidence": policy.confidence}
     if missing := no_comparison(evidence):
         return (*missing, figures)
     if not math.isfinite(after - before):
         return "INCONCLUSIVE", "The calibration was not measured.", figures
-    result: Result = "PASS" if after - before <= limit else "FAIL"
     goes = f"The expected calibration error on the clean set goes from {before:.3f} to {after:.3f}"
-    return result, f"{goes}; it may rise by at most {limit:g}.", figures
+    allowed = f"it may rise by at most {limit:g}"
+    if after - before <= limit:
+        return "PASS", f"{goes}; {allowed}.", figures
+    if after - before - quantile(policy.confidence) * error > limit:
+        return "FAIL", f"{goes}; {allowed}.", figures
+    return "INCONCLUSIVE", f"{goes}; {allowed}, and on so few images it can have risen by chance.", figures
+
+
+def _standard_error(bins: Sequence[ConfidenceBin]) -> float:
+    n = sum(b.n for b in bins)
+    return math.sqrt(sum(b.right * (b.n - b.right) / b.n for b in bins if b.n)) / n if n else math.nan

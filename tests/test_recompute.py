@@ -1,0 +1,157 @@
+"""Evidence stays checkable: what outcome.json keeps gives the recorded verdict again, in either schema."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from repairops.config import GateConfig
+from repairops.errors import OutcomeUnreadable
+from repairops.evidence import (
+    Calibration,
+    ConfidenceBin,
+    Evidence,
+    LatencyFigures,
+    OnnxAccuracy,
+    PairedCounts,
+    ParityCounts,
+    RepairCounts,
+    Slice,
+)
+from repairops.gate import RULES, decide
+from repairops.outcome import SCHEMA, read_outcome, recompute, write_outcome
+
+
+def paired(draw: np.random.Generator, most: int = 2000) -> PairedCounts:
+    n = int(draw.integers(0, most))
+    return PairedCounts(*draw.multinomial(n, draw.dirichlet([20, 0.4, 0.4, 2])).tolist())
+
+
+def repaired(draw: np.random.Generator) -> RepairCounts:
+    total = int(draw.integers(0, 200))
+    return RepairCounts(int(draw.integers(0, total + 1)), total)
+
+
+def bins(draw: np.random.Generator) -> tuple[ConfidenceBin, ...]:
+    found = []
+    for low in (0.0, 0.5):
+        n = int(draw.integers(0, 50))
+        mean = float(draw.uniform(low, low + 0.5)) if n else 0.0
+        found.append(ConfidenceBin(low, low + 0.5, n, int(draw.integers(0, n + 1)), mean))
+    return tuple(found)
+
+
+def random_evidence(draw: np.random.Generator) -> Evidence:
+    """Counts of all kinds: empty sets, no ONNX file, outputs that are not finite, nothing measured."""
+    heldout, differences = repaired(draw), [1e-6, 1e-2, float("nan"), float("inf")]
+    parity = ParityCounts(int(draw.integers(0, 3)) * 50, int(draw.integers(0, 2)), float(draw.choice(differences)))
+    times = [LatencyFigures(size, *draw.uniform(0, 3, 4).tolist()) for size in (1, 32)[: int(draw.integers(0, 3))]]
+    some = bool(draw.integers(0, 2))
+    return Evidence(
+        clean=paired(draw),
+        clean_by_class={name: paired(draw, 300) for name in ("cat", "dog", "café")[: int(draw.integers(0, 4))]},
+        heldout_repaired=heldout.repaired,
+        heldout_total=heldout.total,
+        parity=parity if draw.integers(0, 4) else ParityCounts(reason="no function for eigh"),
+        latency=tuple(times),
+        champion_finite=bool(draw.integers(0, 8)),
+        challenger_finite=bool(draw.integers(0, 8)),
+        heldout_by_cluster={str(number): repaired(draw) for number in range(int(draw.integers(0, 4)))},
+        slices=(Slice("source", "cam 1", repaired(draw)), Slice("site", "north", paired(draw, 300))) if some else (),
+        corruptions={"noise": paired(draw, 300)} if draw.integers(0, 2) else {},
+        calibration=Calibration(bins(draw), bins(draw)) if draw.integers(0, 2) else None,
+        onnx_accuracy=OnnxAccuracy(paired(draw)) if draw.integers(0, 2) else None,
+    )
+
+
+def random_policy(draw: np.random.Generator) -> GateConfig:
+    levels = {name: str(draw.choice(["required", "advisory", "off"])) for name in RULES}
+    numbers = {"margin_points": float(draw.choice([0.0, 0.5, 5.0])), "min_repair_rate": float(draw.uniform(0, 1))}
+    return replace(GateConfig(), **levels, **numbers)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_written_evidence_gives_the_recorded_verdict(seed: int, tmp_path: Path) -> None:
+    draw = np.random.default_rng(seed)
+    evidence, policy = random_evidence(draw), random_policy(draw)
+    verdict = decide(evidence, policy)
+    values = {"schema": SCHEMA, "evidence": evidence.to_dict(), "policy": asdict(policy), "verdict": verdict.to_dict()}
+    write_outcome(values, tmp_path / "outcome.json")
+    again = read_outcome(tmp_path / "outcome.json")
+    found = recompute(again)
+    assert found.result == verdict.result
+    assert json.loads(json.dumps(found.to_dict())) == again["verdict"]
+
+
+def first_schema(**changes: Any) -> dict[str, Any]:
+    """An outcome as version 0.1.0 wrote it."""
+    counts = {"both_right": 9000, "champion_only": 30, "challenger_only": 40, "both_wrong": 930}
+    evidence = {
+        "clean": counts,
+        "clean_by_class": {"cat": counts},
+        "heldout_repaired": 90,
+        "heldout_total": 100,
+        "parity": {"n": 10_100, "decisions_differ": 0, "max_difference": 1e-6, "reason": ""},
+        "latency": {
+            "batch_size": 1,
+            "champion_median_ms": 1.0,
+            "champion_p99_ms": 2.0,
+            "challenger_median_ms": 1.1,
+            "challenger_p99_ms": 2.0,
+        },
+        "champion_finite": True,
+        "challenger_finite": True,
+    }
+    policy = {
+        "confidence": 0.95,
+        "margin_points": 0.5,
+        "min_repair_rate": 0.3,
+        "class_margin_points": 5.0,
+        "max_negative_flips": 0.02,
+        "parity_tolerance": 1e-3,
+        "max_latency_ratio": 1.2,
+        "clean_non_regression": "required",
+        "repair_rate": "required",
+        "class_recall": "required",
+        "negative_flips": "advisory",
+        "onnx_parity": "required",
+        "latency": "advisory",
+    }
+    return {"schema": 1, "outcome": "passed", "evidence": {**evidence, **changes}, "policy": policy}
+
+
+@pytest.mark.parametrize("latency", [True, False])
+def test_an_outcome_of_the_first_schema_is_judged_by_the_checks_that_it_knows(tmp_path: Path, latency: bool) -> None:
+    write_outcome(first_schema(**({} if latency else {"latency": None})), tmp_path / "outcome.json")
+    verdict = recompute(read_outcome(tmp_path / "outcome.json"))
+    assert verdict.result == "PASS"
+    names = ["clean_non_regression", "repair_rate", "class_recall", "negative_flips", "onnx_parity", "latency"]
+    assert [check.name for check in verdict.checks] == names
+    assert verdict.checks[-1].result == ("PASS" if latency else "INCONCLUSIVE")
+
+
+@pytest.mark.parametrize("schema", [0, 3, "2", None])
+def test_another_schema_is_refused_with_its_number(tmp_path: Path, schema: object) -> None:
+    write_outcome({**first_schema(), "schema": schema}, tmp_path / "outcome.json")
+    with pytest.raises(OutcomeUnreadable, match=f"its schema is {schema!r}, and this version reads 1, 2"):
+        read_outcome(tmp_path / "outcome.json")
+
+
+@pytest.mark.parametrize("missing", ["clean", "slices", "corruptions", "calibration", "latency", "parity"])
+def test_incomplete_evidence_is_refused(missing: str) -> None:
+    draw = np.random.default_rng(0)
+    evidence = random_evidence(draw).to_dict()
+    del evidence[missing]
+    with pytest.raises(OutcomeUnreadable, match="evidence is incomplete"):
+        recompute({"schema": SCHEMA, "evidence": evidence, "policy": asdict(GateConfig())})
+
+
+def test_counts_that_were_changed_by_hand_change_the_verdict() -> None:
+    values = first_schema()
+    values["evidence"]["clean"] = {**values["evidence"]["clean"], "champion_only": 300}
+    assert recompute(values).result == "FAIL"
