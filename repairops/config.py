@@ -73,8 +73,10 @@ class StyleConfig:
     name: str = "fitted_degradation"
     levels: int = 2  # Haar levels of subband_wct; wct2 takes 1 to 4
     alpha: float = 1.0  # strength, 0 = content unchanged
-    weights: str = ""  # wct2: path of encoder and decoder weights
+    weights: str = ""  # wct2: path, URL or fitted:DIGEST of encoder and decoder weights
     weights_sha256: str = ""
+    sites: tuple[str, ...] = ("encoder", "skip", "decoder")  # where wct2 transfers
+    bfloat16: bool = False  # wct2's convolutions
 
 
 @dataclass(frozen=True)
