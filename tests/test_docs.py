@@ -164,7 +164,7 @@ def test_job_key_page_names_the_options_that_do_not_count() -> None:
         for option in dataclasses.fields(getattr(Config(), stage.name))
         if not option.metadata.get("affects_result", True)
     }
-    assert set(re.findall(r"`([a-z]+\.[a-z_]+)`", text)) == free
+    assert set(re.findall(r"`([a-z]+\.[a-z_0-9]+)`", text)) == free
 
 
 def test_mlproject_reference_has_every_parameter() -> None:
