@@ -83,7 +83,7 @@ def examine(corruption: str, batch: Failures, clean: torch.Tensor) -> dict[str, 
     told = findings(found)
     checks = []
     for name, by_severity in truths(corruption).items():
-        truth = float(torch.tensor(by_severity)[batch.severities - 1].mean())
+        truth = float(torch.tensor(by_severity, dtype=torch.float32)[batch.severities - 1].mean())
         spread = max(by_severity) - min(by_severity)
         value = next((f.value for f in told if f.component == name), None)
         error = None if value is None else abs(value - truth) / spread

@@ -114,7 +114,8 @@ def cell(name: str, corruption: str, seed: int, given: argparse.Namespace, sets:
     kept = answers(challenger, clean.pixels) == torch.from_numpy(clean.labels)
     line = {
         "corruption": corruption, "style": name, "seed": seed, "images": given.images, "epochs": given.epochs,
-        "residuals": len(right), "residual": float(right.float().mean()), "disjoint": float(right[disjoint].float().mean()),
+        "residuals": len(right), "residual": float(right.float().mean()),
+        "disjoint": float(right[disjoint].float().mean()),
         "clean": float(kept.float().mean()), "cpu_seconds": round(time.process_time() - began, 1),
     }  # fmt: skip
     if name == AUTO and style is not None:

@@ -73,8 +73,10 @@ class StyleConfig:
     name: str = "fitted_degradation"
     levels: int = 2  # Haar levels of subband_wct; wct2 takes 1 to 4
     alpha: float = 1.0  # strength, 0 = content unchanged
-    weights: str = ""  # wct2: path of encoder and decoder weights
+    weights: str = ""  # wct2: path, URL or fitted:DIGEST of encoder and decoder weights
     weights_sha256: str = ""
+    sites: tuple[str, ...] = ("encoder", "skip", "decoder")  # where wct2 transfers
+    bfloat16: bool = False  # wct2's convolutions
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,9 @@ class MethodConfig:
     failure_share: float = 0.4  # failure images for each train image in a batch
     references: Literal["clusters", "uniform"] = "clusters"  # uniform = the paper's ablation without clustering
     known_patterns: tuple[str, ...] = ()  # names, or package.module:function, that join the style operations
-    style_weight: float = 1.0  # of the cross-entropy on styled images
+    style_share: float = 0.5  # of a batch's train images that are restyled
+    style_weight: float = 1.0  # of a restyled image's loss against that of any other
+    distillation: float = 0.0  # share of the clean images' loss that follows the champion's answers
     jsd_lambda: float = 12.0  # paper recipe
     severity: int = 3  # of the general operations
     chains: int = 3  # StyleAug's M

@@ -271,6 +271,30 @@ class StyleWeightsMissing(RepairError):
         )
 
 
+class StyleWeightsUnchecked(UsageError):
+    def __init__(self, urls: str) -> None:
+        super().__init__(
+            f"style.weights names {urls}, and style.weights_sha256 does not give one digest for each address. "
+            "What is fetched must be known: set style.weights_sha256 to its sha256, two by comma for two addresses."
+        )
+
+
+class StyleNetworkPoor(RepairError):
+    def __init__(self, psnr: float, least: float) -> None:
+        super().__init__(
+            f"The fitted network reconstructs images at {psnr:.1f} dB, below {least:g} dB: what it restyles would be "
+            "blurred. Fit it longer (--steps), on more images, or use a style without a network."
+        )
+
+
+class StyleNetworkNotFound(RepairError):
+    def __init__(self, digest: str, exists: Iterable[str]) -> None:
+        super().__init__(
+            f"No fitted style network has a digest that starts with {digest!r}. There are: {listing(exists)}. "
+            "Fit one with `repairops style fit`."
+        )
+
+
 class StyleWeightsDamaged(RepairError):
     def __init__(self, path: str, why: str) -> None:
         super().__init__(

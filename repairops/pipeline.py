@@ -34,6 +34,7 @@ from repairops.store.jobs import (
 )
 from repairops.store.models import resolve_model
 from repairops.store.registry import repaired_batches
+from repairops.store.styles import with_fitted_weights
 
 
 def repair(
@@ -69,7 +70,7 @@ def repair(
     folder = work_folder(key)
     with job_lock(key, folder), job_run(client, ref) as run:
         runs = [other for other in runs_of_job(client, key) if other.info.run_id != run.run_id]
-        job = Job(run, key, folder, ref, batches, config)
+        job = Job(run, key, folder, ref, batches, with_fitted_weights(client, config))
         if not batches:
             state = "all logged batches are repaired already" if logged else "no failure batch is logged"
             return job.conclude("nothing_to_repair", f"Nothing to repair in {ref}: {state}.")

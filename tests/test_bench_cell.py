@@ -186,6 +186,7 @@ sys.stdout.write(str(dict(states)))
 """
 
 
+@pytest.mark.slow
 def test_runs_without_mlflow_and_the_heavy_libraries(tmp_path: Path) -> None:
     refused = {"mlflow", "great_expectations", "onnx", "onnxruntime", "pandas", "pyarrow", "jinja2"}
     command = [sys.executable, "-c", f"REFUSED = {refused!r}\n{WITHOUT}", str(tmp_path / "grid")]

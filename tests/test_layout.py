@@ -92,6 +92,16 @@ def test_the_core_imports_nothing_but_these_libraries() -> None:
             assert set(imports(module)) - set(sys.stdlib_module_names) - {"repairops"} <= FOR_CORE, module
 
 
+def test_the_benchmark_runs_where_the_core_does() -> None:
+    """filelock comes with torch; matplotlib is imported only by what draws."""
+    for module in MODULES:
+        if part(module) == "bench":
+            assert set(imports(module)) - set(sys.stdlib_module_names) - {"repairops"} <= FOR_CORE | {
+                "filelock",
+                "matplotlib",
+            }, module
+
+
 REFUSING = '''
 import sys
 class Without:

@@ -17,7 +17,7 @@ from repairops.config import MethodConfig, StyleConfig
 from repairops.errors import InvalidOption, NotFineTunable, PatternNotUsable
 from repairops.methods import METHODS, RepairData, make_method
 from repairops.methods.fine_tune import BatchNormStatistics, FineTune
-from repairops.methods.losses import jensen_shannon, train_and_failure_loss
+from repairops.methods.losses import distillation_loss, jensen_shannon, train_and_failure_loss
 from repairops.methods.references import FailureSampler, StyleOperations, reference_weights
 from repairops.methods.style_guided import MixedConsistency, StyleGuided
 from repairops.network import Classifier, to_unit
@@ -136,30 +136,71 @@ class Tag:
         return (reference / 200).view(-1, 1, 1, 1).expand_as(content)
 
 
-def test_style_guided_adds_the_styled_copies_with_the_content_labels():
+def test_style_guided_restyles_a_share_of_the_batch_with_the_content_labels():
     classifier, (images, labels) = recorder(), train_batch(40)
-    data = repair_data()
     clusters = clusters_of([0, 0, 1], [1.0, 0.0, 1.0])  # references 0 and 2 only
-    method = StyleGuided(operations(Tag(), clusters), FailureSampler(data, 0.5), style_weight=0.25)
+    sampler = FailureSampler(repair_data(), 0.5)
+    method = StyleGuided(operations(Tag(), clusters), sampler, style_share=0.25, style_weight=0.5)
     loss, figures = method.loss(classifier, images, labels, Generator().manual_seed(2))
-    clean, failed, styled = classifier.seen[0].split([40, 20, 40])
-    assert len(classifier.seen) == 1
-    assert torch.equal(clean, images)
+    (seen,) = classifier.seen
+    clean, styled, failed = seen.split([30, 10, 20])
+    assert torch.equal(clean, images[:30])
     assert set((styled[:, 0, 0, 0] * 200).round().int().tolist()) == {0, 2}
+    drawn, drawn_labels = sampler.draw(40, Generator().manual_seed(2))
+    assert torch.equal(failed, drawn)
+    losses = F.cross_entropy(classifier(seen), torch.cat((labels, drawn_labels)), reduction="none")
+    wanted = (losses[:30].sum() + 0.5 * losses[30:40].sum() + losses[40:].sum()) / (30 + 5 + 20)
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
+    parts = {"loss_train": losses[:30], "loss_styled": losses[30:40], "loss_failures": losses[40:]}
+    assert figures == pytest.approx({name: part.mean().item() for name, part in parts.items()}, rel=1e-5)
     assert loss.requires_grad
-    styled_loss = F.cross_entropy(classifier(styled), labels).item()
-    assert figures["loss_styled"] == pytest.approx(styled_loss, rel=1e-5)
-    plain = (figures["loss_train"] * 40 + figures["loss_failures"] * 20) / 60
-    assert loss.item() == pytest.approx(plain + 0.25 * styled_loss, rel=1e-5)
-    assert len(failed) == 20
+
+
+@pytest.mark.parametrize(("share", "styled"), [(0.0, 0), (1.0, 40)])
+def test_a_batch_may_be_restyled_not_at_all_or_wholly(share, styled):
+    classifier, (images, labels) = recorder(), train_batch(40)
+    method = StyleGuided(operations(Tag(), one_cluster(3)), FailureSampler(repair_data(), 0.0), style_share=share)
+    loss, figures = method.loss(classifier, images, labels, Generator().manual_seed(2))
+    assert (classifier.seen[0] != images).flatten(1).any(1).sum() == styled
+    assert figures.keys() == {"loss_styled" if styled else "loss_train"}
+    assert loss.requires_grad
+
+
+def test_distillation_is_the_divergence_from_the_champion_s_answers():
+    logits, answers = torch.randn(2, 5, 4, generator=Generator().manual_seed(0))
+    p, q = (answers / 2).softmax(1), (logits / 2).softmax(1)
+    wanted = 4 * (p * (p / q).log()).sum(1)
+    assert torch.allclose(distillation_loss(logits, answers), wanted, atol=1e-6)
+    assert torch.allclose(distillation_loss(logits, logits + 3), torch.zeros(5), atol=1e-6)
+
+
+def test_the_champion_teaches_clean_and_styled_images_and_labels_teach_the_failures():
+    classifier, (images, labels) = recorder(), train_batch(40)
+    with torch.no_grad():
+        classifier.network.layers[9].weight.mul_(0.5)  # no longer the champion
+    styles = operations(Identity(), one_cluster(3))
+    sampler = FailureSampler(repair_data(), 0.5)
+    method = StyleGuided(styles, sampler, distillation=0.8, champion=champion())
+    loss, figures = method.loss(classifier, images, labels, Generator().manual_seed(2))
+    (seen,) = classifier.seen
+    logits = classifier(seen)
+    teacher = distillation_loss(logits[:40], champion()(images))
+    label = F.cross_entropy(logits[:40], labels, reduction="none")
+    failed = F.cross_entropy(logits[40:], sampler.draw(40, Generator().manual_seed(2))[1], reduction="none")
+    each = torch.cat((0.2 * label[:20] + 0.8 * teacher[:20], 0.6 * label[20:] + 0.4 * teacher[20:], failed))
+    assert figures["loss_train"] == pytest.approx(each[:20].mean().item(), rel=1e-4)
+    assert figures["loss_styled"] == pytest.approx(each[20:40].mean().item(), rel=1e-4)
+    assert loss.item() == pytest.approx(each.mean().item(), rel=1e-4)
+    loss.backward()
+    assert any(p.grad is not None for p in classifier.parameters())
+    assert not any(p.grad is not None for p in method.champion.parameters())
 
 
 def test_an_identity_style_makes_the_styled_loss_the_clean_loss():
     classifier, (images, labels) = recorder(), train_batch(40)
-    method = StyleGuided(operations(Identity(), one_cluster(3)), FailureSampler(repair_data(), 0.0), 1.0)
-    loss, figures = method.loss(classifier, images, labels, Generator().manual_seed(0))
-    assert figures["loss_styled"] == pytest.approx(figures["loss_train"], rel=1e-5)
-    assert loss.item() == pytest.approx(2 * figures["loss_train"], rel=1e-5)
+    method = StyleGuided(operations(Identity(), one_cluster(3)), FailureSampler(repair_data(), 0.0))
+    loss, _ = method.loss(classifier, images, labels, Generator().manual_seed(0))
+    assert loss.item() == pytest.approx(F.cross_entropy(classifier(images), labels).item(), rel=1e-5)
 
 
 def test_the_consistency_loss_weighs_the_divergence_of_three_views_by_lambda():

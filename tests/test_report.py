@@ -134,8 +134,8 @@ def test_a_verdict_that_no_check_explains_says_why() -> None:
 
 
 def test_too_few_held_out_failures_name_the_number_that_is_needed() -> None:
-    few = made.judged(heldout_repaired=4, heldout_total=10)
-    outcome = made.passed() | few | {"outcome": "inconclusive"}
+    evidence = replace(made.evidence(), heldout_repaired=4, heldout_total=10)
+    outcome = made.passed() | made.judged(evidence) | {"outcome": "inconclusive"}
     needed = outcome["verdict"]["checks"][1]["figures"]["failures_needed"]
     assert needed > 10
     assert f"about {needed:,} held-out ones" in next_steps(outcome)[0]
@@ -407,12 +407,19 @@ def test_training_starts_at_the_champion() -> None:
     assert "over epochs 0 to 5; epoch 4 was chosen" in accuracy
     assert found["time"] == (
         "3 min 11 s · on cuda · 5,120 images per second · "
-        "a step's time: augmentation 21%, forward 31%, backward 44%, update 4% · at most 2,310 MB of memory, 1,204 MB of GPU memory"
+        "a step's time: augmentation 21%, forward 31%, backward 44%, update 4% · "
+        "at most 2,310 MB of memory, 1,204 MB of GPU memory"
     )
     outcome = made.passed()
     outcome["training"].pop("champion")
     accuracy = learning.training(outcome)["charts"][1]["figure"]
     assert [len(a["points"].split()) for a in Page(accuracy).all("polyline")] == [5, 5, 5]
+
+
+def test_trials_say_what_was_chosen_from() -> None:
+    first, second = learning.training(made.passed())["trials"]
+    assert (first["name"], first["chosen"], second["chosen"]) == ("style_guided", True, False)
+    assert second["cells"] == ["0.03", "79 of 140", "94.04%", "21 s"]
 
 
 def test_the_trade_off_names_its_chosen_point() -> None:
@@ -442,6 +449,10 @@ def test_the_confusion_that_changed() -> None:
 def test_repaired_failures_of_a_cluster() -> None:
     first, *_, last = gallery.clusters(made.passed(), Pictures())
     assert (first["repaired"], last["repaired"]) == ("98 of 120 held-out (82%)", "8 of 16 held-out (50%)")
+    assert (first["look"], last["look"]) == tuple(
+        f"additive noise, sigma 0.05 (0.02 to 0.09); {size} images" for size in (231, 28)
+    )
+    assert (first["styles"], last["styles"]) == ("subband_wct 70%, wct2 30%", "")
     outcome = made.passed()
     outcome["evidence"].pop("heldout_by_cluster")
     assert all(row["repaired"] == row["figure"] == "" for row in gallery.clusters(outcome, Pictures()))
@@ -454,6 +465,18 @@ def test_checks_come_in_groups_with_what_they_say_together() -> None:
         "2 of 4 pass; Clean non-regression and ONNX parity fail",
     )
     assert (advisory["title"], advisory["tally"]) == ("Advisory", "6 of 7 pass; ONNX accuracy fails")
+
+
+def test_a_rise_is_drawn_with_its_standard_error() -> None:
+    figures = {"rise": 0.01, "max_rise": 0.02, "standard_error": 0.004, "confidence": 0.95}
+    check = {"name": "calibration", "figures": figures}
+    svg = check_figures.figure(check, {}, width=212)  # 0..0.028 on 6..206
+    (bar,) = attributes(svg, "range")
+    assert float(bar["x"]) == pytest.approx(6 + 200 * (0.01 - 1.645 * 0.004) / 0.028, abs=0.05)
+    assert float(bar["width"]) == pytest.approx(200 * 2 * 1.645 * 0.004 / 0.028, abs=0.05)
+    assert [len(attributes(svg, kind)) for kind in ("point", "limit", "forbidden")] == [1, 1, 1]
+    bare = check_figures.figure(check | {"figures": {"rise": 0.01, "max_rise": 0.02}}, {})
+    assert [len(attributes(bare, kind)) for kind in ("point", "range")] == [1, 0]
 
 
 def test_an_unknown_check_is_shown_and_drawn_by_its_figures() -> None:
@@ -537,6 +560,24 @@ def test_markdown_holds_verdict_table_lineage_and_commands() -> None:
     assert "`9c819c819c81`, seed 7" in text
     assert "```\nrepairops promote road-signs --version 4" in text
     assert "```\nrepairops rollback road-signs\n```" in text
+    assert "Advisory checks: 7 of 7 pass." in text
+    assert "| ONNX parity | PASS | required |" in text
+    assert "| Latency |" not in text
+
+
+def test_markdown_shows_the_advisory_checks_that_do_not_pass() -> None:
+    text = render_markdown(made.failed())
+    assert "| ONNX accuracy | FAIL | advisory |" in text
+    assert "Advisory checks: 6 of 7 pass; ONNX accuracy fails." in text
+
+
+def test_markdown_fits_a_description() -> None:
+    """MLflow keeps 5,000 characters; a command of many batches is cut by nobody, and stands last."""
+    outcome = made.failed()
+    outcome["batches"] *= 20
+    for name, value in (("many batches", outcome), *((name, make()) for name, make in made.OUTCOMES.items())):
+        assert len(render_markdown(value).rpartition("Reproduce:")[0] or render_markdown(value)) < 5000, name
+    assert "- 30 more failure batches are in outcome.json" in render_markdown(outcome)
 
 
 @pytest.mark.parametrize("name", made.OUTCOMES)
@@ -555,6 +596,18 @@ def test_terminal_summary_stays_short_where_everything_fails() -> None:
     lines = render_terminal(outcome).splitlines()
     assert len(lines) <= 20
     assert lines[-1].startswith("Next: ")
+
+
+def test_terminal_summary_has_every_required_check_and_counts_the_advisory_ones() -> None:
+    lines = render_terminal(made.failed()).splitlines()
+    required = [line.split(maxsplit=1) for line in lines if line.startswith(("  PASS", "  FAIL"))]
+    assert required == [
+        ["FAIL", "Clean non-regression"],
+        ["PASS", "Repair rate"],
+        ["PASS", "Per-class clean recall"],
+        ["FAIL", "ONNX parity"],
+    ]
+    assert "  advisory      6 of 7 pass; ONNX accuracy fails" in lines
 
 
 # Wording and contrast

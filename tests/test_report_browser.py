@@ -161,7 +161,7 @@ def ground(page: Any) -> tuple[int, ...]:
 def test_paper_shows_what_the_screen_folds_away(opened: Opened, tmp_path: Path) -> None:
     page = opened.page
     page.goto(written(tmp_path, made.passed()))
-    table = page.get_by_text("Learning rate", exact=True)
+    table = page.locator("details th", has_text="Learning rate")
     assert not table.is_visible()
     page.emulate_media(media="print")
     assert table.is_visible()

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from report_helpers import Page, attributes
 
-from repairops.report.charts import Curve, TradeOff, line_chart, trade_off_chart
+from repairops.report.charts import Bin, Curve, TradeOff, line_chart, reliability_chart, trade_off_chart
 from repairops.report.figures import axis, dots, dumbbell, interval, row, row_scale, share_bar
-from repairops.report.svg import Scale, nice_ticks
+from repairops.report.svg import Scale, nice_ticks, share_ticks
 
 
 def interval_parts(**overrides: Any) -> tuple[str, Scale]:
@@ -157,6 +157,20 @@ def test_dots_beyond_the_limit_are_marked() -> None:
     assert [float(a["cx"]) for a in attributes(svg, "beyond")] == [46.0]
     assert Page(svg).text == "20%90%"
     assert dots([None, float("nan")], 0.3, label="x") == ""
+
+
+def test_shares_get_ticks_of_shares() -> None:
+    assert share_ticks(1.0, 1.0) == pytest.approx([0.994, 0.996, 0.998, 1.0])
+    assert share_ticks(0.0, 0.93) == [0.0, 0.5, 1.0]
+    assert all(0 <= tick <= 1 for low in (0.0, 0.5, 0.999) for tick in share_ticks(low, 1.0))
+
+
+def test_reliability_is_drawn_with_areas_by_the_number_of_images() -> None:
+    svg = reliability_chart([Bin(0.5, 0.25, 25)], [Bin(0.5, 0.5, 100), Bin(0.9, 0.9, 0)], label="x", side=260)
+    (ring,) = attributes(svg, "ring")
+    assert (ring["cx"], ring["cy"], ring["r"]) == ("168", "184.5", "5")  # x 44..292, y 242..12; 2 + 6 * sqrt(1/4)
+    assert [dot["r"] for dot in attributes(svg, "dot")] == ["8", "2"]
+    assert reliability_chart([], [], label="x") == ""
 
 
 def test_the_trade_off_stands_at_the_right_pixels() -> None:

@@ -79,7 +79,9 @@ def test_each_cluster_gets_the_style_that_made_it(champion: nn.Module, labels: T
     assert auto.shares.amax(1).min() > 0.6
     torch.testing.assert_close(auto.shares.sum(1), torch.ones(2))
     told = auto.describe()[0]["styles"]
-    assert {row["style"]: row["share"] for row in told} == pytest.approx(dict(zip(STYLES, auto.shares[0].tolist())))
+    assert {row["style"]: row["share"] for row in told} == pytest.approx(
+        dict(zip(STYLES, auto.shares[0].tolist(), strict=True))
+    )
     by_name = {row["style"]: row for row in told}
     assert by_name["pale"]["distance"] < by_name["noise"]["distance"]
     assert by_name["none"]["error_rate"] < by_name["pale"]["error_rate"]

@@ -49,7 +49,7 @@ def test_extreme_images_give_finite_images_in_range(name: str, shape: tuple[int,
     assert 0 <= styled.min() <= styled.max() <= 1
 
 
-@pytest.mark.parametrize("name", ["subband_wct", "fourier_amplitude", "radial_spectrum"])
+@pytest.mark.parametrize("name", ["subband_wct", "fourier_amplitude", "radial_spectrum", "high_band_swap"])
 def test_the_style_of_the_content_itself_changes_nothing(name: str) -> None:
     images = scenes()[:8]
     assert (apply(name, images, images) - images).abs().max() < 2e-3
@@ -94,6 +94,19 @@ def test_other_content_sizes_than_the_references_are_taken() -> None:
     for name in NETWORK_FREE:
         style = fit_style(name, scenes()[:5], scenes(), StyleConfig(), generator())
         assert style.apply(torch.rand(2, 3, 20, 27), torch.tensor([1, 4]), generator()).shape == (2, 3, 20, 27)
+
+
+@pytest.mark.parametrize("name", sorted(set(NETWORK_FREE) - {"fitted_degradation"}))
+@pytest.mark.parametrize("scale", [1e-6, 1.0])
+def test_large_images_and_one_reference_are_taken(name: str, scale: float) -> None:
+    """fitted_degradation takes large images too; see test_style_fitted.py."""
+    reference, content = scale * torch.rand(1, 3, 500, 333, generator=generator()), scenes()[:2]
+    style = fit_style(name, reference, torch.rand(2, 3, 500, 333), StyleConfig(), generator())
+    for images in (content, torch.rand(1, 3, 700, 500, generator=generator(1))):
+        styled = style.apply(images, torch.zeros(len(images), dtype=torch.int64), generator())
+        assert styled.shape == images.shape
+        assert styled.isfinite().all()
+        assert 0 <= styled.min() <= styled.max() <= 1
 
 
 def test_wrong_options_and_images_are_refused_by_name() -> None:

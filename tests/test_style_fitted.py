@@ -131,6 +131,14 @@ def test_degenerate_sets_give_finite_images(shape: tuple[int, ...], kind: str) -
     assert 0 <= styled.min() <= styled.max() <= 1
 
 
+@pytest.mark.slow
+def test_large_images_are_judged_in_tiles_and_restyled_whole() -> None:
+    clean = scenes(40, 96)
+    style = fit(degraded(clean[:30], noise=0.1), clean[10:])
+    assert mean_of(style.found, "noise") == pytest.approx(0.1, rel=0.35)
+    assert style.apply(clean[:2], torch.tensor([2, 0]), generator()).shape == (2, 3, 96, 96)
+
+
 def test_answers_are_unbiased_where_the_regression_shrinks() -> None:
     """A measure with much scatter makes a regression answer near the middle; the answers must not."""
     draw = generator()

@@ -15,9 +15,9 @@ from repairops.style.wct2_network import SITES, Site, Wct2Network
 from repairops.style.wct2_weights import load_weights, save_weights
 
 
-def random_network(seed: int = 0) -> Wct2Network:
+def random_network(seed: int = 0, unpooling: str = "cat5") -> Wct2Network:
     """Weights whose features keep the images' scale, times 3 so that '+I' does not hide the style."""
-    network, draw = Wct2Network(), generator(seed)
+    network, draw = Wct2Network(unpooling), generator(seed)  # type: ignore[arg-type]
     with torch.no_grad():
         for name, parameter in network.named_parameters():
             fan = parameter[0].numel()

@@ -56,7 +56,7 @@ def fine_tune(data: RepairData) -> Method:
 
 def style_guided(data: RepairData) -> Method:
     styles = StyleOperations(Degradation(), reference_weights(data.clusters), data.clusters.count)
-    return StyleGuided(styles, FailureSampler(data, 0.4), 1.0)
+    return StyleGuided(styles, FailureSampler(data, 0.4))
 
 
 def run(

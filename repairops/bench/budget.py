@@ -26,7 +26,7 @@ from repairops.bench.corruptions import corrupt_pixels
 from repairops.bench.networks import build_network
 from repairops.bench.rivals import Rival, make_rival
 from repairops.clustering import cluster_failures
-from repairops.config import ClusteringConfig, StyleConfig, TrainingConfig
+from repairops.config import ClusteringConfig, TrainingConfig
 from repairops.device import MixedPrecision, resolve_device, seeded, set_mode, use_bfloat16
 from repairops.errors import RepairError
 from repairops.images import from_arrays
@@ -99,7 +99,7 @@ def _measure(network: str, chosen: Rival, train_set: ImageSet, training: Trainin
     rows = torch.randperm(len(train_set), generator=generator)
     data = _stand_in(train_set, rows.numpy(), training, bare, device)
     with seeded(0, device), torch.enable_grad():
-        method = make_rival(chosen, "gaussian_noise", chosen.config, StyleConfig(), data, generator)
+        method = make_rival(chosen, "gaussian_noise", chosen.config, chosen.style_config, data, generator)
         parameters = [p for p in classifier.parameters() if p.requires_grad]
         optimizer = torch.optim.SGD(parameters, lr=1e-4, momentum=0.9, nesterov=True)
         batch = rows[: training.batch_size]

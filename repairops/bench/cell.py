@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from repairops.methods.base import Method
 from repairops.network import Classifier
 from repairops.records import Predictions
 from repairops.training import TrainingResult, train
+from repairops.training.interpolation import TradeOffPoint, trade_off
 
 PROTOCOL = 1  # in each cell's arguments; a change of what is measured makes it another cell
 
@@ -99,8 +102,8 @@ def run_cell(cell: Cell, data: BenchData, champion: Classifier, folders: Folders
 
 
 def _repair(cell: Cell, data: BenchData, classifier: Classifier, failures: Failures, work: Path) -> dict[str, Any]:
-    """Fine-tunes the classifier by the product's own split, clusters and loop."""
-    chosen = rival(cell.rival)
+    """Fine-tunes the classifier by the product's own split, clusters, loop and choice of weights."""
+    chosen, before = rival(cell.rival), copy.deepcopy(classifier)
     split = split_failures(
         failures.batch,
         heldout_fraction=0.0,
@@ -129,19 +132,23 @@ def _repair(cell: Cell, data: BenchData, classifier: Classifier, failures: Failu
         work_dir=work,
         method_key=f"{cell.rival} {cell.method} {cell.style}",
     )
-    return _training_figures(result, len(repair))
+    points = trade_off(before, classifier, data.train, split.validation, result, cell.training, seed=cell.seed)
+    return _training_figures(result, len(repair), points)
 
 
 KEPT = ("validation_accuracy", "validation_repair_rate", "repair_failures_accuracy", "steps")
 
 
-def _training_figures(result: TrainingResult, repair: int) -> dict[str, Any]:
-    """history: the champion's figures first, then each epoch's; no times, so that the same cell gives the same."""
+def _training_figures(result: TrainingResult, repair: int, points: Sequence[TradeOffPoint]) -> dict[str, Any]:
+    """weight: of the fine-tuned network against the champion. history: the champion's figures, then each epoch's; no
+    times, so that the same cell gives the same.
+    """
     return {
         "repair_failures": repair,
         "validation_failures": result.validation_failures,
         "validation_images": result.validation_images,
         "best_epoch": result.best_epoch,
+        "weight": next((point.weight for point in points if point.chosen), 1.0 if result.best_epoch else 0.0),
         "note": result.note,
         "history": [{k: round(h[k], 4) for k in KEPT if k in h} for h in (result.champion, *result.history)],
     }

@@ -29,7 +29,7 @@ from repairops.bench.data import BenchData
 from repairops.bench.environment import Costs, environment
 from repairops.bench.presets import Coordinates, Preset
 from repairops.bench.rivals import rival
-from repairops.config import ClusteringConfig, StyleConfig
+from repairops.config import ClusteringConfig
 from repairops.device import resolve_device
 from repairops.errors import RepairError
 from repairops.network import Classifier
@@ -100,7 +100,7 @@ def _cell(preset: Preset, data: BenchData, place: Coordinates, step: StepTime) -
         budget_seconds=preset.budget_seconds,
         training=within_budget(preset.training, seconds, preset.budget_seconds, loop_images, preset.checks),
         method=rival(place.rival).config,
-        style=StyleConfig(),
+        style=rival(place.rival).style_config,
         clustering=ClusteringConfig(),
         failure_batch=preset.failure_batch,
         residuals=preset.residuals,

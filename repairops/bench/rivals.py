@@ -14,8 +14,8 @@ from repairops.bench.corruptions import corrupt
 from repairops.config import MethodConfig, StyleConfig
 from repairops.errors import InvalidOption, listing
 from repairops.methods import METHODS, Method, RepairData, make_method
-from repairops.methods.references import StyleOperations, make_sampler, reference_weights
-from repairops.methods.style_guided import StyleGuided
+from repairops.methods.references import StyleOperations, reference_weights
+from repairops.methods.style_guided import unmixed
 from repairops.records import FailureBatch
 
 # What makes a rival more than a method: nothing is trained; the failures' pixels are shuffled; the style is the true
@@ -25,11 +25,12 @@ Twist = Literal["", "untrained", "shuffled", "oracle"]
 
 @dataclass(frozen=True)
 class Rival:
-    """method: the product's own configuration; options: what is changed in it."""
+    """method: its name; options and style: what is changed in the product's own configuration of method and style."""
 
     what: str
     method: str = "style_guided"
     options: Mapping[str, Any] = field(default_factory=dict)
+    style: Mapping[str, Any] = field(default_factory=dict)
     twist: Twist = ""
     bound: bool = False  # a floor or a ceiling, not a way to repair
 
@@ -37,12 +38,20 @@ class Rival:
     def config(self) -> MethodConfig:
         return dataclasses.replace(MethodConfig(name=self.method), **self.options)
 
+    @property
+    def style_config(self) -> StyleConfig:
+        return dataclasses.replace(StyleConfig(), **self.style)
+
 
 EXTRA: dict[str, Rival] = {
     "style_guided_paper": Rival("The paper's own recipe: StyleAug.", options={"recipe": "paper"}),
     "style_guided_no_clusters": Rival(
         "Table V's ablation: references drawn uniformly.", options={"references": "uniform"}
     ),
+    "style_guided_subband_wct": Rival(
+        "Whitening and colouring in place of the default style.", style={"name": "subband_wct"}
+    ),
+    "style_guided_auto": Rival("The style that repairops finds most like the failures.", style={"name": "auto"}),
     "none": Rival("The champion as it is.", twist="untrained", bound=True),
     "shuffled": Rival(
         "fine_tune on failures with shuffled pixels: a floor.", "fine_tune", twist="shuffled", bound=True
@@ -76,7 +85,7 @@ def make_rival(
     """The method that the training loop runs for a rival."""
     if chosen.twist == "oracle":
         styles = StyleOperations(TrueCorruption(corruption), reference_weights(data.clusters), data.clusters.count)
-        return StyleGuided(styles, make_sampler(data, method), method.style_weight)
+        return unmixed(styles, data, method)
     return make_method(method, style, data, generator)
 
 

@@ -47,7 +47,7 @@ def diagnose(
     from repairops.stages.field import fetch_field
 
     config = load_config(config_path, overrides)
-    found = look(fetch_field(model, failures, train_set, config, tracking_uri), config)
+    found = look(fetch_field(model, failures, train_set, config, tracking_uri))
     if as_json:
         print_json(found)
         return
@@ -60,7 +60,13 @@ def diagnose(
 @field_options
 @click.option("--style", "names", multiple=True, help="A style to show; repeatable. Default: all that need no weights.")
 @click.option("--count", default=8, show_default=True, type=click.IntRange(1, 64), help="Images in a row.")
-@click.option("--out", default="styles.png", show_default=True, type=click.Path(path_type=Path, dir_okay=False))
+@click.option(
+    "--out",
+    default="styles.png",
+    show_default=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The picture, a PNG.",
+)
 @json_option
 @click.pass_obj
 def show(
@@ -86,10 +92,77 @@ def show(
     config = load_config(config_path, overrides)
     shown = list(names) or [n for n in (*STYLES, AUTO) if n != "wct2" or config.style.weights]
     field = fetch_field(model, failures, train_set, config, tracking_uri)
-    picture = picture_styles(field, shown, config, count)
+    picture = picture_styles(field, shown, count)
     out.write_bytes(encode_png(torch.from_numpy(picture.transpose(2, 0, 1).copy())))
     rows = ["failures", "train images", *shown]
     if as_json:
         print_json({"picture": str(out), "rows": rows})
     else:
         click.echo(f"{out}, rows from the top: {', '.join(rows)}")
+
+
+@style.command()
+@click.argument("model")
+@click.option("--train-set", type=click.Path(exists=True), help="Default: the one that was logged.")
+@click.option(
+    "--encoder",
+    type=click.Choice(["trained", "vgg19"]),
+    default="trained",
+    show_default=True,
+    help="trained: on the train set; vgg19: torchvision's, which is fetched unless --vgg names it.",
+)
+@click.option("--vgg", type=click.Path(exists=True, path_type=Path), help="State of torchvision's VGG-19, a .pth.")
+@click.option(
+    "--unpooling",
+    type=click.Choice(["cat5", "sum"]),
+    default="cat5",
+    show_default=True,
+    help="cat5 keeps bands and features apart; sum adds the bands up and is faster.",
+)
+@click.option("--steps", default=2000, show_default=True, type=click.IntRange(1), help="Of the training.")
+@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Images in a step.")
+@click.option("--min-psnr", default=25.0, show_default=True, help="Poorer reconstruction, in dB, is refused.")
+@click.option("--seed", default=0, show_default=True, help="Of the initial weights and the batches.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@json_option
+@click.pass_obj
+def fit(
+    tracking_uri: str | None,
+    model: str,
+    train_set: str | None,
+    encoder: str,
+    vgg: Path | None,
+    unpooling: str,
+    steps: int,
+    batch_size: int,
+    min_psnr: float,
+    seed: int,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Fit the network of the style wct2 to the train set of MODEL, and keep it in an MLflow run.
+
+    Name it afterwards as style.weights=fitted:DIGEST. It needs no failures.
+    """
+    from repairops.stages.style_network import fit_network
+
+    logged = fit_network(
+        model,
+        train_set,
+        encoder="vgg19" if vgg else encoder,
+        vgg=vgg,
+        unpooling="sum" if unpooling == "sum" else "cat5",
+        steps=steps,
+        batch_size=batch_size,
+        least_psnr=min_psnr,
+        seed=seed,
+        device=device,
+        tracking_uri=tracking_uri,
+    )
+    if as_json:
+        print_json(vars(logged))
+    else:
+        click.echo(
+            f"Reconstruction {logged.psnr:.1f} dB. Kept in run {logged.run_id}; use it with "
+            f"style.name=wct2 style.weights=fitted:{logged.digest[:16]}"
+        )

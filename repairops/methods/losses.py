@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+TEMPERATURE = 2.0  # of distillation
+
 
 def jensen_shannon(*logits: Tensor) -> Tensor:
     """Jensen-Shannon divergence of two or more predictions for the same images, in nats, mean over the batch.
@@ -34,6 +36,15 @@ def train_and_failure_loss(logits: Tensor, labels: Tensor, failures: int) -> tup
     if failures:
         figures["loss_failures"] = means[1]
     return each.mean(), figures
+
+
+def distillation_loss(logits: Tensor, answers: Tensor) -> Tensor:
+    """Divergence KL(answers || logits) of each row (B,) at TEMPERATURE, times its square; 0 for equal predictions.
+
+    Source: Hinton et al., Distilling the knowledge in a neural network (2015): the square keeps the gradient's size.
+    """
+    student, teacher = (F.log_softmax(x.float() / TEMPERATURE, 1) for x in (logits, answers))
+    return TEMPERATURE**2 * (teacher.exp() * (teacher - student)).sum(1)
 
 
 def mixed_loss(logits: Tensor, labels: Tensor, partners: Tensor, weights: Tensor) -> tuple[Tensor, dict[str, float]]:

@@ -12,7 +12,7 @@ from repairops.augment.mixing import draw_mixing, mix_chains
 from repairops.augment.patterns import find_pattern
 from repairops.config import MethodConfig, StyleConfig
 from repairops.methods.base import Method, RepairData
-from repairops.methods.losses import jensen_shannon, train_and_failure_loss
+from repairops.methods.losses import distillation_loss, jensen_shannon, train_and_failure_loss
 from repairops.methods.references import FailureSampler, StyleOperations, make_sampler, reference_weights
 from repairops.network import Classifier, to_unit
 
@@ -21,27 +21,46 @@ CLEAN_IMAGES = 2000  # train images that a style is fitted to, at most
 
 @dataclass(frozen=True, eq=False)
 class StyleGuided:
-    """Cross-entropy on clean, failure and styled images in one forward pass; the styled copies are not mixed.
+    """Clean, restyled and failure images in one forward pass, with their labels; nothing is mixed.
+
+    `style_share` of a batch's train images are restyled in place, the others stay clean: a step costs as much as one
+    without a style. With `distillation`, clean images learn the champion's own answers to them in that share and their
+    labels in the rest, so that decisions that are right already stay; restyled images learn the champion's answers to
+    their clean content in half that share. Failures learn their labels. Every image weighs the same, but restyled
+    ones `style_weight`.
 
     Differs from the paper: no AugMix chains and no consistency term (they dilute the style), failure images join
-    the batch with their labels. `style_weight` weighs the styled images' mean cross-entropy against the mean over
-    train and failure images.
+    the batch with their labels, and the champion can teach.
     """
 
     styles: StyleOperations
     failures: FailureSampler
-    style_weight: float
+    style_share: float = 0.5
+    style_weight: float = 1.0
+    distillation: float = 0.0
+    champion: Classifier | None = None
 
     def loss(
         self, classifier: Classifier, images: Tensor, labels: Tensor, generator: Generator
     ) -> tuple[Tensor, dict[str, float]]:
-        joint, joint_labels, failures = self.failures.join(images, labels, generator)
-        styled = self.styles.apply(images, generator)
-        logits = classifier(torch.cat((joint, styled))).float()
-        plain = len(joint)
-        loss, figures = train_and_failure_loss(logits[:plain], joint_labels, failures)
-        styled_loss = F.cross_entropy(logits[plain:], labels)
-        return loss + self.style_weight * styled_loss, {**figures, "loss_styled": styled_loss.item()}
+        failures, failure_labels = self.failures.draw(len(images), generator)
+        clean = len(images) - round(self.style_share * len(images))
+        styled = self.styles.apply(images[clean:], generator) if clean < len(images) else images[:0]
+        logits = classifier(torch.cat((images[:clean], styled, failures))).float()
+        losses = F.cross_entropy(logits, torch.cat((labels, failure_labels)), reduction="none")
+        if self.champion is not None:
+            share = torch.full_like(losses[: len(images)], self.distillation)
+            share[clean:] /= 2
+            with torch.no_grad():
+                answers = self.champion(images)
+            taught = torch.lerp(losses[: len(images)], distillation_loss(logits[: len(images)], answers), share)
+            losses = torch.cat((taught, losses[len(images) :]))
+        weights = torch.ones_like(losses)
+        weights[clean : len(images)] = self.style_weight
+        names = ("loss_train", "loss_styled", "loss_failures")
+        parts = losses.detach().tensor_split([clean, len(images)])
+        figures = {name: part.mean().item() for name, part in zip(names, parts, strict=True) if len(part)}
+        return (weights * losses).sum() / weights.sum(), figures
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,11 +115,18 @@ def make_styles(data: RepairData, method: MethodConfig, style: StyleConfig, gene
     return StyleOperations(fitted, weights, data.clusters.count, patterns)
 
 
+def unmixed(styles: StyleOperations, data: RepairData, method: MethodConfig) -> StyleGuided:
+    """The recipe `default` with any style operations."""
+    champion = data.champion() if method.distillation else None
+    failures = make_sampler(data, method)
+    return StyleGuided(styles, failures, method.style_share, method.style_weight, method.distillation, champion)
+
+
 def make_style_guided(data: RepairData, method: MethodConfig, style: StyleConfig, generator: Generator) -> Method:
     """The recipe `default` (StyleGuided) or `paper` (MixedConsistency; trains on failures only where asked to)."""
     styles = make_styles(data, method, style, generator)
     if method.recipe == "default":
-        return StyleGuided(styles, make_sampler(data, method), method.style_weight)
+        return unmixed(styles, data, method)
     failures = make_sampler(data, method, by_default=False)
     return MixedConsistency(styles, failures, method.jsd_lambda, method.severity, method.chains)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from repairops.report.svg import CHARACTER, Scale, circle, drawing, line, nice_ticks, path, text
+from repairops.report.svg import CHARACTER, Scale, circle, drawing, line, nice_ticks, path, share_ticks, text
 from repairops.report.wording import number, percent
 
 
@@ -37,7 +37,7 @@ def line_chart(
     present = [v for c in clean for v in c.values if v is not None]
     if not present or not x:
         return Markup("")
-    ticks = nice_ticks(min(present), max(present))
+    ticks = (share_ticks if percents else nice_ticks)(min(present), max(present))
     left, right, top, bottom = 44.0, width - 12, 18.0, height - 34
     across, up = Scale(min(x), max(x), left + 8, right - 8), Scale(ticks[0], ticks[-1], bottom, top)
     parts = _rules(ticks, up, left, right, percents)
@@ -101,7 +101,7 @@ def trade_off_chart(points: Sequence[TradeOff], *, label: str, width: float = 44
     if len(points) < 2:
         return Markup("")
     rates, accuracies = [p.repair_rate for p in points], [p.accuracy for p in points]
-    xs, ys = nice_ticks(min(rates), max(rates)), nice_ticks(min(accuracies), max(accuracies))
+    xs, ys = share_ticks(min(rates), max(rates)), share_ticks(min(accuracies), max(accuracies))
     left, right, top, bottom = 50.0, width - 14, 22.0, height - 38
     across, up = Scale(xs[0], xs[-1], left + 8, right - 8), Scale(ys[0], ys[-1], bottom, top)
     parts = _rules(ys, up, left, right, True)
@@ -113,20 +113,20 @@ def trade_off_chart(points: Sequence[TradeOff], *, label: str, width: float = 44
     for p in ordered:
         x, y = across(p.repair_rate), up(p.accuracy)
         parts.append(circle(x, y, 6 if p.chosen else 3, "point" if p.chosen else "mark c1"))
-        parts += _named(p, x, y, right)
+        parts += _named(p, x, y, right, bottom)
     return drawing(width, height, label, parts, "chart")
 
 
-def _named(point: TradeOff, x: float, y: float, right: float) -> list[str]:
+def _named(point: TradeOff, x: float, y: float, right: float, bottom: float) -> list[str]:
     """The names of the ends and of the chosen point, below the line: it falls where more is repaired."""
     ends = {0.0: "champion", 1.0: "fine-tuned"}
     words = f"chosen, weight {point.weight:g}" if point.chosen else ends.get(point.weight, "")
     if not words:
         return []
     kind = "halo" if point.chosen else "halo dim"
-    if x + CHARACTER * len(words) > right:
-        return [text(x - 11, y + 5, words, "end", kind)]
-    return [text(x - 4, y + 19, words, "start", kind)]
+    if x + CHARACTER * len(words) <= right:
+        return [text(x - 4, y + 19, words, "start", kind)]
+    return [text(x - 11, y + 5, words, "end", kind) if y + 21 > bottom else text(x - 3, y + 19, words, "end", kind)]
 
 
 def trade_off_words(points: Sequence[TradeOff]) -> str:
@@ -139,18 +139,30 @@ def trade_off_words(points: Sequence[TradeOff]) -> str:
     return f"Trade-off on the validation parts, {len(points)} points. {'; '.join(said)}."
 
 
-def reliability_chart(
-    before: Sequence[tuple[float, float]], after: Sequence[tuple[float, float]], *, label: str, side: float = 260
-) -> Markup:
-    """Accuracy over mean confidence, both 0..1, a point for each bin: champion (rings) and challenger (dots)."""
-    if not before and not after:
+@dataclass(frozen=True)
+class Bin:
+    """Clean images of one range of confidence: mean confidence and accuracy in 0..1, and how many."""
+
+    confidence: float
+    accuracy: float
+    n: float
+
+
+def reliability_chart(champion: Sequence[Bin], challenger: Sequence[Bin], *, label: str, side: float = 260) -> Markup:
+    """Accuracy over confidence: champion as rings, challenger as dots, larger where there are more images."""
+    most = max((b.n for b in (*champion, *challenger)), default=0.0)
+    if most <= 0:
         return Markup("")
-    scale_x, scale_y = Scale(0, 1, 44, side + 32), Scale(0, 1, side - 18, 12)
-    parts = _rules([0, 0.25, 0.5, 0.75, 1.0], scale_y, 44, side + 32, True)
-    parts += [text(scale_x(tick), side - 2, _tick(tick, True)) for tick in (0, 0.5, 1.0)]
-    parts += [text(scale_x(0.5), side + 14, "mean confidence", kind="dim"), text(50, 24, "accuracy", "start", "dim")]
-    parts.append(line(scale_x(0), scale_y(0), scale_x(1), scale_y(1), "chosen"))
-    parts += [circle(scale_x(x), scale_y(y), 4, "ring") for x, y in before]
-    parts.append(path([(scale_x(x), scale_y(y)) for x, y in after], "curve c1"))
-    parts += [circle(scale_x(x), scale_y(y), 3.2, "mark c1") for x, y in after]
+    across, up = Scale(0, 1, 44, side + 32), Scale(0, 1, side - 18, 12)
+    parts = _rules([0, 0.25, 0.5, 0.75, 1.0], up, 44, side + 32, True)
+    parts += [text(across(tick), side - 2, _tick(tick, True)) for tick in (0, 0.5, 1.0)]
+    parts += [text(across(0.5), side + 14, "mean confidence", kind="dim"), text(50, 24, "accuracy", "start", "dim")]
+    parts.append(line(across(0), up(0), across(1), up(1), "chosen"))
+    for bins, kind in ((champion, "ring"), (challenger, "dot")):
+        parts += [circle(across(b.confidence), up(b.accuracy), _radius(b.n, most), kind) for b in bins]
     return drawing(side + 44, side + 20, label, parts, "chart")
+
+
+def _radius(n: float, most: float) -> float:
+    """Pixels of a dot whose area grows with n."""
+    return round(2 + 6 * math.sqrt(n / most), 2)

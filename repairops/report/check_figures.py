@@ -66,9 +66,7 @@ def figure(check: Mapping[str, Any], outcome: Outcome, width: float = 260) -> Ma
         limit = number(values.get("max_ratio", policy.get("max_latency_ratio")))
         return _ceiling(number(values.get("ratio")), limit, f"{name} ratio", fixed, width)
     if "max_rise" in values:
-        return _ceiling(
-            number(values.get("rise")), number(values.get("max_rise")), f"{name}, rise", _thousandths, width
-        )
+        return _rise(values, name, width)
     if rows := _rows(values):
         return _dots(rows, values, policy, name, width)
     if "difference_points" in values or "margin_points" in values:
@@ -143,22 +141,43 @@ def _rate(values: Mapping[str, Any], policy: Mapping[str, Any], name: str, width
     )
 
 
+def _rise(values: Mapping[str, Any], name: str, width: float) -> Markup:
+    """A rise with its bounds, from its standard error, against the most that it may be."""
+    from repairops.statistics import quantile
+
+    rise, error = number(values.get("rise")), number(values.get("standard_error"))
+    sure = number(values.get("confidence"))
+    limit = number(values.get("max_rise"))
+    if rise is None or error is None or sure is None or not 0.5 < sure < 1:
+        return _ceiling(rise, limit, f"{name}, rise", _thousandths, width)
+    around = quantile(sure) * error
+    return _ceiling(rise, limit, f"{name}, rise", _thousandths, width, (rise - around, rise + around))
+
+
 def _ceiling(
-    value: float | None, limit: float | None, what: str, words: Callable[[float], str], width: float
+    value: float | None,
+    limit: float | None,
+    what: str,
+    words: Callable[[float], str],
+    width: float,
+    bounds: tuple[float, float] | None = None,
 ) -> Markup:
-    """A single figure against the most that is allowed."""
+    """A figure, with its bounds where known, against the most that is allowed."""
     if value is None:
         return Markup("")
-    low, high = min(0.0, 1.4 * value), 1.4 * max(value, limit or 0.0) or 1.0
+    lower, upper = bounds or (None, None)
+    low = 1.4 * min(0.0, value, *(bounds or ()))
+    high = 1.4 * max(value, limit or 0.0, *(bounds or ())) or 1.0
     bound = "" if limit is None else f"at most {words(limit)}"
     label = f"{what} {words(value)}{'; ' + bound + ' allowed' if bound else ''}."
     return interval(
-        None,
+        lower,
         value,
-        None,
+        upper,
         limit,
         label=label,
         limit_text=bound,
+        texts=(words(lower), words(upper)) if lower is not None and upper is not None else ("", ""),
         allowed="below",
         domain=(low, high),
         zero=low < 0,

@@ -29,8 +29,9 @@ def clusters(outcome: Outcome, pictures: Pictures) -> list[dict[str, Any]]:
 
 def _cluster(cluster: Mapping[str, Any], index: int, outcome: Outcome) -> dict[str, Any]:
     labels = sorted(mapping(cluster.get("labels")).items(), key=lambda item: -(number(item[1]) or 0.0))
-    named = ", ".join(f"{plain(name)} {count(n)}" for name, n in labels[:MAX_LABELS])
-    more = f" and {len(labels) - MAX_LABELS} more classes" if len(labels) > MAX_LABELS else ""
+    named = ", ".join(f"{plain(name)} ({count(n)})" for name, n in labels[:MAX_LABELS])
+    left = len(labels) - MAX_LABELS
+    more = f" and {left} more {'class' if left == 1 else 'classes'}" if left > 0 else ""
     identity = number(cluster.get("id"))
     identity = float(index) if identity is None else identity
     return {
@@ -38,8 +39,19 @@ def _cluster(cluster: Mapping[str, Any], index: int, outcome: Outcome) -> dict[s
         "title": f"Cluster {identity:g}",
         "size": count(cluster["size"]) if number(cluster.get("size")) is not None else "",
         "labels": named + more,
+        "look": plain(cluster["look"]) if cluster.get("look") else "",
+        "styles": _styles(identity, outcome),
         **_repaired(f"{identity:g}", outcome),
     }
+
+
+def _styles(identity: float, outcome: Outcome) -> str:
+    """The styles that `style.name=auto` mixed for this cluster, with their shares; empty for a single style."""
+    for entry in mappings(dig(outcome, "style", "clusters")):
+        if number(entry.get("cluster")) == identity:
+            mixed = [(row, number(row.get("share"))) for row in mappings(entry.get("styles"))]
+            return ", ".join(f"{plain(row.get('style'))} {percent(share, 0)}" for row, share in mixed if share)
+    return ""
 
 
 def _repaired(identity: str, outcome: Outcome) -> dict[str, Any]:

@@ -7,7 +7,20 @@ from typing import Any
 
 from repairops.report.charts import Curve, TradeOff, line_chart, trade_off_chart, trade_off_words
 from repairops.report.facts import Outcome
-from repairops.report.wording import DASH, count, dig, duration, fixed, mapping, mappings, number, percent, plain
+from repairops.report.wording import (
+    DASH,
+    count,
+    dig,
+    duration,
+    fixed,
+    mapping,
+    mappings,
+    number,
+    of,
+    percent,
+    plain,
+    ratio,
+)
 
 LOSS = (("loss", "Training loss", "c1"),)
 SHARES = (
@@ -35,8 +48,18 @@ def training(outcome: Outcome) -> dict[str, Any]:
         "rows": [_epoch(row, epoch, best) for row, epoch in zip(history, epochs, strict=True)],
         "note": plain(values["note"]) if values.get("note") else "",
         "time": _effort(values),
+        "trials": [_trial(row) for row in mappings(values.get("trials"))],
         "trade_off": _trade_off(outcome),
     }
+
+
+def _trial(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A candidate's short training, by which `method.name=auto` chose."""
+    rate = number(row.get("learning_rate"))
+    repaired = of(row.get("validation_repaired"), row.get("validation_failures"))
+    accuracy = percent(ratio(row.get("validation_right"), row.get("validation_images")), 2)
+    cells = [DASH if rate is None else f"{rate:.3g}", repaired, accuracy, duration(row.get("seconds"))]
+    return {"name": plain(row.get("method")), "cells": cells, "chosen": row.get("chosen") is True}
 
 
 def _effort(values: Mapping[str, Any]) -> str:

@@ -86,8 +86,8 @@ def _lineage_facts(outcome: Outcome) -> list[tuple[str, str, bool]]:
     method = mapping(outcome.get("method"))
     described = ", ".join(
         f"{k} {plain(method[k])}" if k != "name" else plain(method[k])
-        for k in ("name", "recipe", "style")
-        if method.get(k)
+        for k in ("name", "chosen", "recipe", "style")
+        if method.get(k) and not (k == "chosen" and method[k] == method.get("name"))
     )
     sets = mapping(outcome.get("sets"))
     return [

@@ -11,6 +11,7 @@ from repairops.report.advice import next_steps
 from repairops.report.facts import Outcome
 from repairops.report.wording import DASH, count, mapping, mappings, plain, short, when
 
+MAX_BATCHES = 10  # a version's description has at most 5,000 characters
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~&!])")
 
 
@@ -58,9 +59,12 @@ def _lineage(outcome: Outcome) -> str:
     if model:
         alias = f" (alias {escaped(model['alias'])})" if model.get("alias") else ""
         lines.append(f"- Parent: {escaped(model.get('name'))} version {escaped(model.get('version'))}{alias}")
-    for batch in mappings(outcome.get("batches")):
+    batches = mappings(outcome.get("batches"))
+    for batch in batches[:MAX_BATCHES]:
         details = f"{count(batch.get('rows'))} rows, logged {escaped(when(batch.get('logged_at')))}"
         lines.append(f"- Failure batch `{_code(short(batch.get('digest')))}`: {details}")
+    if len(batches) > MAX_BATCHES:
+        lines.append(f"- {len(batches) - MAX_BATCHES} more failure batches are in outcome.json")
     if outcome.get("config_digest"):
         lines.append(f"- Configuration `{_code(short(outcome['config_digest']))}`, seed {escaped(outcome.get('seed'))}")
     options = ", ".join(f"`{_code(option)}`" for option in commands.changed_options(outcome))

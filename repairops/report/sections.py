@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from repairops.report import compare, facts
-from repairops.report.charts import reliability_chart
+from repairops.report.charts import Bin, reliability_chart
 from repairops.report.facts import Outcome
 from repairops.report.wording import count, dig, fixed, mapping, mappings, number, percent, plain, ratio
 
@@ -97,13 +97,13 @@ def _calibration(outcome: Outcome) -> dict[str, Any] | None:
     }
 
 
-def _bins(found: Any) -> list[tuple[float, float]]:
-    """Mean confidence and accuracy of each bin that has images."""
+def _bins(found: Any) -> list[Bin]:
+    """The bins that have images."""
     points = []
     for entry in mappings(found):
         confidence, accuracy = number(entry.get("confidence")), ratio(entry.get("right"), entry.get("n"))
         if confidence is not None and accuracy is not None:
-            points.append((confidence, accuracy))
+            points.append(Bin(confidence, accuracy, number(entry.get("n")) or 0.0))
     return points
 
 
@@ -111,7 +111,7 @@ def _latency(entry: Mapping[str, Any]) -> dict[str, str]:
     times = {key: number(entry.get(f"{key}_ms")) for key in _TIMES}
     quotient = ratio(times["challenger_median"], times["champion_median"])
     return {"batch": count(entry.get("batch_size")), "ratio": fixed(quotient)} | {
-        key: fixed(value, 2) for key, value in times.items()
+        key: fixed(value, 3 if (value or 0.0) < 10 else 1) for key, value in times.items()
     }
 
 

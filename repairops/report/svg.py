@@ -42,6 +42,13 @@ def nice_ticks(low: float, high: float, wanted: int = 4) -> list[float]:
     return [round(i * step, digits) for i in range(first, last + 1)]
 
 
+def share_ticks(low: float, high: float, narrowest: float = 0.01) -> list[float]:
+    """Ticks around shares of 0..1: none outside, and never for less than `narrowest`."""
+    middle, half = (low + high) / 2, max((high - low) / 2, narrowest / 2)
+    low, high = max(middle - half, 0.0), min(middle + half, 1.0)
+    return [tick for tick in nice_ticks(low, high) if 0 <= tick <= 1]
+
+
 def drawing(
     width: float, height: float, label: str, parts: Sequence[str], kind: str, top: float = 0, bottom: float = 0
 ) -> Markup:

@@ -25,6 +25,7 @@ from repairops.store.datasets import fetch_dataset, find_sets
 from repairops.store.failure_rows import FailureRows
 from repairops.store.failures import choose_batches, fetch_rows, logged_batches
 from repairops.store.models import resolve_model
+from repairops.store.styles import with_fitted_weights
 from repairops.style.degradation.words import findings, sentence
 
 
@@ -36,6 +37,7 @@ class Field:
     clusters: Clusters
     train: ImageSet
     champion: Classifier
+    config: Config  # fitted weights as a path
 
 
 def fetch_field(
@@ -46,6 +48,7 @@ def fetch_field(
     Rows that do not decode or whose label is unknown are left out. Raises what the repair's first stages raise.
     """
     client = connect(tracking_uri)
+    config = with_fitted_weights(client, config)
     ref = resolve_model(model, client)
     logged = logged_batches(client, ref.name)
     chosen = choose_batches(logged, batches)
@@ -65,11 +68,12 @@ def fetch_field(
         restarts=clustering.restarts,
         seed=derive_seed(config.seed, "clustering"),
     )
-    return Field(failures, clusters, train, champion.classifier)
+    return Field(failures, clusters, train, champion.classifier, config)
 
 
-def diagnose(field: Field, config: Config) -> dict[str, Any]:
+def diagnose(field: Field) -> dict[str, Any]:
     """What degradation shows in the failures, over all and by cluster, as plain values with sentences."""
+    config = field.config
     style, found = fit_look(field.failures, field.clusters, field.train, field.champion, config.style, config.seed)
     told = findings(found)
     return {
@@ -83,8 +87,9 @@ def diagnose(field: Field, config: Config) -> dict[str, Any]:
     }
 
 
-def picture_styles(field: Field, names: list[str], config: Config, count: int) -> np.ndarray:
+def picture_styles(field: Field, names: list[str], count: int) -> np.ndarray:
     """A picture, uint8 (H, W, 3): a row of failures, a row of train images, and these in each style of `names`."""
+    config = field.config
     generator = torch.Generator().manual_seed(derive_seed(config.seed, "picture"))
     chosen = torch.randperm(len(field.failures), generator=generator)[:count]
     content = field.train.pixels[torch.randperm(len(field.train), generator=generator)[: len(chosen)]]

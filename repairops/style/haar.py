@@ -30,7 +30,7 @@ class Bands(NamedTuple):
 
 
 @cache
-def _filters() -> tuple[tuple[float, float], tuple[float, float]]:
+def haar_filters() -> tuple[tuple[float, float], tuple[float, float]]:
     """Haar low-pass and high-pass analysis filters, two taps each."""
     import pywt
 
@@ -43,7 +43,7 @@ def analyse(images: Tensor) -> Bands:
     """float (B, C, H, W) with even H and W to its four sub-bands. Raises ValueError on an odd side."""
     if images.shape[-1] % 2 or images.shape[-2] % 2:
         raise ValueError(f"Haar analysis needs even sides, got {tuple(images.shape[-2:])}; pad with pad_to_multiple")
-    low, high = _filters()
+    low, high = haar_filters()
     left, right = images[..., 0::2], images[..., 1::2]
     smooth, detail = low[0] * left + low[1] * right, high[0] * left + high[1] * right
     bands = [f[0] * x[..., 0::2, :] + f[1] * x[..., 1::2, :] for f in (low, high) for x in (smooth, detail)]
@@ -52,14 +52,14 @@ def analyse(images: Tensor) -> Bands:
 
 def unpool(bands: Bands) -> Bands:
     """Each band upsampled on its own, (B, C, 2h, 2w); their sum is the image ('cat5' unpooling takes them apart)."""
-    low, high = _filters()
+    low, high = haar_filters()
     kernels = [(row, column) for row in (low, high) for column in (low, high)]
     return Bands(*(_spread(band, row, column) for band, (row, column) in zip(bands, kernels, strict=True)))
 
 
 def synthesise(bands: Bands) -> Tensor:
     """Inverse of `analyse`: four bands (B, C, h, w) to (B, C, 2h, 2w)."""
-    low, high = _filters()
+    low, high = haar_filters()
     smooth = _interleave(low[0] * bands.LL + high[0] * bands.HL, low[1] * bands.LL + high[1] * bands.HL, dim=-2)
     detail = _interleave(low[0] * bands.LH + high[0] * bands.HH, low[1] * bands.LH + high[1] * bands.HH, dim=-2)
     return _interleave(low[0] * smooth + high[0] * detail, low[1] * smooth + high[1] * detail, dim=-1)

@@ -8,7 +8,6 @@ mix the content's with the reference's own, so that noise on flat areas comes al
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -77,9 +76,10 @@ def exchange_radial_profile(content: Tensor, references: Tensor, alpha: float) -
 
 
 def exchange_high_bands(content: Tensor, references: Tensor, alpha: float) -> Tensor:
-    """One Haar level: every band coloured as the reference's, details averaged with the reference's own.
+    """One Haar level: every band coloured as the reference's, details mixed with the reference's own.
 
-    The average is divided by sqrt(2), not 2: content and reference details are unrelated, so variance is kept.
+    The sum of both details is scaled to the reference's variance in each channel: by sqrt(1/2) where they are
+    unrelated, by 1/2 where they are the same, so that the content in its own style is unchanged.
     """
     height, width = content.shape[-2:]
     own, other = (list(analyse(pad_to_multiple(images, 2))) for images in (content, references))
@@ -90,5 +90,12 @@ def exchange_high_bands(content: Tensor, references: Tensor, alpha: float) -> Te
         (transfer[:, k] @ (band.flatten(2) - own_means[:, k, :, None]) + means[:, k, :, None]).view_as(band)
         for k, band in enumerate(own)
     ]
-    mixed = [moved[0], *((a + b) / math.sqrt(2) for a, b in zip(moved[1:], other[1:], strict=True))]
+    mixed = [moved[0], *(_with_variance(a + b, b) for a, b in zip(moved[1:], other[1:], strict=True))]
     return torch.lerp(content, synthesise(Bands(*mixed))[..., :height, :width], alpha)
+
+
+def _with_variance(details: Tensor, model: Tensor) -> Tensor:
+    """Details (B, C, h, w) scaled to the variance of `model` in each channel, at most to twice their own size."""
+    own, wanted = (x.var((2, 3), correction=0, keepdim=True) for x in (details, model))
+    scaled: Tensor = details * (wanted / own.clamp_min(1e-12)).sqrt().clamp_max(2)
+    return scaled

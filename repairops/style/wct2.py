@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from repairops.config import StyleConfig
-from repairops.errors import StyleNotFittable, StyleWeightsMissing
+from repairops.errors import InvalidOption, StyleNotFittable, StyleWeightsMissing, listing
 from repairops.style.haar import pad_to_multiple
 from repairops.style.wct2_network import SITES, Site, Statistics, Wct2Network, concatenate_sites
 from repairops.style.wct2_weights import load_weights
@@ -51,12 +51,17 @@ class Wct2:
 
 
 def fit_wct2(references: Tensor, clean: Tensor, config: StyleConfig, generator: Generator) -> Wct2:
-    """WCT2 with the weights at `config.weights`; raises StyleWeightsMissing, StyleWeightsDamaged."""
+    """WCT2 with the weights at `config.weights`; raises what `load_weights` raises."""
     if not config.weights:
         raise StyleWeightsMissing()
     if references.shape[1] not in (1, 3):
         raise StyleNotFittable("references", f"they have {references.shape[1]} channels", "wct2 takes 1 or 3")
-    return build_wct2(load_weights(config.weights, config.weights_sha256), references, config.levels, config.alpha)
+    known = [site for site in SITES if site in config.sites]
+    if not config.sites or len(known) != len(config.sites):
+        raise InvalidOption("style.sites", config.sites, f"one or more of {listing(SITES)}")
+    network = load_weights(config.weights, config.weights_sha256)
+    network.quick = config.bfloat16
+    return build_wct2(network, references, config.levels, config.alpha, tuple(known))
 
 
 def build_wct2(

@@ -85,12 +85,14 @@ def whiten_colour(features: Tensor, style: StyleStatistics, alpha: float = 1.0) 
     _, scaled = _centre(features)
     values, vectors = _gram_eigen(scaled)
     shrink = (1 + values).rsqrt()[:, None, :]
+    factor = style.factor
     if scaled.shape[2] < scaled.shape[1]:
         whitened = ((scaled @ vectors) * shrink) @ vectors.transpose(1, 2)
-    else:
-        whitened = (vectors * shrink) @ (vectors.transpose(1, 2) @ scaled)
-    whitened = whitened * _root_count(features)
-    coloured = whitened + style.factor @ (style.factor.transpose(1, 2) @ whitened) + style.mean[:, :, None]
+        moved = whitened + factor @ (factor.transpose(1, 2) @ whitened)
+    else:  # more positions than channels: the whole map first, (C, C), and the positions through it once
+        whitening = (vectors * shrink) @ vectors.transpose(1, 2)
+        moved = (whitening + factor @ (factor.transpose(1, 2) @ whitening)) @ scaled
+    coloured = moved * _root_count(features) + style.mean[:, :, None]
     low, high = (limit(features.flatten(1), 1)[:, None, None] for limit in (torch.amin, torch.amax))
     coloured = torch.minimum(torch.maximum(coloured, low), high).view_as(features)
     return coloured if alpha == 1 else alpha * coloured + (1 - alpha) * features

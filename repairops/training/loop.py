@@ -126,12 +126,16 @@ def train(
     if not stop.reached(run.history, run.selection.epoch):
         jitter = make_jitter(train_set, config.crop_padding, config.horizontal_flip)
         sample = train_set.subset(train_part[:METHOD_IMAGES])
-        champion = partial(frozen_copy, classifier, run.champion)
+        clock = StepClock(device)
+        as_trained = partial(training_network, amp=amp, compiled=config.compile, ranks=ranks, clock=clock)
+
+        def champion() -> Classifier:
+            return as_trained(frozen_copy(classifier, run.champion))
+
         with seeded(derive_seed(seed, "training", "method"), device):
             method = method_factory(RepairData(sample, failures, clusters, jitter, device, champion))
-        clock = StepClock(device)
         runner = EpochRunner(
-            network=training_network(classifier, amp=amp, compiled=config.compile, ranks=ranks, clock=clock),
+            network=as_trained(classifier),
             method=method,
             optimizer=run.optimizer,
             source=make_batch_source(train_set, train_part, device, config.workers),

@@ -38,18 +38,21 @@ def block_inverse(coefficients: Tensor) -> Tensor:
 
 
 def compress(images: Tensor, blocking: Tensor) -> Tensor:
-    """float (B, C, H, W) in 0..1, C 1 or 3, after JPEG of quality 100 (1 - blocking), (B,), with 4:2:0 chroma."""
+    """float (B, C, H, W) in 0..1, C 1 or 3, after JPEG of quality 100 (1 - blocking), (B,), with 4:2:0 chroma.
+
+    Rounds where a file does: pixels, luminance and chroma are whole numbers of 255.
+    """
     height, width = images.shape[2:]
     unit = 2 * BLOCK if images.shape[1] == 3 else BLOCK
     padded = F.pad(images, (0, -width % unit, 0, -height % unit), mode="replicate") * 255
     quality = (100 * (1 - blocking)).clamp(1, 100)
     if images.shape[1] == 1:
-        return (_quantise(padded - 128, LUMINANCE, quality) + 128)[..., :height, :width] / 255
+        return (_quantise(padded.round() - 128, LUMINANCE, quality) + 128)[..., :height, :width] / 255
     matrix = torch.tensor(TO_YCC, device=images.device)
-    ycc = torch.einsum("ij,bjhw->bihw", matrix, padded)
+    ycc = torch.einsum("ij,bjhw->bihw", matrix, padded.round()).round()
     luminance = _quantise(ycc[:, :1] - 128, LUMINANCE, quality) + 128
-    chroma = _quantise(F.avg_pool2d(ycc[:, 1:], 2), CHROMINANCE, quality)
-    chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear")
+    chroma = _quantise(F.avg_pool2d(ycc[:, 1:], 2).round(), CHROMINANCE, quality)
+    chroma = F.interpolate(chroma, scale_factor=2, mode="bilinear").round()
     decoded = torch.einsum("ij,bjhw->bihw", torch.linalg.inv(matrix), torch.cat([luminance, chroma], 1))
     return decoded[..., :height, :width] / 255
 
@@ -60,7 +63,7 @@ def _quantise(planes: Tensor, table: tuple[int, ...], quality: Tensor) -> Tensor
     )  # as in the Independent JPEG Group's code
     steps = (torch.tensor(table, device=planes.device) * scale[:, None]).round().clamp(1, 255)
     steps = steps.view(-1, 1, 1, 1, BLOCK, BLOCK)
-    return block_inverse((block_transform(planes) / steps).round() * steps)
+    return block_inverse((block_transform(planes) / steps).round() * steps).round()
 
 
 def _basis(device: torch.device) -> Tensor:

@@ -1,0 +1,99 @@
+"""Fitting the network of the style wct2 to a train set, and keeping it in MLflow."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from repairops.config import ImagesConfig, ModelConfig, derive_seed
+from repairops.device import resolve_device
+from repairops.errors import StyleNetworkPoor, StyleNotFittable, StyleWeightsDamaged
+from repairops.images import load_image_set
+from repairops.store.champion import load_champion
+from repairops.store.connection import connect
+from repairops.store.datasets import fetch_dataset, find_sets
+from repairops.store.models import resolve_model
+from repairops.store.styles import FILE, LoggedStyle, log_style
+from repairops.style.wct2_network import Unpooling
+from repairops.style.wct2_training import (
+    new_network,
+    reconstruction_psnr,
+    scale_features,
+    take_vgg_encoder,
+    train_reconstruction,
+)
+from repairops.style.wct2_weights import save_weights
+
+UNSEEN = 256  # images that only measure the reconstruction, at most a tenth
+SAY_EVERY = 100  # steps
+
+log = logging.getLogger("repairops")
+
+
+def fit_network(
+    model: str,
+    train_set: str | Path | None,
+    *,
+    encoder: str,
+    vgg: Path | None,
+    unpooling: Unpooling,
+    steps: int,
+    batch_size: int,
+    least_psnr: float,
+    seed: int,
+    device: str,
+    tracking_uri: str | None,
+) -> LoggedStyle:
+    """An encoder and decoder that reconstruct the train set of `model`, logged as one safetensors file.
+
+    encoder: 'trained', or 'vgg19' from `vgg` or else from torchvision. Raises StyleNetworkPoor where images that it
+    did not see are reconstructed at less than `least_psnr` dB, StyleWeightsDamaged, and what loading a train set may.
+    """
+    client = connect(tracking_uri)
+    ref = resolve_model(model, client)
+    sets = find_sets(client, ref.run_id, train_set, train_set)
+    with tempfile.TemporaryDirectory() as folder:
+        path = fetch_dataset(sets["training"], "training", Path(folder) / "sets")
+        spec = load_champion(ref, ModelConfig(), Path(folder) / "champion").spec
+        images = load_image_set(path, spec, ImagesConfig(), role="train set")
+        if len(images) < 20:
+            raise StyleNotFittable("train set", f"it has {len(images)} images", "Give at least 20")
+        generator = torch.Generator().manual_seed(derive_seed(seed, "style network"))
+        order = torch.randperm(len(images), generator=generator)
+        held = min(UNSEEN, len(images) // 10)
+        network = new_network(unpooling, generator)
+        if encoder == "vgg19":
+            take_vgg_encoder(network, vgg_weights(vgg))
+        network.to(resolve_device(device))
+
+        def say(step: int, loss: float) -> None:
+            if step % SAY_EVERY == 0 or step == steps:
+                log.info("step %d of %d, mean squared error %.5f", step, steps, loss)
+
+        train_reconstruction(network, images.pixels[order[held:]], steps, batch_size, generator, say)
+        unseen = images.pixels[order[:held]]
+        scale_features(network, unseen)
+        psnr = reconstruction_psnr(network, unseen)
+        if not psnr >= least_psnr:
+            raise StyleNetworkPoor(psnr, least_psnr)
+        save_weights(network, Path(folder) / FILE)
+        return log_style(client, Path(folder) / FILE, psnr, images.digest, encoder)
+
+
+def vgg_weights(path: Path | None) -> dict[str, Tensor]:
+    """The state of VGG-19, from a file or as torchvision fetches it; never unpickled."""
+    try:
+        if path is not None:
+            found: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+        else:
+            from torchvision.models import VGG19_Weights
+
+            found = VGG19_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
+    except Exception as error:  # the readers raise many kinds; all mean that there are no weights
+        why = " ".join(str(error).split())[:200]
+        raise StyleWeightsDamaged(str(path or "torchvision"), f"VGG-19 cannot be loaded: {why}") from error
+    return dict(found)
