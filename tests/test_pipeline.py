@@ -44,7 +44,8 @@ def right(scene: Scene, version: str) -> np.ndarray:
 def test_a_repair_registers_one_complete_version_and_repeats_nothing(
     scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
-    config = load_config(overrides=[*OPTIONS, "validation.data_docs=true", "gate.latency=advisory"])
+    measured = [f"gate.{check}=advisory" for check in ("latency", "onnx_accuracy", "corruptions")]
+    config = load_config(overrides=[*OPTIONS, "validation.data_docs=true", *measured])
     outcome = repair(config=config)
 
     assert (outcome.kind, outcome.exit_code, outcome.repeated) == ("passed", 0, False)
