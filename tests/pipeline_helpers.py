@@ -44,7 +44,7 @@ ROOT = Path(__file__).parents[1]
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SHOTS = 2  # of each field scan
 # The gate has 808 clean images and a champion with 22,000 weights, so the margins are wide; what the tests look at is
-# what the job does with a verdict. Data Docs, corruptions and the comparison of ONNX files take time: one test has them.
+# what the job does with a verdict. Data Docs, corruptions and comparing ONNX files take time: one test has them.
 OPTIONS = (
     "training.epochs=3",
     "training.batch_size=32",
