@@ -31,8 +31,6 @@ gate:
   # one of 5 points in a class, which are four images: the default margins would be inconclusive.
   margin_points: 2
   class_margin_points: 8
-method:
-  distillation: 0.7  # 684 train images are few: the champion's own answers keep what it knows
 training:  # small steps for a small train set
   epochs: 30
   learning_rate: 0.01
