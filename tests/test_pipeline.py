@@ -288,7 +288,7 @@ def test_fifty_clean_images_are_inconclusive_and_warned_of_before_training(
     assert warned < next(i for i, text in enumerate(messages) if text.startswith("fine-tune"))
     checks = {check["name"]: check["result"] for check in outcome.values["verdict"]["checks"]}
     assert checks["clean_non_regression"] == "INCONCLUSIVE"
-    assert "FAIL" not in checks.values()
+    assert "FAIL" not in [c["result"] for c in outcome.values["verdict"]["checks"] if c["level"] == "required"]
 
 
 @pytest.mark.slow
