@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 from repairops.config import StyleConfig
 from repairops.errors import StyleNotFittable
 from repairops.style import Witness, fit_style
-from repairops.style.auto import choose, nearest_mix, same_classes
+from repairops.style.auto import Seen, choose, nearest_mix, same_classes, weigh
 from repairops.style.base import Style
 from repairops.style.depths import choose_layers, pooled, see
 
@@ -95,11 +95,29 @@ def test_each_cluster_gets_the_style_that_made_it(champion: nn.Module, labels: T
 
 
 def test_the_nearest_mix_is_that_of_the_moments() -> None:
-    differences = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 5.0]])
-    torch.testing.assert_close(nearest_mix(differences), torch.tensor([0.5, 0.5, 0.0]), atol=1e-3, rtol=0)
-    alone = torch.tensor([[0.1, 0.0], [1.0, 0.0], [3.0, 0.0]])
-    torch.testing.assert_close(nearest_mix(alone), torch.tensor([1.0, 0.0, 0.0]), atol=0.01, rtol=0)
-    assert nearest_mix(torch.zeros(3, 2)).sum().item() == pytest.approx(1)
+    def gram(rows: list[list[float]]) -> Tensor:
+        differences = torch.tensor(rows, dtype=torch.float64)
+        return differences @ differences.T
+
+    halves = nearest_mix(gram([[1.0, 0.0], [-1.0, 0.0], [0.0, 5.0]]))
+    torch.testing.assert_close(halves, torch.tensor([0.5, 0.5, 0.0]), atol=1e-3, rtol=0)
+    alone = nearest_mix(gram([[0.1, 0.0], [1.0, 0.0], [3.0, 0.0]]))
+    torch.testing.assert_close(alone, torch.tensor([1.0, 0.0, 0.0]), atol=0.01, rtol=0)
+    assert nearest_mix(torch.zeros(3, 3, dtype=torch.float64)).sum().item() == pytest.approx(1)
+
+
+def test_chance_is_not_taken_for_distance() -> None:
+    """Samples of the failures' own distribution are at distance 0, however few are wrong; others are not."""
+    draw = generator()
+
+    def seen(count: int, shift: float) -> Seen:
+        logits = torch.zeros(count, 4)
+        logits[:, 1] = 1 + torch.rand(count, generator=draw)
+        return Seen([torch.randn(count, 50, generator=draw) + shift], logits, torch.zeros(count, dtype=torch.int64))
+
+    _, figures = weigh(["alike", "few", "other"], [seen(300, 0.0), seen(40, 0.0), seen(300, 0.5)], seen(2000, 0.0))
+    assert max(figures[0].distance, figures[1].distance) < 0.08
+    assert figures[2].distance > 0.2
 
 
 def test_content_has_the_classes_of_the_failures() -> None:

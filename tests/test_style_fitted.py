@@ -48,6 +48,7 @@ def test_thirty_failures_do_and_leave_more_uncertain() -> None:
     assert few.error[few.names.index("noise")] > 1.5 * many.error[many.names.index("noise")]
 
 
+@pytest.mark.slow
 def test_two_noise_levels_are_told_apart() -> None:
     references = torch.cat([degraded(digits()[:100], noise=0.05), degraded(digits()[100:200], noise=0.25)])
     found = fit(references, digits()[300:1300]).found
@@ -72,6 +73,7 @@ def test_clean_images_have_no_degradation_and_are_left_alone() -> None:
     assert sentence(findings(style.found), 200) == "no degradation that shows against clean images, 200 images"
 
 
+@pytest.mark.slow
 def test_noise_of_one_channel_stays_in_that_channel() -> None:
     references = scenes()[:100].clone()
     references[:, 1] = eight_bits(references[:, 1] + 0.1 * torch.randn(100, 32, 32, generator=generator(5)))

@@ -18,7 +18,7 @@ from repairops.grid import image_grid
 from repairops.images import decode_image, load_image_set, resolve_label, sample_ids
 from repairops.network import Classifier, to_unit
 from repairops.records import Clusters, FailureBatch, ImageSet, InputSpec
-from repairops.stages.looks import describe_looks, fit_look
+from repairops.stages.looks import describe_looks, find_degradation, fit_look
 from repairops.store.champion import load_champion
 from repairops.store.connection import connect
 from repairops.store.datasets import fetch_dataset, find_sets
@@ -74,7 +74,8 @@ def fetch_field(
 def diagnose(field: Field) -> dict[str, Any]:
     """What degradation shows in the failures, over all and by cluster, as plain values with sentences."""
     config = field.config
-    style, found = fit_look(field.failures, field.clusters, field.train, field.champion, config.style, config.seed)
+    style = fit_look(field.failures, field.clusters, field.train, field.champion, config.style, config.seed)
+    found = find_degradation(style, field.failures, field.train, config.seed)
     told = findings(found)
     return {
         "failures": len(field.failures),
@@ -96,7 +97,7 @@ def picture_styles(field: Field, names: list[str], count: int) -> np.ndarray:
     rows = [field.failures.images.pixels[chosen], content]
     for name in names:
         options = dataclasses.replace(config.style, name=name)
-        style, _ = fit_look(field.failures, field.clusters, field.train, field.champion, options, config.seed)
+        style = fit_look(field.failures, field.clusters, field.train, field.champion, options, config.seed)
         with torch.no_grad():
             styled = style.apply(to_unit(content), chosen, generator)
         rows.append(styled.mul(255).round().to(torch.uint8))

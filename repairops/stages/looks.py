@@ -20,14 +20,13 @@ CLEAN_SAMPLE = 2000  # train images that a style is fitted against
 
 def fit_look(
     failures: FailureBatch, clusters: Clusters, train: ImageSet, champion: Classifier, config: StyleConfig, seed: int
-) -> tuple[Style, Estimate]:
-    """The style that training will use, fitted on other draws, and what degradation was found, whatever the style.
+) -> Style:
+    """The style that training will use, fitted on other draws.
 
     Raises what `style.fit_style` raises, so a style that cannot be fitted is known before training starts.
     """
-    sample = np.random.default_rng(derive_seed(seed, "look")).permutation(len(train))[:CLEAN_SAMPLE]
-    generator = torch.Generator().manual_seed(derive_seed(seed, "look", "style"))
-    references, clean = to_unit(failures.images.pixels), to_unit(train.pixels[torch.from_numpy(sample)])
+    sample, generator = _sample(train, seed)
+    references, clean = to_unit(failures.images.pixels), to_unit(train.pixels[sample])
     witness = None
     if config.name == AUTO:
         device = next((p.device for p in champion.parameters()), torch.device("cpu"))
@@ -35,15 +34,26 @@ def fit_look(
             champion,
             torch.from_numpy(clusters.assignments).long(),
             torch.from_numpy(failures.images.labels),
-            torch.from_numpy(train.labels[sample]),
+            torch.from_numpy(train.labels)[sample],
         )
         references, clean = references.to(device), clean.to(device)
-    style = fit_style(config.name, references, clean, config, generator, witness)
-    found = getattr(style, "found", None)
-    if found is None:
-        with torch.no_grad():
-            found = estimate(references, clean, generator)
-    return style, found
+    return fit_style(config.name, references, clean, config, generator, witness)
+
+
+def find_degradation(style: Style, failures: FailureBatch, train: ImageSet, seed: int) -> Estimate:
+    """What degradation shows in the failures: the style's own estimate where it has one, else a new one."""
+    found: Estimate | None = getattr(style, "found", None)
+    if found is not None:
+        return found
+    sample, generator = _sample(train, seed)
+    with torch.no_grad():
+        return estimate(to_unit(failures.images.pixels), to_unit(train.pixels[sample]), generator)
+
+
+def _sample(train: ImageSet, seed: int) -> tuple[torch.Tensor, torch.Generator]:
+    """Train images that a look is fitted against, int64, and the source of its other draws."""
+    order = np.random.default_rng(derive_seed(seed, "look")).permutation(len(train))[:CLEAN_SAMPLE]
+    return torch.from_numpy(order), torch.Generator().manual_seed(derive_seed(seed, "look", "style"))
 
 
 def describe_looks(style: Style, found: Estimate, clusters: Clusters) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from repairops.job import Job
 from repairops.network import Classifier
 from repairops.records import Clusters, FailureBatch, FailureSplit, ImageSet
 from repairops.stages.gallery import StyledSample, style_grid, style_samples
-from repairops.stages.looks import describe_looks, fit_look
+from repairops.stages.looks import describe_looks, find_degradation, fit_look
 from repairops.store.champion import Champion
 from repairops.style.degradation.words import findings, sentence
 from repairops.training import TrainingResult
@@ -69,7 +69,8 @@ def show_style(
     A glance shows a wrong style: failures, train images, and these restyled, side by side.
     """
     config, seed = job.config.style, job.config.seed
-    style, found = fit_look(failures, clusters, train_set, champion.classifier, config, seed)
+    style = fit_look(failures, clusters, train_set, champion.classifier, config, seed)
+    found = find_degradation(style, failures, train_set, seed)
     samples = style_samples(failures, clusters, train_set, style, per_cluster=4, seed=seed)
     looks = describe_looks(style, found, clusters)
     job.values["method"] = {

@@ -19,7 +19,7 @@ from repairops.style.base import Style, Witness
 from repairops.style.degradation import Estimate, nothing
 from repairops.style.depths import choose_layers, see
 
-CONTENT = 128  # clean images restyled for each cluster and candidate
+CONTENT = 384  # clean images restyled for each cluster and candidate
 FEWEST = 12  # wrong answers below which all of the restyled images are compared
 SMALLEST = 0.1  # shares of a mix below it are given to the others
 STEPS = 400
@@ -30,8 +30,8 @@ class Evidence:
     """One candidate in one cluster.
 
     error_rate: the champion's on restyled images. confidence: its mean softmax probability of the wrong answers.
-    distance: root mean square difference of the moments from the failures', in standard deviations of the failures.
-    share: of the mix.
+    distance: root mean square difference of the moments from the failures', in standard deviations of the failures,
+    without what chance adds. share: of the mix.
     """
 
     style: str
@@ -121,40 +121,45 @@ def weigh(names: Sequence[str], restyled: Sequence[Seen], failures: Seen) -> tup
     centre = [block.mean(0) for block in blocks]
     scale = [block.std(0, correction=0).clamp_min(1e-4) for block in blocks]
 
-    def moments(seen: Seen) -> Tensor:
-        """First and second moments in units of the failures' own spread; each depth counts alike."""
+    def moments(seen: Seen) -> tuple[Tensor, float]:
+        """First and second moments in units of the failures' own spread, each depth counting alike, and the squared
+        length that chance alone gives them."""
         wrong = seen.wrong if int(seen.wrong.sum()) >= FEWEST else torch.ones_like(seen.wrong)
-        parts = []
+        parts, chance = [], 0.0
         confidences = seen.logits.softmax(1).sort(1, descending=True).values[:, :3]
         for block, mean, deviation in zip([*seen.features, confidences], centre, scale, strict=True):
             standard = ((block[wrong] - mean) / deviation).clamp(-5, 5)
-            both = torch.cat([standard.mean(0), (standard.square().mean(0) - 1) / 2])
-            parts.append(both / both.numel() ** 0.5)
-        joined: Tensor = torch.cat(parts) / len(parts) ** 0.5
-        return joined
+            both = torch.cat([standard, (standard.square() - 1) / 2], 1)
+            parts.append(both.mean(0) / both.shape[1] ** 0.5)
+            chance += float(both.var(0).mean()) / len(both) / len(blocks)
+        return torch.cat(parts) / len(parts) ** 0.5, chance
 
-    differences = torch.stack([moments(seen) for seen in restyled])
-    shares = nearest_mix(differences)
+    found = [moments(seen) for seen in restyled]
+    differences = torch.stack([vector for vector, _ in found]).double()
+    gram = differences @ differences.T
+    gram.diagonal().copy_((gram.diagonal() - torch.tensor([chance for _, chance in found])).clamp_min(1e-6))
+    shares = nearest_mix(gram)
     figures = tuple(
         Evidence(
             name,
             float(seen.wrong.float().mean()),
             float(seen.confidence[seen.wrong].mean()) if seen.wrong.any() else 0.0,
-            float(difference.norm()),
+            float(squared) ** 0.5,
             float(share),
         )
-        for name, seen, difference, share in zip(names, restyled, differences, shares, strict=True)
+        for name, seen, squared, share in zip(names, restyled, gram.diagonal(), shares, strict=True)
     )
     return shares, figures
 
 
-def nearest_mix(differences: Tensor) -> Tensor:
-    """Shares (S,) >= 0 with sum 1 for which the mixed differences (S, D) are shortest; small shares are dropped.
+def nearest_mix(gram: Tensor) -> Tensor:
+    """Shares w (S,) >= 0 with sum 1 for which w' G w is least, the squared length of mixed differences.
 
-    Moments of a mix are the mixed moments, so this is a quadratic problem on the simplex: exponentiated gradient.
+    gram: float64 (S, S), products of the differences, on its diagonal without what chance adds: else any mix would
+    look nearer than its parts, since chance averages out. Moments of a mix are the mixed moments, so this is a
+    quadratic problem on the simplex; solved by exponentiated gradients. Small shares are dropped.
     """
-    gram = (differences @ differences.T).double().cpu()
-    rate = 1 / gram.diagonal().max().clamp_min(1e-12)
+    rate = 1 / gram.abs().max().clamp_min(1e-12)
     shares = torch.full((len(gram),), 1 / len(gram), dtype=torch.float64)
     for _ in range(STEPS):
         shares = shares * torch.exp(-rate * 2 * (gram @ shares))
