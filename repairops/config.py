@@ -89,7 +89,7 @@ class MethodConfig:
     known_patterns: tuple[str, ...] = ()  # names, or package.module:function, that join the style operations
     style_share: float = 0.5  # of a batch's train images that are restyled
     style_weight: float = 1.0  # of a restyled image's loss against that of any other
-    distillation: float = 0.0  # share of the clean images' loss that follows the champion's answers
+    distillation: float = 1.0  # share of the clean images' loss that follows the champion's answers
     jsd_lambda: float = 12.0  # paper recipe
     severity: int = 3  # of the general operations
     chains: int = 3  # StyleAug's M
@@ -105,7 +105,7 @@ class MethodConfig:
 class TrainingConfig:
     epochs: int = 5
     batch_size: int = 100  # train images; styled and failure images come on top
-    learning_rate: float = 0.03
+    learning_rate: float = 0.02
     momentum: float = 0.9
     weight_decay: float = 5e-4
     patience: int = 10  # epochs without a better validation score
@@ -119,7 +119,7 @@ class TrainingConfig:
     device: str = field(default="auto", metadata=_MACHINE)
     amp: Literal["auto", "on", "off"] = "auto"  # bfloat16 autocast; auto = on for CUDA
     interpolation: int = 4  # points tried between champion and fine-tuned weights; 0 = none
-    ema: float = 0.0  # decay of the moving average of the weights; 0 = none
+    ema: float = 0.99  # decay of the moving average of the weights; 0 = none
     workers: int = field(default=-1, metadata=_MACHINE)  # threads that fetch batches ahead; -1 = where it helps
     compile: bool = False  # torch.compile, where the network and the machine can
 

@@ -18,7 +18,7 @@ from repairops.statistics import tango_lower, tango_score
 NUISANCE_RISK = 1e-6  # Berger and Boos's gamma, a part of the error rate; below 0.05 even over 10,000 classes
 _TAIL = 1e-12  # chance left out at either end of the sums
 _STEP = 0.25  # of the grid, in standard errors
-_RESOLUTION = 1e-6  # of a bound: a ten-thousandth of a percentage point
+_RESOLUTION = 1e-5  # of a bound: a thousandth of a percentage point
 
 
 def exact_p_value(won: int, lost: int, n: int, difference: float) -> float:
@@ -59,7 +59,8 @@ def exact_p_value(won: int, lost: int, n: int, difference: float) -> float:
     around = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
     worst = chances[best]
     if around[1] > around[0]:
-        refined = minimize_scalar(lambda x: -chance(math.sin(x) ** 2), bounds=around, method="bounded")
+        finely = {"xatol": (around[1] - around[0]) / 100}
+        refined = minimize_scalar(lambda x: -chance(math.sin(x) ** 2), bounds=around, method="bounded", options=finely)
         worst = max(worst, -float(refined.fun))
     return min(worst + NUISANCE_RISK, 1.0)
 

@@ -84,13 +84,19 @@ def cells(n: int) -> Iterator[dict[str, Any]]:
                 yield {"what": "coverage", "n": n, "accuracy": accuracy, "share_won": share, "loss": loss}
 
 
+def none_won() -> Iterator[dict[str, Any]]:
+    """Where the score test errs most: a challenger that wins no image, by size."""
+    for n in (*range(300, 1500, 25), 539, 894, *range(1500, 4001, 100)):
+        yield {"what": "none_won", "n": n, "share_won": 0.0, "loss": MARGIN}
+
+
 def main(folder: Path, sizes: list[int]) -> None:
     """Computes what `rates.jsonl` does not hold yet, line by line, and draws all that it holds."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "gate-error-rates.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     known = [{k: v for k, v in row.items() if k not in ("exact", "score")} for row in rows]
-    for cell in (cell for n in sizes for cell in cells(n)):
+    for cell in (*none_won(), *(cell for n in sizes for cell in cells(n))):
         if cell in known:
             continue
         tests = {"exact": exact_rejects, "score": score_rejects}
@@ -98,10 +104,12 @@ def main(folder: Path, sizes: list[int]) -> None:
         rows.append({**cell, **found})
         with file.open("a", encoding="utf-8") as out:
             out.write(json.dumps(rows[-1]) + "\n")
-    plot([r for r in rows if r["what"] == "margin"], [r for r in rows if r["what"] == "coverage"], folder)
+    plot(*([row for row in rows if row["what"] == what] for what in ("none_won", "margin", "coverage")), folder)
 
 
-def plot(margin: list[dict[str, Any]], coverage: list[dict[str, Any]], folder: Path) -> None:
+def plot(
+    none: list[dict[str, Any]], margin: list[dict[str, Any]], coverage: list[dict[str, Any]], folder: Path
+) -> None:
     import matplotlib as mpl
 
     mpl.use("svg")
@@ -109,8 +117,13 @@ def plot(margin: list[dict[str, Any]], coverage: list[dict[str, Any]], folder: P
     import matplotlib.pyplot as plt
 
     names = {"exact": "exact test (the gate's)", "score": "score test"}
-    figure, axes = plt.subplots(1, 3, figsize=(9, 3), sharey=True, layout="constrained")
-    for axis, n in zip(axes, SIZES, strict=True):
+    figure, axes = plt.subplots(1, 4, figsize=(11, 3), sharey=True, layout="constrained")
+    none = sorted(none, key=lambda row: row["n"])
+    for kind, style in (("exact", "-"), ("score", "--")):
+        axes[0].plot([row["n"] for row in none], [100 * row[kind] for row in none], style, label=names[kind])
+    axes[0].axhline(100 * RISK, color="grey", linewidth=0.8)
+    axes[0].set(title="no image won", xlabel="clean images")
+    for axis, n in zip(axes[1:], SIZES, strict=True):
         rows = [row for row in margin if row["n"] == n]
         for kind, style in (("exact", "-o"), ("score", "--s")):
             shares = [100 * row["share_won"] for row in rows]
@@ -119,6 +132,7 @@ def plot(margin: list[dict[str, Any]], coverage: list[dict[str, Any]], folder: P
         axis.set(title=f"{n:,} clean images", xlabel="images won, % of the set")
         axis.set_xscale("symlog", linthresh=0.02)
         axis.set_xticks([0, 0.1, 1], ["0", "0.1", "1"])
+        axis.set_xlim(left=-0.005)
     axes[0].set_ylabel("passes at a true loss of 0.5 points, %")
     axes[0].legend()
     figure.savefig(folder / "gate-error-rates.svg", metadata={"Date": None})

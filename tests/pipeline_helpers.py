@@ -44,7 +44,7 @@ ROOT = Path(__file__).parents[1]
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SHOTS = 2  # of each field scan
 # The gate has 808 clean images and a champion with 22,000 weights, so the margins are wide; what the tests look at is
-# what the job does with a verdict. Data Docs and latency take time and are switched on in one test alone.
+# what the job does with a verdict. Data Docs, corruptions and comparing ONNX files take time: one test has them.
 OPTIONS = (
     "training.epochs=3",
     "training.batch_size=32",
@@ -54,6 +54,8 @@ OPTIONS = (
     "gate.margin_points=4",
     "gate.class_margin_points=15",
     "gate.latency=off",
+    "gate.onnx_accuracy=off",
+    "gate.corruptions=off",
     "validation.data_docs=false",
 )
 

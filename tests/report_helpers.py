@@ -84,8 +84,9 @@ def verdict(evidence_json: str) -> str:
     return json.dumps(decide(Evidence.from_dict(json.loads(evidence_json)), GateConfig()).to_dict())
 
 
-def judged(found: Evidence) -> dict[str, Any]:
-    """The keys of an outcome that evidence and gate give."""
+def judged(found: Evidence | int) -> dict[str, Any]:
+    """The keys of an outcome that evidence and gate give; a number: that many more negative flips in each class."""
+    found = evidence(found) if isinstance(found, int) else found
     return {
         "evidence": found.to_dict(),
         "verdict": json.loads(verdict(json.dumps(found.to_dict()))),

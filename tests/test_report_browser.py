@@ -143,6 +143,17 @@ def test_accessible_on_a_phone_and_on_paper(opened: Opened, tmp_path: Path) -> N
     assert violations(opened.page) == []
 
 
+def test_faults_are_found(opened: Opened, tmp_path: Path) -> None:
+    """What the other tests rely on: a picture without words, a faint text and a wide element do not pass."""
+    page = opened.page
+    page.goto(written(tmp_path, made.passed()))
+    page.evaluate("document.images[0].removeAttribute('alt')")
+    page.evaluate("document.querySelector('footer').style.color = '#bbb'")
+    page.evaluate("document.querySelector('.headline').style.minWidth = '4000px'")
+    assert {found.partition(":")[0] for found in violations(page)} == {"image-alt", "color-contrast"}
+    assert [found[:19] for found in too_wide(page)] == ['<p class="headline"']
+
+
 def test_light_and_dark_differ_and_paper_is_white(opened: Opened, tmp_path: Path) -> None:
     opened.page.goto(written(tmp_path, made.passed()))
     opened.page.emulate_media(color_scheme="dark")

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from mlflow import MlflowClient
-from report_helpers import judged
+from report_helpers import evidence
 from store_helpers import add_version, judged_version
 
 from repairops import promotion
 from repairops.cli import main
 from repairops.config import Config
 from repairops.errors import NoReview, PromotionRefused
+from repairops.gate import decide
 from repairops.outcome import SCHEMA, write_outcome
 from repairops.reviews import fetch_report, review
 from repairops.store.connection import connect
@@ -35,8 +36,15 @@ def challenger(client: MlflowClient, tmp_path: Path) -> str:
     add_version(client, "cls", "prod")
     version = judged_version(client, "cls", "1", "challenger")
     run_id = str(version.tags["repairops.run_id"])
-    outcome = {"schema": SCHEMA, "outcome": "passed", "message": "231 of 300 repaired.", **judged()}
-    write_outcome({"policy": asdict(Config().gate), **outcome}, tmp_path / "outcome.json")
+    outcome = {
+        "schema": SCHEMA,
+        "outcome": "passed",
+        "message": "231 of 300 repaired.",
+        "evidence": evidence().to_dict(),
+        "policy": asdict(Config().gate),
+        "verdict": decide(evidence(), Config().gate).to_dict(),
+    }
+    write_outcome(outcome, tmp_path / "outcome.json")
     (tmp_path / "report.html").write_text("<html>the page</html>")
     for name in ("outcome.json", "report.html"):
         client.log_artifact(run_id, str(tmp_path / name))

@@ -134,7 +134,10 @@ def test_a_models_life(client: MlflowClient, tmp_path: Path) -> None:
     with pytest.raises(NothingToRollBack):
         promotion.rollback("prod/signs")
     assert version_at(client, "signs", "prod") == "1"
-    assert [m.kind for m in promotions(client, "signs")] == ["promotion", "rollback"]
+    client.set_registered_model_alias("signs", "prod", "3")
+    moves = promotion.history("signs")
+    assert [m.kind for m in moves] == ["logged", "promotion", "rollback", "outside"]
+    assert [m.version_to for m in moves] == ["1", "2", "1", "3"]
 
 
 def test_two_thousand_images_are_two_uploads(client: MlflowClient) -> None:

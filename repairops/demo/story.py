@@ -27,13 +27,16 @@ MARK = ".repairops-demo"
 EXPERIMENT = "demo"
 CONFIG = """\
 gate:
-  # About 800 clean images cannot show a loss under half a point once a dozen decisions change: the default margin of
-  # 0.5 points would be inconclusive.
+  # About 800 clean images, 80 of each class, cannot show a loss under half a point once a dozen decisions change, nor
+  # one of 5 points in a class, which are four images: the default margins would be inconclusive.
   margin_points: 2
+  class_margin_points: 8
 training:  # small steps for a small train set
-  epochs: 12
+  epochs: 30
   learning_rate: 0.01
   batch_size: 50
+  crop_padding: 1
+  ema: 0.95
 """
 
 

@@ -11,6 +11,8 @@ from repairops.gate.falls import damage, fall_row
 from repairops.gate.wording import Finding, allowed, difference_points, no_comparison, percent, share, signed
 from repairops.statistics import settling_size, smallest_settled, tango_score
 
+LARGE = 100_000  # images; sums over all tables take their time beyond
+
 
 def clean_non_regression(evidence: Evidence, policy: GateConfig) -> Finding:
     """PASS where a loss of the margin or more is rejected, FAIL where a loss within it is."""
@@ -55,7 +57,10 @@ def compare(counts: PairedCounts, margin: float, confidence: float) -> tuple[Res
 
 
 def images_needed(counts: PairedCounts, margin: float, confidence: float) -> int | None:
-    """About the smallest sample with these shares that is settled; None where none ever is."""
+    """About the smallest sample with these shares that is settled; None where none ever is.
+
+    Above `LARGE` it is the score test's, which is as good there.
+    """
     won, lost, n = counts.challenger_only, counts.champion_only, counts.n
     score = tango_score(won, lost, n, -margin)
     start = settling_size(score, n, confidence)
@@ -65,7 +70,7 @@ def images_needed(counts: PairedCounts, margin: float, confidence: float) -> int
         p = exact_p_value(more, fewer, size, -margin) if score > 0 else exact_p_value(fewer, more, size, margin)
         return p <= 1 - confidence
 
-    return smallest_settled(start, settled) if start else None
+    return smallest_settled(start, settled) if start and start <= LARGE else start
 
 
 def class_recall(evidence: Evidence, policy: GateConfig) -> Finding:

@@ -36,9 +36,10 @@ class MethodEntry:
 METHODS: dict[str, MethodEntry] = {
     "style_guided": MethodEntry(
         make_style_guided,
-        "Trains on clean images restyled to look like the failures, and on the failures themselves.",
+        "Trains on clean images, half of them restyled to look like the failures, and on the failures themselves.",
         "DeepRepair, IEEE Transactions on Reliability 2021",
-        "The recipe 'default' leaves out AugMix's mixing and consistency loss, and adds the failure images; the "
+        "The recipe 'default' leaves out AugMix's mixing and consistency loss, adds the failure images, and lets the "
+        "champion's answers teach; the "
         "recipe 'paper' is Algorithm 1 with the chains summed, and trains on failures only with use_failures=on.",
     ),
     "fine_tune": MethodEntry(

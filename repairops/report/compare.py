@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from repairops.report import figures
@@ -39,12 +40,9 @@ class Paired:
 
     def bounds(self, sure: float) -> tuple[float | None, float | None]:
         """The one-sided bounds of the difference, in points."""
-        from repairops.statistics import tango_interval
-
         if self.lost is None or self.won is None or not self.n:
             return None, None
-        lower, upper = tango_interval(self.won, self.lost, self.n, sure)
-        return 100 * lower, 100 * upper
+        return _bounds_in_points(self.won, self.lost, self.n, sure)
 
 
 @dataclass(frozen=True)
@@ -57,6 +55,14 @@ class Rate:
     rate: float | None = None
     lower: float | None = None
     upper: float | None = None
+
+
+@lru_cache(maxsize=1024)
+def _bounds_in_points(won: float, lost: float, n: float, sure: float) -> tuple[float, float]:
+    from repairops.statistics import tango_interval
+
+    lower, upper = tango_interval(won, lost, n, sure)
+    return 100 * lower, 100 * upper
 
 
 def confidence(outcome: Outcome) -> float:

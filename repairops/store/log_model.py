@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from repairops.errors import InvalidOption, NotAClassifier
+from repairops.errors import InvalidOption, NotAClassifier, RepairError
 from repairops.network import Classifier
 from repairops.records import ImageSet, InputSpec
 from repairops.store.champion import METADATA_KEY
 from repairops.store.connection import connect, talking
 from repairops.store.datasets import log_dataset
 from repairops.store.flavors import ClassifierFlavors, default_requirements
-from repairops.store.models import ModelRef
+from repairops.store.models import ModelRef, version_at
+from repairops.store.moves import Promotion, record_move, user
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from torch import nn
+
+log = logging.getLogger("repairops")
 
 
 def log_model(
@@ -84,13 +89,23 @@ def log_model(
                 name, f"models:/{logged.model_id}", run_id, model_id=logged.model_id
             ).version
             if alias:
-                client.set_registered_model_alias(name, alias, version)
+                _move_alias(client, name, alias, str(version))
         status = "FINISHED"
     finally:
         if started:
             with contextlib.suppress(Exception):  # a lost server must not hide the first error
                 mlflow.end_run(status)
     return ModelRef(name, str(version), alias, run_id)
+
+
+def _move_alias(client: MlflowClient, name: str, alias: str, version: str) -> None:
+    """Moves the alias to the new version, and records it for `history` where the user may."""
+    previous = version_at(client, name, alias) or ""
+    client.set_registered_model_alias(name, alias, version)
+    try:
+        record_move(client, Promotion(name, alias, previous, version, user(), "", "logged"))
+    except RepairError as error:
+        log.warning("Warning: that the alias %r moved is not recorded: %s", alias, error)
 
 
 def ensure_registered_model(name: str) -> None:

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-Kind = Literal["promotion", "rollback", "outside"]
+Kind = Literal["promotion", "rollback", "logged", "outside"]
+_KINDS: tuple[Kind, ...] = ("promotion", "rollback", "logged")
 OUTSIDE = "outside repairops"
 
 
@@ -22,7 +23,8 @@ OUTSIDE = "outside repairops"
 class Promotion:
     """One move of a production alias. `version_from` is '' where the alias was new, `version_to` where it was removed.
 
-    kind: 'outside' for a move that repairops did not make: its time and its author are not known.
+    kind: 'logged' where a new model took the alias as it was logged; 'outside' for a move that repairops did not make:
+        its time and its author are not known.
     evidence_run, verdict: the run whose gate judged the version, and what it said; '' where none did.
     """
 
@@ -103,6 +105,11 @@ def open_move(client: MlflowClient, move: Promotion) -> Run:
         return client.create_run(experiment, tags=tags, run_name=f"{move.alias} to {move.version_to}")
 
 
+def record_move(client: MlflowClient, move: Promotion) -> None:
+    """Records a move that was made already."""
+    close_move(client, open_move(client, move).info.run_id, made=True)
+
+
 def close_move(client: MlflowClient, run_id: str, made: bool) -> None:
     """FINISHED where the move was made, else KILLED."""
     with talking("record the promotion"):
@@ -118,7 +125,7 @@ def as_promotion(run: Run) -> Promotion:
         tags["repairops.to"],
         tags["repairops.by"],
         tags["repairops.reason"],
-        "rollback" if tags["repairops.move"] == "rollback" else "promotion",
+        next(kind for kind in _KINDS if kind == tags["repairops.move"]),
         tags["repairops.forced"] == "true",
         run.info.start_time,
         tags.get("repairops.evidence_run", ""),
