@@ -22,7 +22,9 @@ from repairops.training import train
 from repairops.training.checkpoint import state_tensors
 from repairops.training.ranks import Ranks, start_ranks
 
-CONFIG = TrainingConfig(epochs=2, batch_size=108, crop_padding=1, horizontal_flip=True, device="cpu", ema=0.9)
+CONFIG = TrainingConfig(
+    epochs=2, batch_size=108, learning_rate=0.01, crop_padding=1, horizontal_flip=True, device="cpu", ema=0.9
+)  # fmt: skip
 
 
 class Recorded:

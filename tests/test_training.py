@@ -42,6 +42,8 @@ from repairops.training.averaging import AveragedWeights
 from repairops.training.checkpoint import Checkpoint, checkpoint_path, fingerprint_of, load_checkpoint, save_checkpoint
 from repairops.training.clock import StepClock
 from repairops.training.loop import frozen_copy
+from repairops.training.network import training_network
+from repairops.training.ranks import Ranks
 from repairops.training.selection import ValidationCounts, select_epoch
 from repairops.training.source import make_batch_source
 from repairops.training.state import count_right
@@ -478,6 +480,24 @@ def test_a_step_s_time_is_shared_out_among_its_parts(tmp_path):
     assert 0 < timed <= epoch["train_seconds"]
     assert result.peak_memory_mb["memory"] > 50
     assert {"gpu_memory"} & result.peak_memory_mb.keys() == set()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_network_gets_images_in_plain_order_whatever_made_them(channels):
+    seen = []
+
+    class Strides(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(x.stride())
+            return x.flatten(1)[:, :10]
+
+    spec = replace(SPEC, channels=channels, mean=(0.0,), std=(1.0,))
+    clock = StepClock(CPU)
+    network = training_network(Classifier(Strides(), spec), amp=False, compiled=False, ranks=Ranks(), clock=clock)
+    images = torch.rand(2, 8, 8, channels).permute(0, 3, 1, 2)  # a grey axis with its strides too
+    assert images.stride() == (64 * channels, 1, 8 * channels, channels)
+    network(images)
+    assert seen == [(64 * channels, 64, 8, 1)]
 
 
 def test_on_a_gpu_one_step_in_ten_is_timed():

@@ -13,7 +13,12 @@ from repairops.training.sharding import Sharded
 
 
 class Timed(Classifier):
-    """The same network, with the time of its forward passes."""
+    """The same network, with the time of its forward passes.
+
+    It is given images in NCHW order whatever a style returned: from others a convolution makes features in
+    channels_last order, on which some networks' `view` fails. `reshape` and `view` set the strides of an axis of
+    length 1 too (grey images), which `contiguous` leaves.
+    """
 
     def __init__(self, inner: Classifier, clock: StepClock) -> None:
         super().__init__(inner.network, inner.spec)
@@ -21,7 +26,7 @@ class Timed(Classifier):
 
     def forward(self, images: Tensor) -> Tensor:
         with self._clock.phase("forward"):
-            return self._inner[0](images)  # type: ignore[no-any-return]
+            return self._inner[0](images.reshape(-1).view(images.shape))  # type: ignore[no-any-return]
 
 
 def training_network(
