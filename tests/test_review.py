@@ -164,6 +164,16 @@ def test_a_mover_that_died_blocks_nobody_and_is_kept_where_it_moved(client: Mlfl
     assert client.get_run(dead.info.run_id).info.status == "KILLED"
 
 
+def test_a_mover_that_was_stopped_for_too_long_gives_up(
+    client: MlflowClient, challenger: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("repairops.store.claims.LEASE_SECONDS", -1)
+    with pytest.raises(PromotionRefused, match="more than two minutes"):
+        promotion.promote("cls")
+    assert client.get_model_version_by_alias("cls", "prod").version == 1
+    assert promotions(client, "cls") == []
+
+
 def age(client: MlflowClient, run_id: str) -> None:
     """Makes a run ten minutes older, in its database."""
     import sqlite3

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from repairops.errors import AliasBeingMoved, AliasMoved, NothingToRollBack, PromotionRefused
-from repairops.store.claims import close_abandoned, rival_of
+from repairops.store.claims import close_abandoned, is_over, rival_of
 from repairops.store.connection import is_absent, talking
 from repairops.store.digests import refuse_changed
 from repairops.store.models import version_at
@@ -128,6 +128,8 @@ def _move(client: MlflowClient, move: Promotion, stage: str) -> Promotion:
         again = version_at(client, name, alias) or ""
         if again != move.version_from:
             raise AliasMoved(name, alias, move.version_from, again, last_mover(client, name, alias, again))
+        if is_over(run):  # this process was stopped, and others no longer wait for it
+            raise PromotionRefused(name, move.version_to, "it took more than two minutes", "Repeat the command.")
         with talking(f"move the alias {alias!r}"):
             client.set_registered_model_alias(name, alias, move.version_to)
         made = True

@@ -52,7 +52,7 @@ def rival_of(client: MlflowClient, run: Run, alias: str, patience: float = PATIE
 
 def close_abandoned(client: MlflowClient, model: str, alias: str) -> None:
     """Ends the open runs of movers that died: as made where the alias is where the newest of them wanted it."""
-    dead = [run for run in _all_open(client, model, alias) if _expired(run)]
+    dead = [run for run in _all_open(client, model, alias) if is_over(run)]
     if not dead:
         return
     place = version_at(client, model, alias) or ""
@@ -62,14 +62,15 @@ def close_abandoned(client: MlflowClient, model: str, alias: str) -> None:
 
 def _open(client: MlflowClient, model: str, alias: str, own: Run) -> list[Run]:
     runs = _all_open(client, model, alias)
-    return [run for run in runs if run.info.run_id != own.info.run_id and not _expired(run)]
+    return [run for run in runs if run.info.run_id != own.info.run_id and not is_over(run)]
 
 
 def _all_open(client: MlflowClient, model: str, alias: str) -> list[Run]:
     return move_runs(client, model, f"tags.`repairops.alias` = '{alias}' and attributes.status = 'RUNNING'")
 
 
-def _expired(run: Run) -> bool:
+def is_over(run: Run) -> bool:
+    """Whether a mover's time is up, so that the others no longer count with it."""
     return bool(time.time() - run.info.start_time / 1000 > LEASE_SECONDS)
 
 
