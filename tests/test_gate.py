@@ -297,7 +297,10 @@ def test_slices_of_failures_and_of_the_clean_set():
     found = check("slices", slices=(*good, fallen))
     assert found.result == "FAIL"
     assert "site=south (−14.80 of 1,000 images)" in found.summary
-    assert check("slices", slices=()).result == "INCONCLUSIVE"
+    assert check("slices", replace(POLICY, slices="required"), slices=()).result == "INCONCLUSIVE"
+    assert "slices" not in [c.name for c in decide(evidence(slices=()), POLICY).checks]
+    two = check("slices", slices=(Slice("source", "cam 2", RepairCounts(0, 60)), fallen)).summary
+    assert "; accuracy falls" in two
 
 
 def test_other_corruptions_may_not_get_worse():

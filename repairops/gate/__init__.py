@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from repairops.config import GateConfig
-from repairops.evidence import Check, Evidence, Result, Verdict
+from repairops.evidence import Check, Evidence, Level, Result, Verdict
 from repairops.gate.accuracy import class_recall, clean_non_regression, negative_flips
 from repairops.gate.parts import cluster_repair, slices
 from repairops.gate.planning import CHANGED, plan, power
@@ -35,13 +35,14 @@ RULES: dict[str, Callable[[Evidence, GateConfig], Finding]] = {
 def decide(evidence: Evidence, policy: GateConfig) -> Verdict:
     """FAIL where a required check fails, else INCONCLUSIVE where one is, else PASS; checks at level 'off' are left out.
 
+    So is an advisory check of slices where no column names any: it would say nothing to a reviewer.
     Whatever the levels, outputs of the challenger that are not finite are never better than FAIL, and a missing
     baseline (no clean image, or outputs of the champion that are not finite) never better than INCONCLUSIVE.
     """
     checks = []
     for name, rule in RULES.items():
         level = getattr(policy, name)
-        if level != "off":
+        if _asked(name, level, evidence):
             result, summary, figures = rule(evidence, policy)
             checks.append(Check(name, level, result, summary, plain(figures)))
     results: list[Result] = [check.result for check in checks if check.level == "required"]
@@ -51,3 +52,7 @@ def decide(evidence: Evidence, policy: GateConfig) -> Verdict:
         results.append("INCONCLUSIVE")
     worst: Result = "FAIL" if "FAIL" in results else "INCONCLUSIVE" if "INCONCLUSIVE" in results else "PASS"
     return Verdict(worst, tuple(checks))
+
+
+def _asked(name: str, level: Level, evidence: Evidence) -> bool:
+    return level == "required" or (level == "advisory" and (name != "slices" or bool(evidence.slices)))

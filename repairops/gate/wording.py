@@ -51,7 +51,8 @@ def allowed(margin: float) -> str:
 
 
 def sentence(reasons: list[str]) -> str:
-    text = "; ".join(reasons)
+    """Findings as one sentence: joined by semicolons, with one capital at its start."""
+    text = "; ".join(f"{reason[0].lower()}{reason[1:]}" for reason in reasons)
     return f"{text[0].upper()}{text[1:]}."
 
 
