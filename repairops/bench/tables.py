@@ -47,14 +47,16 @@ def tables(records: Sequence[Record]) -> list[Table]:
 
 
 def overview(network: str, records: Sequence[Record]) -> Table:
-    """One row a rival: means over the corruptions that it has cells for."""
+    """One row a rival: means over the corruptions that it has cells for; those that lack some come last, and say so."""
+    corruptions = len(s.distinct(records, "corruption"))
     ceiling = _means(s.select(records, rival="oracle"), s.disjoint)
     rows = []
     for name in s.distinct(records, "rival"):
         own = s.select(records, rival=name)
+        measured = len(s.distinct(own, "corruption"))
         rows.append(
             (
-                name,
+                name if measured == corruptions else f"{name} ({measured} of {corruptions} corruptions)",
                 str(s.estimate(own, s.residual, s.residual_images)),
                 str(s.estimate(own, s.disjoint, s.disjoint_images)),
                 _share_of_ceiling(own, ceiling),
@@ -70,7 +72,7 @@ def overview(network: str, records: Sequence[Record]) -> Table:
                 f"{len(own)}",
             )
         )
-    rows.sort(key=lambda row: -float(row[2].split(" ")[0]) if row[2] != "-" else 0.0)
+    rows.sort(key=lambda row: ("(" in row[0], -float(row[2].split(" ")[0]) if row[2] != "-" else 0.0))
     columns = (
         "rival", "residual", "disjoint", "of oracle", "clean", "change", "negative flips", "corrupted", "on batch",
         "others", "CPU s", "MB", "kept champion", "cells",
