@@ -109,7 +109,8 @@ def fine_tune(
     classifier: Classifier, train_set: ImageSet, parts: FailureSplit, folder: Path, config: TrainingConfig = CONFIG
 ) -> TrainingResult:
     def method(data: RepairData) -> Method:
-        return make_method(MethodConfig(), StyleConfig(), data, Generator().manual_seed(0))
+        untaught = MethodConfig(distillation=0.0)  # the networks are untrained, so their answers teach nothing
+        return make_method(untaught, StyleConfig(), data, Generator().manual_seed(0))
 
     clusters = cluster_failures(parts.repair, clusters=3, per_class=False, restarts=1, seed=0)
     return train(

@@ -25,6 +25,7 @@ log = logging.getLogger("repairops")
 
 MARK = ".repairops-demo"
 EXPERIMENT = "demo"
+STDERR = 2  # the file descriptor
 CONFIG = """\
 gate:
   # About 800 clean images, 80 of each class, cannot show a loss under half a point once a dozen decisions change, nor
@@ -72,7 +73,8 @@ def run_demo(folder: Path, *, data: Path | None = None, seed: int = 0, tracking_
         log.info("Logged %d failures as one batch. Now the repair:\n", failures)
         command = repair_command()
         log.info("    %s\n", shown(command))
-        exit_code = subprocess.run(command, env=os.environ.copy(), check=False).returncode
+        # What the repair prints is progress here: the demo's own answer, JSON on request, stands alone on stdout.
+        exit_code = subprocess.run(command, env=os.environ.copy(), stdout=STDERR, check=False).returncode
         outcome, report = _result(folder)
     settings = {name: value for name, value in environment.items() if name != "PATH"}
     return DemoResult(outcome, folder, uri, report, shown(command), settings, time.perf_counter() - start, exit_code)
