@@ -134,9 +134,10 @@ def measure_latency(
     """Times calls of two ONNX files on random input, in turn, so that a busy machine slows both alike.
 
     For each batch size a tenth of `runs`, at least 3, warms both up first and is not counted. Measuring one batch size
-    ends early after `max_seconds`, with 20 runs at least. Copies from and to the CPU are included.
+    ends early after `max_seconds`, with 20 runs at least. Copies from and to the CPU are included. On a CPU each
+    session has one thread: two pools of threads on the same cores get in each other's way, one of them at random more.
     """
-    sessions = _session(champion), _session(challenger)
+    sessions = _session(champion, threads=1), _session(challenger, threads=1)
     return tuple(_time(sessions, spec, size, runs, max_seconds) for size in batch_sizes)
 
 
@@ -159,13 +160,13 @@ def _time(sessions: tuple[Any, Any], spec: InputSpec, size: int, runs: int, max_
     return LatencyFigures(size, float(medians[0]), float(p99s[0]), float(medians[1]), float(p99s[1]), runs=len(times))
 
 
-def _session(path: Path) -> Any:
-    """A session on the GPU where PyTorch has one, without TF32, else on as many CPU threads as PyTorch uses."""
+def _session(path: Path, threads: int = 0) -> Any:
+    """A session on the GPU where PyTorch has one, without TF32, else on CPU threads; 0 = as many as PyTorch uses."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = threads or torch.get_num_threads()
     providers: list[Any] = ["CPUExecutionProvider"]
     if torch.cuda.is_available():
         providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": "0"}))
