@@ -52,6 +52,14 @@ def grid(template: Path, tmp_path: Path) -> Path:
     return tmp_path / "grid"
 
 
+def test_the_other_corruptions_are_measured_where_asked_for(grid: Path) -> None:
+    assert run(request(grid, "none", "contrast", others=50), workers=1) == {"done": 1}
+    (found,) = figures(grid).values()
+    assert list(found["others"]) == ["gaussian_noise"]
+    assert found["others"]["gaussian_noise"]["n"] == 50
+    assert found["others"]["gaussian_noise"]["right"] == found["others"]["gaussian_noise"]["champion_right"]
+
+
 def command(out: Path, *options: str) -> list[str]:
     bench = [sys.executable, "-m", "repairops", "bench", "run", "--preset=digits", f"--out={out}", "--workers=1"]
     return [*bench, *options]

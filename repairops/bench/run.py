@@ -26,7 +26,7 @@ logger = logging.getLogger("repairops")
 class Request:
     """What `bench run` is asked for. data: paths of train and clean set; cifar10: torchvision's folder.
 
-    networks, rivals, seeds and budget replace the preset's where they are given.
+    networks, rivals, seeds, budget and others replace the preset's where they are given.
     """
 
     preset: str
@@ -40,6 +40,7 @@ class Request:
     seeds: tuple[int, ...] = ()
     budget: float = 0.0
     device: str = ""
+    others: int = -1
 
 
 def run(request: Request, workers: int = 0) -> Counter[str]:
@@ -105,6 +106,7 @@ def resolve(request: Request) -> Preset:
         rivals=request.rivals or preset.rivals,
         seeds=request.seeds or preset.seeds,
         budget_seconds=request.budget or preset.budget_seconds,
+        others=preset.others if request.others < 0 else request.others,
     )
 
 

@@ -41,6 +41,11 @@ def bench() -> None:
 @click.option(
     "--budget", type=float, default=0.0, help="Seconds of training steps for each rival; default: the preset's."
 )
+@click.option(
+    "--others",
+    type=click.IntRange(min=0),
+    help="Also measure the preset's other corruptions, on so many images each (0 = all).",
+)
 @click.option("--device", default="", help="auto, cpu, cuda or cuda:N; default: the preset's.")
 @click.option("--workers", type=int, default=0, help="Processes; default: one for each core on a CPU, one on a GPU.")
 @json_option
@@ -55,6 +60,7 @@ def run(
     rivals: str,
     seeds: str,
     budget: float,
+    others: int | None,
     device: str,
     workers: int,
     as_json: bool,
@@ -71,7 +77,7 @@ def run(
         raise InvalidOption("--seeds", seeds, "whole numbers by comma")
     request = Request(
         preset, out, data, cifar10, published, cells, _parts(networks), _parts(rivals),
-        tuple(int(part) for part in _parts(seeds)), budget, device,
+        tuple(int(part) for part in _parts(seeds)), budget, device, -1 if others is None else others,
     )  # fmt: skip
     states = run_cells(request, workers)
     if as_json:
