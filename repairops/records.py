@@ -15,14 +15,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from repairops.errors import InvalidInputSpec
-from repairops.evidence import Check as Check
-from repairops.evidence import Evidence as Evidence
-from repairops.evidence import LatencyFigures as LatencyFigures
-from repairops.evidence import Level as Level
-from repairops.evidence import PairedCounts as PairedCounts
-from repairops.evidence import ParityCounts as ParityCounts
-from repairops.evidence import Result as Result
-from repairops.evidence import Verdict as Verdict
 
 if TYPE_CHECKING:
     import torch

@@ -16,9 +16,9 @@ from repairops.evaluation import (
     reliability,
     repaired_by,
 )
-from repairops.evidence import RepairCounts, expected_calibration_error
+from repairops.evidence import PairedCounts, RepairCounts, expected_calibration_error
 from repairops.network import Classifier
-from repairops.records import CleanSet, FailureBatch, HeldOutFailures, ImageSet, InputSpec, PairedCounts, Predictions
+from repairops.records import CleanSet, FailureBatch, HeldOutFailures, ImageSet, InputSpec, Predictions
 
 NAMES = ("a", "b", "c")
 SPEC = InputSpec(1, 2, 2, NAMES, mean=(0.5,), std=(0.5,))

@@ -128,7 +128,8 @@ from repairops.gate import decide
 from repairops.images import from_arrays
 from repairops.methods import make_method
 from repairops.network import Classifier
-from repairops.records import CleanSet, Evidence, FailureBatch, InputSpec, ParityCounts
+from repairops.evidence import Evidence, ParityCounts
+from repairops.records import CleanSet, FailureBatch, InputSpec
 from repairops.training import train
 
 digits = load_digits()
@@ -165,7 +166,7 @@ GATE = """
 from repairops.config import Config
 from repairops.gate import decide
 from repairops.outcome import recompute
-from repairops.records import Evidence, PairedCounts, ParityCounts
+from repairops.evidence import Evidence, PairedCounts, ParityCounts
 counts = PairedCounts(9000, 30, 40, 930)
 print(decide(Evidence(counts, {'a': counts}, 90, 100, ParityCounts(10000, 0, 1e-6)), Config().gate).result)
 """

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from repairops.errors import AliasMoved
+from repairops.evidence import Verdict
 from repairops.job import Job
 from repairops.network import Classifier
 from repairops.outcome import OF_VERDICT
-from repairops.records import Verdict
 from repairops.report import render_markdown
 from repairops.stages.judge import onnx_file
 from repairops.store.aliases import promote
