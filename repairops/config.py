@@ -118,7 +118,7 @@ class TrainingConfig:
     max_minutes: float = 0.0  # 0 = no limit
     device: str = field(default="auto", metadata=_MACHINE)
     amp: Literal["auto", "on", "off"] = "auto"  # bfloat16 autocast; auto = on for CUDA
-    interpolation: int = 4  # points tried between champion and fine-tuned weights; 0 = none
+    interpolation: int = 9  # points tried between champion and fine-tuned weights; 0 = none
     ema: float = 0.99  # decay of the moving average of the weights; 0 = none
     workers: int = field(default=-1, metadata=_MACHINE)  # threads that fetch batches ahead; -1 = where it helps
     compile: bool = False  # torch.compile, where the network and the machine can

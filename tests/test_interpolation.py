@@ -12,7 +12,8 @@ from training_helpers import champion, digits, failures
 
 from repairops.network import Classifier
 from repairops.training import TrainingResult
-from repairops.training.interpolation import _choose, _validation_part, interpolate, trade_off
+from repairops.training.interpolation import _choose, interpolate, trade_off
+from repairops.training.parts import training_parts
 from repairops.training.selection import ValidationCounts
 from repairops.training.state import count_right
 
@@ -55,7 +56,7 @@ def test_the_line_is_measured_on_validation_parts_and_the_chosen_point_stays(tra
     state, result = trained
     classifier, (train_set, _), (_, validation) = tuned(state), digits(), failures()
     points = trade_off(champion(), classifier, train_set, validation, result, CONFIG, seed=0)
-    assert [point.weight for point in points] == pytest.approx([0, 0.2, 0.4, 0.6, 0.8, 1])
+    assert [point.weight for point in points] == pytest.approx([step / 10 for step in range(11)])
     assert points[0].validation_accuracy == result.champion["validation_accuracy"]
     assert points[0].validation_repair_rate == 0  # failures are the champion's
     best = result.history[result.best_epoch - 1]
@@ -64,7 +65,7 @@ def test_the_line_is_measured_on_validation_parts_and_the_chosen_point_stays(tra
     (chosen,) = [point for point in points if point.chosen]
     assert chosen.validation_repair_rate >= points[-1].validation_repair_rate
     assert count_right(classifier, validation.images, CPU) == chosen.validation_repair_rate * len(validation)
-    part = train_set.subset(_validation_part(train_set, CONFIG, 0))
+    _, part = training_parts(train_set, None, CONFIG, 0)
     assert count_right(classifier, part, CPU) == chosen.validation_accuracy * len(part)
     assert not classifier.training
 
@@ -103,6 +104,44 @@ def result_with(best_clean: int, result: TrainingResult) -> TrainingResult:
 def test_the_rule_of_the_epochs_picks_the_point(trained, points: list[tuple[int, int]], chosen: int) -> None:
     counts = [ValidationCounts(*point) for point in points]
     assert _choose(counts, result_with(900, trained[1]), max_clean_drop=0.5) == chosen
+
+
+@pytest.mark.parametrize(
+    ("points", "chosen"),
+    [
+        ([(890, 60), (896, 50), (899, 40), (900, 0)], 1),  # 1,000 images: at most 5 may be lost
+        ([(895, 60), (900, 60), (900, 0)], 1),  # as many repaired, and better on clean images
+        ([(880, 60), (890, 50), (900, 0)], 2),  # no point keeps them: the champion
+        ([(905, 60), (903, 61), (900, 0)], 1),
+    ],
+)
+def test_on_unseen_images_a_loss_against_the_champion_is_a_real_one(trained, points, chosen: int) -> None:
+    counts = [ValidationCounts(*point) for point in points]
+    result = dataclasses.replace(result_with(points[0][0], trained[1]), validation_unseen=True)
+    assert _choose(counts, result, max_clean_drop=0.5) == chosen
+
+
+def test_unseen_images_take_the_place_of_the_train_set_s_validation_part(tmp_path: Path) -> None:
+    (train_set, unseen), (_, validation) = digits(), failures()
+    classifier = champion()
+    result = run(classifier, tmp_path, fine_tune, unseen=unseen)
+    assert (result.train_images, result.validation_images) == (len(train_set), len(unseen))
+    assert result.validation_unseen
+    assert result.champion["validation_right"] == count_right(champion(), unseen, CPU)
+    points = trade_off(champion(), classifier, train_set, validation, result, CONFIG, seed=0, unseen=unseen)
+    (taken,) = [point for point in points if point.chosen]
+    assert points[0].validation_accuracy - taken.validation_accuracy <= CONFIG.max_clean_drop / 100
+    assert count_right(classifier, unseen, CPU) == taken.validation_accuracy * len(unseen)
+
+
+def test_without_a_line_unseen_images_hold_the_epochs_to_the_champion(tmp_path: Path) -> None:
+    """A ruinous learning rate: every epoch loses clean accuracy, and none is taken."""
+    config = dataclasses.replace(CONFIG, interpolation=0, learning_rate=2.0, epochs=2)
+    unseen = digits()[1]
+    result = run(champion(), tmp_path, fine_tune, config=config, unseen=unseen)
+    lost = [result.champion["validation_right"] - epoch["validation_right"] for epoch in result.history]
+    assert min(lost) > len(unseen) * config.max_clean_drop / 100
+    assert result.best_epoch == 0
 
 
 def test_the_same_call_gives_the_same_point(trained, tmp_path: Path) -> None:

@@ -10,17 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from repairops.config import TrainingConfig, derive_seed
+from repairops.config import TrainingConfig
 from repairops.device import resolve_device
 from repairops.network import Classifier
 from repairops.records import FailureBatch, ImageSet
 from repairops.training.checkpoint import load_tensors, state_tensors
-from repairops.training.loop import TrainingResult, split_train_set
+from repairops.training.loop import TrainingResult
+from repairops.training.parts import training_parts
 from repairops.training.selection import ValidationCounts, select_epoch
 from repairops.training.state import count_right
 
@@ -61,13 +61,15 @@ def trade_off(
     config: TrainingConfig,
     *,
     seed: int,
+    unseen: ImageSet | None = None,
 ) -> list[TradeOffPoint]:
     """Measures `config.interpolation` points between the two networks, and leaves the chosen one's weights in `tuned`.
 
-    The points, with both ends, come in the order of their weights. The validation parts are those that chose the
-    epoch; nothing here sees the clean set or held-out failures. The rule is that of the epochs (`select_epoch`), on a
-    clean accuracy that counts at most as high as the best epoch's: a point near the champion remembers the validation
-    images that the champion was trained on, and would raise the bar for the others.
+    The points, with both ends, come in the order of their weights. The validation images are those that chose the
+    epoch (`unseen`, else a part of the train set); nothing here sees the images that judge. On unseen images the chosen
+    point repairs most among those that lose at most `config.max_clean_drop` points against the champion. On a part of
+    the train set the rule is that of the epochs (`select_epoch`), on a clean accuracy that counts at most as high as
+    the best epoch's: a point near the champion remembers images that it was trained on, and would raise the bar.
 
     Empty where there is nothing to choose: no point wanted, the champion's weights chosen, no validation failures, or
     no validation images.
@@ -76,7 +78,7 @@ def trade_off(
     if config.interpolation < 1 or result.best_epoch == 0 or not failures or not images:
         return []
     device = resolve_device(config.device)
-    validation = train_set.subset(_validation_part(train_set, config, seed))
+    _, validation = training_parts(train_set, unseen, config, seed)
     ends = state_tensors(champion), state_tensors(tuned)
     weights = [step / (config.interpolation + 1) for step in range(config.interpolation + 1, -1, -1)]
     tuned.to(device)
@@ -99,23 +101,15 @@ def trade_off(
 def _choose(counts: Sequence[ValidationCounts], result: TrainingResult, max_clean_drop: float) -> int:
     """Index of the chosen point; `counts` go from the fine-tuned network (index 0) to the champion (the last)."""
     best = max(int(figures["validation_right"]) for figures in result.history)
-    candidates = [ValidationCounts(min(c.clean_right, best), c.failures_right) for c in counts[:-1]]
+    strict = result.validation_unseen
+    candidates = [c if strict else ValidationCounts(min(c.clean_right, best), c.failures_right) for c in counts[:-1]]
     selection = select_epoch(
         [counts[-1], *candidates],
         clean_images=result.validation_images,
         failures=result.validation_failures,
         max_clean_drop=max_clean_drop,
+        strict=strict,
     )
+    if strict and not selection.epoch:
+        return len(counts) - 1
     return max(selection.epoch - 1, 0)
-
-
-def _validation_part(train_set: ImageSet, config: TrainingConfig, seed: int) -> Any:
-    """The validation part of the train set as the training split it: int64 indices."""
-    _, part = split_train_set(
-        len(train_set),
-        fraction=config.validation_fraction,
-        max_validation=config.max_validation_images,
-        max_train=config.max_train_images,
-        seed=derive_seed(seed, "training", "split"),
-    )
-    return part

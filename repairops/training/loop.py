@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Generator, Tensor
 
@@ -27,6 +26,7 @@ from repairops.training.checkpoint import checkpoint_path, load_tensors
 from repairops.training.clock import StepClock, memory_figures, step_shares
 from repairops.training.epoch import EpochRunner, Figures
 from repairops.training.network import training_network, use_channels_last
+from repairops.training.parts import training_parts
 from repairops.training.ranks import current_ranks
 from repairops.training.sharding import synchronised_statistics
 from repairops.training.source import make_batch_source
@@ -65,6 +65,7 @@ class TrainingResult:
     channels_last: bool
     bfloat16: bool
     ranks: int
+    validation_unseen: bool = False
 
 
 def train(
@@ -79,12 +80,14 @@ def train(
     seed: int,
     work_dir: Path,
     method_key: str,
+    unseen: ImageSet | None = None,
     on_epoch: Callable[[int, Figures], None] | None = None,
 ) -> TrainingResult:
     """Fine-tunes the champion in place, and leaves the selected epoch's weights in it, on the CPU, in eval mode.
 
-    failures: the repair part, with its clusters. validation_failures and a part split from the train set choose
-    the epoch (`selection.select_epoch`); nothing here sees the clean set or held-out failures.
+    failures: the repair part, with its clusters. validation_failures and clean validation images choose the epoch
+    (`selection.select_epoch`): those of `unseen`, which the champion was not trained on and nothing else judges, or a
+    part split from the train set. Nothing here sees the images that judge.
     work_dir: takes one checkpoint after each epoch. A later call with the same arguments (the champion's weights
     too) goes on after it; on the CPU it then ends with the same weights, bit for bit, as without a stop.
     method_key: names the method and all its settings, for that comparison.
@@ -95,22 +98,17 @@ def train(
     """
     _check(config, train_set)
     began, device, ranks = time.monotonic(), resolve_device(config.device), current_ranks()
+    strict = unseen is not None and not config.interpolation  # else the line to the champion offers what it lost
     amp = use_bfloat16(config.amp, device)
-    train_part, validation_part = split_train_set(
-        len(train_set),
-        fraction=config.validation_fraction,
-        max_validation=config.max_validation_images,
-        max_train=config.max_train_images,
-        seed=derive_seed(seed, "training", "split"),
-    )
+    train_part, validation = training_parts(train_set, unseen, config, seed)
     settings = dataclasses.asdict(config) | {"device": device.type, "amp": amp, "workers": 0}
-    sets = [images.digest for images in (train_set, failures.images, validation_failures.images)]
+    sets = [images.digest for images in (train_set, validation, failures.images, validation_failures.images)]
     classifier.to(device)
     channels_last = amp and use_channels_last(classifier, device)
     run = TrainingState(
         classifier,
         device,
-        ValidationSets(train_set.subset(validation_part), validation_failures.images, failures.images),
+        ValidationSets(validation, validation_failures.images, failures.images, strict),
         _make_optimizer(classifier, config.learning_rate, config.momentum, config.weight_decay),
         {"settings": settings, "seed": seed, "method": method_key, "sets": sets, "clusters": _digest(clusters)},
         work_dir,
@@ -156,22 +154,8 @@ def train(
     run.finish()
     return _result(
         run, stop, train_images=len(train_part), batch_size=config.batch_size, seconds=time.monotonic() - began,
-        channels_last=channels_last, bfloat16=amp,
+        channels_last=channels_last, bfloat16=amp, unseen=unseen is not None,
     )  # fmt: skip
-
-
-def split_train_set(
-    count: int, *, fraction: float, max_validation: int, max_train: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the training part and of the validation part of a train set: int64, shuffled, disjoint.
-
-    The validation part takes `fraction` of the images, at most `max_validation`, at least one unless the fraction
-    is 0; the training part takes the rest, at most `max_train` (0 = all). Shuffled, since sets come sorted by label.
-    """
-    order = np.random.default_rng(seed).permutation(count)
-    held = min(round(fraction * count), max_validation, count - 1)
-    held = max(held, 1) if fraction > 0 and count > 1 else 0
-    return order[held:][: max_train or None], order[:held]
 
 
 def make_jitter(train_set: ImageSet, padding: int, flip: bool) -> Callable[[Tensor, Generator], Tensor]:
@@ -213,6 +197,7 @@ def _result(
     seconds: float,
     channels_last: bool,
     bfloat16: bool,
+    unseen: bool,
 ) -> TrainingResult:
     trained = run.history[1:]
     note = run.selection.note
@@ -236,6 +221,7 @@ def _result(
         channels_last=channels_last,
         bfloat16=bfloat16,
         ranks=run.ranks.world,
+        validation_unseen=unseen,
     )
 
 

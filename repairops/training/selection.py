@@ -11,7 +11,7 @@ from dataclasses import dataclass
 class ValidationCounts:
     """Right answers after one epoch (epoch 0: the champion) on the validation parts, which nothing trains on."""
 
-    clean_right: int  # of the validation part of the train set
+    clean_right: int  # of the clean validation images
     failures_right: int  # of the validation failures
 
 
@@ -22,7 +22,12 @@ class Selection:
 
 
 def select_epoch(
-    counts: Sequence[ValidationCounts], *, clean_images: int, failures: int, max_clean_drop: float
+    counts: Sequence[ValidationCounts],
+    *,
+    clean_images: int,
+    failures: int,
+    max_clean_drop: float,
+    strict: bool = False,
 ) -> Selection:
     """The epoch with most validation failures repaired among those that keep clean accuracy.
 
@@ -31,6 +36,8 @@ def select_epoch(
     trained epoch, whichever is lower. The champion has usually been trained on these images and forgets some when it
     is trained without them; measured against the champion alone, that would pass for a loss on new images. The one
     standard error is Breiman's rule (CART, 1984): differences below it are noise. The gate's clean set judges.
+    strict: kept is what lies at most `max_clean_drop` points below the champion, without allowance: for images that the
+    champion was not trained on, whose loss is a real one.
 
     Ties go to the higher clean accuracy, then to the earlier epoch, so the champion (epoch 0) stays where no epoch
     that keeps clean accuracy repairs more than it. Epochs are taken in turn, and each either replaces the choice so
@@ -42,8 +49,11 @@ def select_epoch(
     chosen, best = 0, 0
     for epoch in trained:
         best = max(best, counts[epoch].clean_right)
-        reference = min(counts[0].clean_right, best)
-        floor = reference - _allowed(reference, clean_images, max_clean_drop)
+        if strict:
+            floor = counts[0].clean_right - clean_images * max_clean_drop / 100
+        else:
+            reference = min(counts[0].clean_right, best)
+            floor = reference - _allowed(reference, clean_images, max_clean_drop)
         if counts[epoch].clean_right < floor:
             continue
         better = not failures or _order(counts[epoch]) > _order(counts[chosen])
@@ -53,7 +63,7 @@ def select_epoch(
         return Selection(
             0, "No epoch that kept clean accuracy repaired more validation failures; the weights are the champion's."
         )
-    note = _forgotten(counts[0].clean_right - best, clean_images, max_clean_drop)
+    note = "" if strict else _forgotten(counts[0].clean_right - best, clean_images, max_clean_drop)
     if not failures:
         note = f"There are no validation failures; the last epoch that kept clean accuracy was taken. {note}".strip()
     return Selection(chosen, note)
@@ -76,6 +86,6 @@ def _forgotten(lost: int, clean_images: int, max_clean_drop: float) -> str:
     if lost <= max(1, clean_images * max_clean_drop / 100):
         return ""
     return (
-        f"On the validation part of the train set every epoch lost at least {lost} of {clean_images} images against "
-        "the champion, which was probably trained on them; the gate's clean set tells what that means for new images."
+        f"Every epoch lost at least {lost} of {clean_images} clean validation images against the champion. Where it "
+        "was trained on them, that may be less on new images; the gate's clean set tells."
     )

@@ -39,11 +39,15 @@ EVALUATED_AT_ONCE = 500  # images
 
 @dataclass(frozen=True, eq=False)
 class ValidationSets:
-    """What is measured after each epoch: two sets that select, and the repair failures, which only inform."""
+    """What is measured after each epoch: two sets that select, and the repair failures, which only inform.
+
+    strict: see `select_epoch`.
+    """
 
     clean: ImageSet
     failures: ImageSet
     repair_failures: ImageSet
+    strict: bool = False
 
     def measure(self, classifier: Classifier, device: torch.device, ranks: Ranks) -> Figures:
         sets = (self.clean, self.failures, self.repair_failures)
@@ -56,7 +60,11 @@ class ValidationSets:
     def select(self, history: list[Figures], max_clean_drop: float) -> Selection:
         counts = [ValidationCounts(int(h["validation_right"]), int(h["validation_repaired"])) for h in history]
         return select_epoch(
-            counts, clean_images=len(self.clean), failures=len(self.failures), max_clean_drop=max_clean_drop
+            counts,
+            clean_images=len(self.clean),
+            failures=len(self.failures),
+            max_clean_drop=max_clean_drop,
+            strict=self.strict,
         )
 
 
