@@ -15,13 +15,15 @@ from training_helpers import failures as digit_failures
 
 from repairops.bench.budget import step_time, within_budget
 from repairops.bench.data import BenchData, corrupted_images, load_digits, take_rows
-from repairops.bench.failures import collect_failures
+from repairops.bench.failures import collect_failures, unseen_photos
 from repairops.bench.presets import PRESETS
 from repairops.bench.rivals import TrueCorruption, rival, rivals, twisted_failures
 from repairops.config import TrainingConfig
-from repairops.errors import DatasetNotFound, InvalidOption, UnreadableDataset
+from repairops.errors import DatasetNotFound, InvalidOption, UnknownOption, UnreadableDataset
 from repairops.methods import METHODS
 from repairops.records import CleanSet, Predictions
+
+NONE = np.array([], np.int64)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +76,7 @@ def test_failures_that_guide_never_judge_and_photos_are_told_apart(data: BenchDa
     right = np.random.default_rng(1).random(300) < 0.4
     images = corrupted_images(some, "gaussian_noise", tmp_path)
     found = collect_failures(
-        some, answers(some, right), "gaussian_noise", tmp_path, batch=30, residuals=0, corrupted=0, seed=0
+        some, answers(some, right), "gaussian_noise", tmp_path, batch=30, residuals=0, corrupted=0, unseen=NONE, seed=0
     )
     assert found.total == int((~right).sum()) == len(found.batch) + len(found.residual.images)
     assert not found.residual.champion_right.any()
@@ -92,17 +94,44 @@ def test_failures_that_guide_never_judge_and_photos_are_told_apart(data: BenchDa
     assert found.batch.groups.tolist() == [f"photo {row % 60}" for row in batch_rows]
     assert 0 < found.residual.shared.sum() < len(residual_rows)
     other = collect_failures(
-        some, answers(some, right), "gaussian_noise", tmp_path, batch=30, residuals=20, corrupted=50, seed=1
+        some,
+        answers(some, right),
+        "gaussian_noise",
+        tmp_path,
+        batch=30,
+        residuals=20,
+        corrupted=50,
+        unseen=NONE,
+        seed=1,
     )
     assert (len(other.residual.images), len(other.corrupted.images)) == (20, 50)
     assert other.batch.images.digest != found.batch.images.digest
+
+
+def test_photos_that_choose_neither_guide_nor_judge(data: BenchData, tmp_path: Path) -> None:
+    some = small(data, 60)
+    unseen = unseen_photos(some, 1000, seed=0)
+    assert len(unseen) == 12  # a fifth at most
+    assert len(unseen_photos(some, 7, seed=0)) == 7
+    assert unseen_photos(some, 1000, seed=1).tolist() != unseen.tolist()
+    images = corrupted_images(some, "gaussian_noise", tmp_path)
+    found = collect_failures(
+        some, answers(some, np.zeros(300, bool)), "gaussian_noise", tmp_path,
+        batch=100, residuals=0, corrupted=0, unseen=unseen, seed=0,
+    )  # fmt: skip
+    rows = {image.tobytes(): row for row, image in enumerate(images)}
+    parts = (found.batch.images, found.residual.images, found.corrupted.images)
+    used = [{rows[p.permute(1, 2, 0).numpy().tobytes()] % 60 for p in part.pixels} for part in parts]
+    assert not set(unseen.tolist()) & set.union(*used)
+    assert len(set.union(*used)) == 48
+    assert (found.total, len(found.batch) + len(found.residual.images)) == (300, 240)
 
 
 def test_a_batch_takes_at_most_half_of_few_failures(data: BenchData, tmp_path: Path) -> None:
     some = small(data, 20)
     right = np.arange(100) % 10 > 0
     found = collect_failures(
-        some, answers(some, right), "contrast", tmp_path, batch=1000, residuals=0, corrupted=0, seed=0
+        some, answers(some, right), "contrast", tmp_path, batch=1000, residuals=0, corrupted=0, unseen=NONE, seed=0
     )
     assert (len(found.batch), len(found.residual.images)) == (5, 5)
 
@@ -125,10 +154,10 @@ def test_budgets_become_whole_epochs(seconds: float, budget: float, epochs: int,
 
 def test_step_times_are_measured_once_for_a_grid(data: BenchData, tmp_path: Path) -> None:
     training = PRESETS["digits"].training
-    first = step_time("resnet_tiny", "fine_tune", rival("fine_tune"), data.train, training, tmp_path)
+    first = step_time("resnet_tiny", rival("fine_tune"), data.train, training, tmp_path)
     assert 0 < first.seconds < 5
-    assert step_time("resnet_tiny", "fine_tune", rival("fine_tune"), data.train, training, tmp_path) == first
-    refused = step_time("lstm_small", "batch_norm", rival("batch_norm"), data.train, training, tmp_path)
+    assert step_time("resnet_tiny", rival("fine_tune"), data.train, training, tmp_path) == first
+    refused = step_time("lstm_small", rival("batch_norm"), data.train, training, tmp_path)
     assert math.isnan(refused.seconds)
     assert "BatchNorm" in refused.error
 
@@ -143,6 +172,26 @@ def test_every_method_is_a_rival_and_bounds_are_marked() -> None:
     assert found["oracle_no_failures"].config.use_failures == "off"
     with pytest.raises(InvalidOption):
         rival("sleep")
+
+
+def test_a_rival_may_carry_settings_of_its_own() -> None:
+    found = rival("fine_tune@training.learning_rate=0.01+method.failure_share=0.2")
+    assert found.config == dataclasses.replace(rival("fine_tune").config, failure_share=0.2)
+    assert found.training == {"learning_rate": 0.01}
+    paper = rival("style_guided_paper@method.jsd_lambda=4")
+    assert (paper.config.recipe, paper.config.jsd_lambda) == ("paper", 4)
+    for name in ("sleep@method.failure_share=0.2", "fine_tune@seed=1", "fine_tune@method.name=mixup"):
+        with pytest.raises(InvalidOption):
+            rival(name)
+    with pytest.raises(UnknownOption):
+        rival("fine_tune@training.rate=1")
+
+
+def test_rivals_that_differ_in_the_learning_rate_share_the_time_of_a_step(data: BenchData, tmp_path: Path) -> None:
+    training = PRESETS["digits"].training
+    for name in ("fine_tune", "fine_tune@training.learning_rate=0.01", "fine_tune@method.failure_share=1"):
+        step_time("resnet_tiny", rival(name), data.train, training, tmp_path)
+    assert len(list(tmp_path.glob("*.json"))) == 2
 
 
 def test_shuffling_keeps_each_image_s_values_and_nothing_of_its_places() -> None:

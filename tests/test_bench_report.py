@@ -52,6 +52,24 @@ def test_figures_of_one_cell() -> None:
     assert (summary.corrupted_after(one), summary.on_batch(one), summary.others_gain(one)) == (75, 75, 10)
 
 
+def test_clean_kept_is_a_table_of_its_own() -> None:
+    kept = {
+        "weight": 0.4, "clean": {"both_right": 815, "champion_only": 5, "challenger_only": 4, "both_wrong": 176},
+        "residual": {"n": 100, "right": 30, "disjoint_n": 60, "disjoint_right": 12},
+        "corrupted": {"n": 200, "right": 142},
+    }  # fmt: skip
+    cells = [record("fine_tune", "fog"), record("none", "fog"), record("oracle", "fog")]
+    assert not any(table.name.startswith("kept") for table in tables(cells))  # cells of an older protocol
+    cells[0]["figures"]["kept"], cells[2]["figures"]["kept"] = kept, {**kept, "weight": 1.0}
+    cells[1]["figures"]["kept"] = {}
+    (table,) = (table for table in tables(cells) if table.name.startswith("kept"))
+    found = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    assert set(found) == {"fine_tune", "oracle"}
+    shown = found["fine_tune"]
+    assert (shown["disjoint"].split(" ")[0], shown["change"], shown["weight"]) == ("20.0", "-0.1", "40%")
+    assert (shown["negative flips"], shown["corrupted"], shown["of oracle"]) == ("0.5", "71.0", "100%")
+
+
 def test_interval_over_images_for_one_seed_and_over_seeds_for_several() -> None:
     cells = [record("fine_tune", c, right=r) for c, r in (("fog", 40), ("contrast", 60))]
     one = summary.estimate(cells, summary.residual, summary.residual_images)

@@ -48,15 +48,17 @@ class StepTime:
     error: str = ""
 
 
-def step_time(
-    network: str, name: str, chosen: Rival, train_set: ImageSet, training: TrainingConfig, folder: Path
-) -> StepTime:
-    """From the grid's folder, or measured now and kept there: one measurement for all processes that share it."""
+def step_time(network: str, chosen: Rival, train_set: ImageSet, training: TrainingConfig, folder: Path) -> StepTime:
+    """From the grid's folder, or measured now and kept there: one measurement for all processes that share it.
+
+    Rivals whose steps cost the same by their settings, as with another learning rate, share it too.
+    """
     arguments = {
-        "network": network, "rival": name, "batch_size": training.batch_size, "amp": training.amp,
-        "device": training.device, "shape": list(train_set.pixels.shape[1:]),
+        "network": network, "method": dataclasses.asdict(chosen.config),
+        "style": dataclasses.asdict(chosen.style_config), "twist": chosen.twist, "batch_size": training.batch_size,
+        "amp": training.amp, "device": training.device, "shape": list(train_set.pixels.shape[1:]),
     }  # fmt: skip
-    path = folder / f"{network}-{name}-{digest_of(arguments)}.json"
+    path = folder / f"{network}-{chosen.method}-{digest_of(arguments)}.json"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         if not path.exists():

@@ -35,7 +35,7 @@ class Failures:
     """batch: guides the repair (D^c). residual: all other failures, or a sample of them (D^e). corrupted: a sample of
     the corrupted clean set (D^vk) without the batch, right and wrong answers alike.
 
-    total: failures at all five severities. accuracy: the champion's by severity.
+    total: failures of all photos at all five severities. accuracy: the champion's by severity.
     """
 
     batch: FailureBatch
@@ -43,6 +43,13 @@ class Failures:
     corrupted: Subset
     total: int
     accuracy: tuple[float, ...]
+
+
+def unseen_photos(data: BenchData, count: int, seed: int) -> np.ndarray:
+    """Indices int64 of clean photos that are set aside to choose between weights; at most a fifth of the clean set."""
+    photos = len(data.clean.images)
+    order = np.random.default_rng(derive_seed(seed, "unseen")).permutation(photos)
+    return np.sort(order[: min(count, photos // 5)])
 
 
 def collect_failures(
@@ -54,19 +61,22 @@ def collect_failures(
     batch: int,
     residuals: int,
     corrupted: int,
+    unseen: np.ndarray,
     seed: int,
 ) -> Failures:
     """The paper's protocol for one cell.
 
     champion_answers: on `corrupted_images`. A batch takes at most half of the failures. Photos are groups, so that
     the split for choosing the epoch never has one photo on both sides. residuals, corrupted: at most, 0 = all.
+    unseen: photos that stay out of all of these.
     """
     photos = len(data.clean.images)
     random = np.random.default_rng(derive_seed(seed, "failures", corruption))
-    failed = random.permutation(np.flatnonzero(~champion_answers.right))
+    usable = ~np.isin(np.arange(len(champion_answers.right)) % photos, unseen)
+    failed = random.permutation(np.flatnonzero(~champion_answers.right & usable))
     size = min(batch, len(failed) // 2)
     chosen, rest = failed[:size], failed[size:][: residuals or None]
-    others = np.setdiff1d(np.arange(len(champion_answers.right)), chosen)
+    others = np.setdiff1d(np.flatnonzero(usable), chosen)
     sample = random.permutation(others)[: corrupted or None]
     images = corrupted_images(data, corruption, folder)
 
@@ -83,7 +93,8 @@ def collect_failures(
         np.full(size, corruption),
     )
     accuracy = champion_answers.right.reshape(len(SEVERITIES), photos).mean(1)
-    return Failures(failures, subset(rest), subset(sample), len(failed), tuple(round(float(a), 4) for a in accuracy))
+    total = int((~champion_answers.right).sum())
+    return Failures(failures, subset(rest), subset(sample), total, tuple(round(float(a), 4) for a in accuracy))
 
 
 def champion_answers(

@@ -83,6 +83,16 @@ def others_gain(record: Record) -> float:
     return fmean(share(o["right"] - o["champion_right"], o["n"]) for o in others) if others else math.nan
 
 
+def kept(records: Sequence[Record]) -> list[Record]:
+    """The same cells with the figures of the weights that keep clean accuracy; without cells that have none."""
+    return [{**r, "figures": r["figures"] | r["figures"]["kept"]} for r in records if r["figures"].get("kept")]
+
+
+def weight(record: Record) -> float:
+    """Of the fine-tuned network in the weights that keep clean accuracy, percent; 0 is the champion."""
+    return 100 * float(record["figures"]["kept"]["weight"])
+
+
 def estimate(records: Sequence[Record], measure: Measure, images: Callable[[Record], int]) -> Estimate:
     """The mean over seeds of the mean over corruptions.
 
