@@ -15,15 +15,13 @@ from training_helpers import failures as digit_failures
 
 from repairops.bench.budget import step_time, within_budget
 from repairops.bench.data import BenchData, corrupted_images, load_digits, take_rows
-from repairops.bench.failures import collect_failures, unseen_photos
+from repairops.bench.failures import collect_failures, photo_roles
 from repairops.bench.presets import PRESETS
 from repairops.bench.rivals import TrueCorruption, rival, rivals, twisted_failures
 from repairops.config import TrainingConfig
 from repairops.errors import DatasetNotFound, InvalidOption, UnknownOption, UnreadableDataset
 from repairops.methods import METHODS
 from repairops.records import CleanSet, Predictions
-
-NONE = np.array([], np.int64)
 
 
 @pytest.fixture(scope="module")
@@ -71,69 +69,52 @@ def test_published_files_are_taken_where_they_fit_the_clean_set(data: BenchData,
         corrupted_images(given, "fog", tmp_path / "own")
 
 
-def test_failures_that_guide_never_judge_and_photos_are_told_apart(data: BenchData, tmp_path: Path) -> None:
-    some = small(data, 60)
+def test_photo_roles_are_disjoint_and_drawn_by_the_seed() -> None:
+    roles = photo_roles(1000, 100, seed=0)
+    parts = [set(part.tolist()) for part in (roles.unseen, roles.guiding, roles.judging)]
+    assert [len(part) for part in parts] == [100, 338, 562]
+    assert set.union(*parts) == set(range(1000))
+    assert len(photo_roles(1000, 700, seed=0).unseen) == 200  # a fifth at most
+    assert not np.array_equal(photo_roles(1000, 100, seed=1).judging, roles.judging)
+
+
+def test_no_photo_of_a_failure_that_guides_judges(data: BenchData, tmp_path: Path) -> None:
+    some, roles = small(data, 60), photo_roles(60, 10, seed=0)
     right = np.random.default_rng(1).random(300) < 0.4
     images = corrupted_images(some, "gaussian_noise", tmp_path)
-    found = collect_failures(
-        some, answers(some, right), "gaussian_noise", tmp_path, batch=30, residuals=0, corrupted=0, unseen=NONE, seed=0
-    )
-    assert found.total == int((~right).sum()) == len(found.batch) + len(found.residual.images)
-    assert not found.residual.champion_right.any()
-    assert len(found.corrupted.images) == 300 - 30
-    assert found.accuracy == tuple(round(float(right[k * 60 : (k + 1) * 60].mean()), 4) for k in range(5))
+    place = {image.tobytes(): row for row, image in enumerate(images)}  # noisy images are all different
 
-    rows = {image.tobytes(): row for row, image in enumerate(images)}  # noisy images are all different
-    batch_rows = [rows[p.permute(1, 2, 0).numpy().tobytes()] for p in found.batch.images.pixels]
-    residual_rows = [rows[p.permute(1, 2, 0).numpy().tobytes()] for p in found.residual.images.pixels]
-    assert not set(batch_rows) & set(residual_rows)
-    assert not right[batch_rows].any()
-    photos = {row % 60 for row in batch_rows}
-    assert found.residual.shared.tolist() == [row % 60 in photos for row in residual_rows]
-    assert found.residual.severities.tolist() == [row // 60 + 1 for row in residual_rows]
-    assert found.batch.groups.tolist() == [f"photo {row % 60}" for row in batch_rows]
-    assert 0 < found.residual.shared.sum() < len(residual_rows)
-    other = collect_failures(
-        some,
-        answers(some, right),
-        "gaussian_noise",
-        tmp_path,
-        batch=30,
-        residuals=20,
-        corrupted=50,
-        unseen=NONE,
-        seed=1,
-    )
+    def rows(pixels: torch.Tensor) -> np.ndarray:
+        return np.array([place[image.permute(1, 2, 0).numpy().tobytes()] for image in pixels])
+
+    sizes = {"batch": 30, "residuals": 0, "corrupted": 0, "roles": roles, "seed": 0}
+    found = collect_failures(some, answers(some, right), "gaussian_noise", tmp_path, **sizes)
+    batch, residual = rows(found.batch.images.pixels), rows(found.residual.images.pixels)
+    assert (len(batch), found.total) == (30, int((~right).sum()))
+    assert not right[batch].any()
+    assert np.isin(batch % 60, roles.guiding).all()
+    assert found.batch.groups.tolist() == [f"photo {row % 60}" for row in batch]
+    others = np.setdiff1d(np.flatnonzero(~right & ~np.isin(np.arange(300) % 60, roles.unseen)), batch)
+    assert sorted(residual) == others.tolist()
+    assert found.residual.shared.tolist() == np.isin(residual % 60, roles.guiding).tolist()
+    assert 0 < found.residual.shared.sum() < len(residual)
+    assert found.residual.severities.tolist() == (residual // 60 + 1).tolist()
+    assert not found.residual.champion_right.any()
+    assert sorted(rows(found.corrupted.images.pixels)) == [r for r in range(300) if r % 60 in roles.judging]
+    assert found.accuracy == tuple(round(float(right[k * 60 : (k + 1) * 60].mean()), 4) for k in range(5))
+    sizes |= {"residuals": 20, "corrupted": 50, "seed": 1}
+    other = collect_failures(some, answers(some, right), "gaussian_noise", tmp_path, **sizes)
     assert (len(other.residual.images), len(other.corrupted.images)) == (20, 50)
     assert other.batch.images.digest != found.batch.images.digest
 
 
-def test_photos_that_choose_neither_guide_nor_judge(data: BenchData, tmp_path: Path) -> None:
-    some = small(data, 60)
-    unseen = unseen_photos(some, 1000, seed=0)
-    assert len(unseen) == 12  # a fifth at most
-    assert len(unseen_photos(some, 7, seed=0)) == 7
-    assert unseen_photos(some, 1000, seed=1).tolist() != unseen.tolist()
-    images = corrupted_images(some, "gaussian_noise", tmp_path)
-    found = collect_failures(
-        some, answers(some, np.zeros(300, bool)), "gaussian_noise", tmp_path,
-        batch=100, residuals=0, corrupted=0, unseen=unseen, seed=0,
-    )  # fmt: skip
-    rows = {image.tobytes(): row for row, image in enumerate(images)}
-    parts = (found.batch.images, found.residual.images, found.corrupted.images)
-    used = [{rows[p.permute(1, 2, 0).numpy().tobytes()] % 60 for p in part.pixels} for part in parts]
-    assert not set(unseen.tolist()) & set.union(*used)
-    assert len(set.union(*used)) == 48
-    assert (found.total, len(found.batch) + len(found.residual.images)) == (300, 240)
-
-
 def test_a_batch_takes_at_most_half_of_few_failures(data: BenchData, tmp_path: Path) -> None:
-    some = small(data, 20)
-    right = np.arange(100) % 10 > 0
+    some, roles = small(data, 20), photo_roles(20, 0, seed=0)
+    right = np.arange(100) // 20 > 0  # failures at severity 1 only
     found = collect_failures(
-        some, answers(some, right), "contrast", tmp_path, batch=1000, residuals=0, corrupted=0, unseen=NONE, seed=0
+        some, answers(some, right), "contrast", tmp_path, batch=1000, residuals=0, corrupted=0, roles=roles, seed=0
     )
-    assert (len(found.batch), len(found.residual.images)) == (5, 5)
+    assert (len(roles.guiding), len(found.batch), len(found.residual.images)) == (8, 4, 16)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import torch
 
 from repairops import __version__
 from repairops.bench.data import BenchData, corrupted_images, take_rows
-from repairops.bench.failures import Failures, Subset, champion_answers, collect_failures, unseen_photos
+from repairops.bench.failures import Failures, PhotoRoles, Subset, champion_answers, collect_failures, photo_roles
 from repairops.bench.rivals import make_rival, rival, twisted_failures
 from repairops.clustering import cluster_failures, split_failures
 from repairops.config import ClusteringConfig, MethodConfig, SplitConfig, StyleConfig, TrainingConfig, derive_seed
@@ -86,14 +86,13 @@ def run_cell(cell: Cell, data: BenchData, champion: Classifier, folders: Folders
     def answers(name: str) -> Predictions:
         return champion_answers(data, champion, cell.champion, name, folders.images, folders.answers, device)
 
-    unseen = unseen_photos(data, cell.unseen, cell.seed)
+    roles = photo_roles(len(data.clean.images), cell.unseen, cell.seed)
     before = {name: answers(name) for name in ("clean", cell.corruption, *cell.others)}
     failures = collect_failures(
         data, before[cell.corruption], cell.corruption, folders.images,
-        batch=cell.failure_batch, residuals=cell.residuals, corrupted=cell.corrupted, unseen=unseen, seed=cell.seed,
+        batch=cell.failure_batch, residuals=cell.residuals, corrupted=cell.corrupted, roles=roles, seed=cell.seed,
     )  # fmt: skip
-    judged = np.setdiff1d(np.arange(len(data.clean.images)), unseen)
-    clean, right = data.clean.images.subset(judged), before["clean"].right[judged]
+    clean, right = data.clean.images.subset(roles.judging), before["clean"].right[roles.judging]
 
     def judge(classifier: Classifier) -> dict[str, Any]:
         found = predict(classifier, clean.pixels, clean.labels, batch_size=500, device=device)
@@ -105,12 +104,12 @@ def run_cell(cell: Cell, data: BenchData, champion: Classifier, folders: Folders
 
     about = {"failures": failures.total, "champion_accuracy_by_severity": list(failures.accuracy)}
     if rival(cell.rival).twist == "untrained":
-        others = {name: _other(cell, data, champion, name, before[name], unseen, folders) for name in cell.others}
+        others = {name: _other(cell, data, champion, name, before[name], roles, folders) for name in cell.others}
         return {**about, **judge(champion), "others": others, "training": {}, "kept": {}}
     original = copy.deepcopy(champion)
-    repaired = _repair(cell, data, champion, failures, unseen, folders.work)
+    repaired = _repair(cell, data, champion, failures, roles, folders.work)
     figures = judge(champion)
-    others = {name: _other(cell, data, champion, name, before[name], unseen, folders) for name in cell.others}
+    others = {name: _other(cell, data, champion, name, before[name], roles, folders) for name in cell.others}
     kept = _keep(cell, data, original, champion, repaired)
     return {
         **about, **figures, "others": others, "training": _training_figures(repaired),
@@ -129,7 +128,7 @@ class Repaired:
 
 
 def _repair(
-    cell: Cell, data: BenchData, classifier: Classifier, failures: Failures, unseen: np.ndarray, work: Path
+    cell: Cell, data: BenchData, classifier: Classifier, failures: Failures, roles: PhotoRoles, work: Path
 ) -> Repaired:
     """Fine-tunes the classifier by the product's own split, clusters and loop."""
     chosen = rival(cell.rival)
@@ -149,7 +148,7 @@ def _repair(
         generator = torch.Generator().manual_seed(derive_seed(cell.seed, "method"))
         return make_rival(chosen, cell.corruption, cell.method, cell.style, given, generator)
 
-    validation = data.clean.images.subset(unseen)
+    validation = data.clean.images.subset(roles.unseen)
     result = train(
         classifier,
         method,
@@ -213,13 +212,13 @@ def _other(
     classifier: Classifier,
     name: str,
     before: Predictions,
-    unseen: np.ndarray,
+    roles: PhotoRoles,
     folders: Folders,
 ) -> dict[str, int]:
-    """Fig. 6: a sample of the clean set under another corruption, the same for every cell."""
+    """Fig. 6: a sample of the judging photos under another corruption."""
     random = np.random.default_rng(derive_seed(0, "others", name))
     rows = random.permutation(len(before.right))
-    rows = rows[~np.isin(rows % len(data.clean.images), unseen)][: cell.others_images or None]
+    rows = rows[np.isin(rows % len(data.clean.images), roles.judging)][: cell.others_images or None]
     pixels = take_rows(corrupted_images(data, name, folders.images), rows)
     labels = data.clean.images.labels[rows % len(data.clean.images)]
     device = resolve_device(cell.training.device)
