@@ -26,8 +26,8 @@ class StyleGuided:
     `style_share` of a batch's train images are restyled in place, the others stay clean: a step costs as much as one
     without a style. With `distillation`, clean images learn the champion's own answers to them in that share and their
     labels in the rest, so that decisions that are right already stay; restyled images learn the champion's answers to
-    their clean content in half that share. Failures learn their labels. Every image weighs the same, but restyled
-    ones `style_weight`.
+    their clean content in half that share. Answers of the champion that are wrong teach nothing: these images learn
+    their labels, as failures do. Every image weighs the same, but restyled ones `style_weight`.
 
     Differs from the paper: no AugMix chains and no consistency term (they dilute the style), failure images join
     the batch with their labels, and the champion can teach.
@@ -49,10 +49,10 @@ class StyleGuided:
         logits = classifier(torch.cat((images[:clean], styled, failures))).float()
         losses = F.cross_entropy(logits, torch.cat((labels, failure_labels)), reduction="none")
         if self.champion is not None:
-            share = torch.full_like(losses[: len(images)], self.distillation)
-            share[clean:] /= 2
             with torch.no_grad():
                 answers = self.champion(images)
+            share = self.distillation * (answers.argmax(1) == labels)
+            share[clean:] /= 2
             taught = torch.lerp(losses[: len(images)], distillation_loss(logits[: len(images)], answers), share)
             losses = torch.cat((taught, losses[len(images) :]))
         weights = torch.ones_like(losses)
