@@ -119,11 +119,19 @@ def test_tables_put_the_paper_s_figures_beside_ours_for_the_corruptions_shown() 
     assert ablation["style_guided"][:2] == ("60.0", "60.0")
 
 
-def test_budgets_are_never_mixed() -> None:
-    records = [record("fine_tune", "fog", right=40), record("fine_tune", "fog", right=60, budget_seconds=20.0)]
-    names = [table.name for table in tables(records)]
-    assert "overview-allconvnet-5s" in names
-    assert "overview-allconvnet-20s" in names
+def test_budgets_and_sizes_of_the_batch_are_never_mixed() -> None:
+    records = [
+        record("fine_tune", "fog", right=right, budget_seconds=budget, failure_batch=batch)
+        for right, budget, batch in ((40, 20.0, 40), (60, 5.0, 40), (80, 20.0, 1000))
+    ]
+    assert list(summary.groups(records[:1])) == ["allconvnet"]
+    assert list(summary.groups(records[:2])) == ["allconvnet-5s", "allconvnet-20s"]
+    found = {table.name: table.rows[0][1] for table in tables(records) if table.name.startswith("overview")}
+    assert {name: shown.split(" ")[0] for name, shown in found.items()} == {
+        "overview-allconvnet-5s-40-failures": "60.0",
+        "overview-allconvnet-20s-40-failures": "40.0",
+        "overview-allconvnet-20s-1000-failures": "80.0",
+    }
 
 
 def test_report_is_the_same_from_its_own_json_lines(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def residual(record: Record) -> float:
 
 
 def disjoint(record: Record) -> float:
-    """The same on those whose photo is not in the failure batch at another severity."""
+    """The same on those of judging photos."""
     counts = record["figures"]["residual"]
     return share(counts["disjoint_right"], counts["disjoint_n"])
 
@@ -139,12 +139,16 @@ def distinct(records: Sequence[Record], name: str, order: Sequence[Any] = ()) ->
 
 
 def groups(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """The records that may be compared: by network, and by budget where a network has several."""
+    """The records that may be compared: by network, and by budget and size of the batch where there are several."""
     found: dict[str, list[Record]] = {}
-    for network in distinct(records, "network"):
-        own = select(records, network=network)
-        budgets = sorted(distinct(own, "budget_seconds"))
-        for budget in budgets:
-            name = network if len(budgets) == 1 else f"{network}-{budget:g}s"
-            found[name] = select(own, budget_seconds=budget)
-    return found
+    suffixes = {"budget_seconds": "-{:g}s", "failure_batch": "-{:g}-failures"}
+    several = {name: form for name, form in suffixes.items() if len(distinct(records, name)) > 1}
+    for record in records:
+        cell = record["cell"]
+        name = cell["network"] + "".join(form.format(cell[key]) for key, form in several.items())
+        found.setdefault(name, []).append(record)
+    return dict(sorted(found.items(), key=lambda item: _group_order(item[1][0]["cell"])))
+
+
+def _group_order(cell: Mapping[str, Any]) -> tuple[Any, ...]:
+    return cell["network"], cell["budget_seconds"], cell["failure_batch"]
