@@ -112,6 +112,7 @@ class TrainingConfig:
     validation_fraction: float = 0.1  # of the train set, kept for choosing the checkpoint
     max_validation_images: int = 2000
     max_train_images: int = 0  # 0 = all
+    epoch_images: int = 0  # train images of an epoch, drawn anew for each; 0 = all
     crop_padding: int = -1  # pixels of random translation; -1 = an eighth of the side, 0 = none
     horizontal_flip: bool = False  # wrong for digits, text and signs, so never on unasked
     max_clean_drop: float = 0.5  # points on the validation part that a selected checkpoint may lose

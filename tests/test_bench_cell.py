@@ -128,8 +128,8 @@ def test_a_batch_takes_at_most_half_of_few_failures(data: BenchData, tmp_path: P
 )
 def test_budgets_become_whole_epochs(seconds: float, budget: float, epochs: int, images: int) -> None:
     found = within_budget(TrainingConfig(max_train_images=10_000), seconds, budget, 45_000, checks=3)
-    assert (found.epochs, found.max_train_images) == (epochs, images)
-    spent = found.epochs * found.max_train_images / found.batch_size * seconds
+    assert (found.epochs, found.epoch_images) == (epochs, images)
+    spent = found.epochs * found.epoch_images / found.batch_size * seconds
     assert spent == pytest.approx(max(budget, 3 * seconds), rel=0.02)
 
 

@@ -79,13 +79,13 @@ def within_budget(
     """The training configuration whose epochs make up the budget, to a step an epoch.
 
     train_images: how many the loop could use. There are at least `checks` epochs, since the checkpoint is chosen
-    between them; where the budget is less than that many passes, an epoch is a part of the train set.
+    between them; where the budget is less than that many passes, each epoch draws a part of the train set.
     """
     steps = max(checks, int(budget / seconds_per_step))
     pool = min(training.max_train_images or train_images, train_images)
     epochs = max(checks, math.ceil(steps * training.batch_size / pool))
     images = max(1, round(steps / epochs)) * training.batch_size
-    return dataclasses.replace(training, epochs=epochs, max_train_images=min(images, pool))
+    return dataclasses.replace(training, epochs=epochs, epoch_images=min(images, pool))
 
 
 def _measure(network: str, chosen: Rival, train_set: ImageSet, training: TrainingConfig) -> float:

@@ -35,7 +35,7 @@ class Cell:
     within a version: a grid's folder belongs to one state of the code.
 
     network, corruption, rival, seed: where it stands in the grid. champion, data: digests. budget_seconds: for the
-    record; what counts are training's epochs and max_train_images. others: corruptions measured besides, at
+    record; what counts are training's epochs and epoch_images. others: corruptions measured besides, at
     `others_images` images each. unseen: photos of the clean set that choose between weights and judge nothing. version:
     of repairops. protocol: see PROTOCOL.
     """

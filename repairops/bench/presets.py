@@ -39,7 +39,7 @@ class Preset:
         return self.rivals or tuple(rivals())
 
 
-_CPU = TrainingConfig(batch_size=100, horizontal_flip=True, device="cpu", amp="on", patience=0, max_train_images=20_000)
+_CPU = TrainingConfig(batch_size=100, horizontal_flip=True, device="cpu", amp="on", patience=0)
 _MINI = Preset(
     summary="4 corruptions of different families, 5 ways and the champion itself; minutes on 2 cores",
     networks=("resnet_small",),
