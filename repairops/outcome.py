@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from repairops.config import GateConfig, config_from_dict
-from repairops.errors import OutcomeUnreadable, listing
+from repairops.errors import OutcomeUnreadable, UsageError, listing
 from repairops.evidence import Evidence, Verdict
 
 SCHEMA = 2
@@ -75,7 +75,10 @@ def recompute(values: Mapping[str, Any], path: object = "outcome.json") -> Verdi
     if not values.get("evidence") or not values.get("policy"):
         raise OutcomeUnreadable(path, f"it holds no evidence of a gate (outcome {values.get('outcome')!r})")
     levels = dict.fromkeys(RULES, "off") if values.get("schema") == 1 else {}
-    policy: GateConfig = config_from_dict({"gate": {**levels, **values["policy"]}}).gate
+    try:
+        policy: GateConfig = config_from_dict({"gate": {**levels, **values["policy"]}}).gate
+    except UsageError as error:
+        raise OutcomeUnreadable(path, f"its policy is none that this version knows ({error})") from error
     try:
         evidence = Evidence.from_dict(_numbers(_upgraded(values)))
     except (KeyError, TypeError, AttributeError) as error:

@@ -2,12 +2,13 @@ import json
 import math
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 
 from repairops.config import GateConfig
+from repairops.errors import InvalidOption
 from repairops.evidence import (
     Calibration,
     ConfidenceBin,
@@ -344,3 +345,43 @@ def test_the_slowest_batch_size_decides():
     assert "A batch of 32 takes 15 ms" in found.summary
     assert found.figures["ratio"] == pytest.approx(1.5)
     assert [row["batch_size"] for row in found.figures["batches"]] == [1, 32]
+
+
+# Ranges
+
+EDGES = {
+    "confidence": (0.5, 0.9999),
+    "margin_points": (0, 100),
+    "min_repair_rate": (0, 0.9999),
+    "class_margin_points": (0, 100),
+    "max_negative_flips": (0, 1),
+    "parity_tolerance": (0, 1e9),
+    "max_latency_ratio": (1e-9, 1e9),
+    "min_part_repair_rate": (0, 1),
+    "corruption_margin_points": (0, 100),
+    "corruption_images": (0, 10**9),
+    "max_ece_rise": (0, 1),
+}
+
+
+@pytest.mark.parametrize("name", EDGES)
+@pytest.mark.parametrize("end", [0, 1])
+def test_the_gate_judges_and_plans_at_both_ends_of_a_range(name, end):
+    policy = replace(POLICY, **{name: EDGES[name][end]})
+    few = replace(evidence(), clean=counts(40, 3, 1), clean_by_class={"cat": counts(40, 3, 1)}, heldout_total=230)
+    for found in (evidence(), few):
+        assert {c.result for c in decide(found, policy).checks} <= {"PASS", "FAIL", "INCONCLUSIVE"}
+    plan(1000, 0.9, policy)
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_a_number_beyond_either_end_is_refused_with_its_range(name):
+    low, high = EDGES[name]
+    beyond = [low - 1, math.nan] + ([high + 1] if high < 1e6 else [])
+    for value in beyond:
+        with pytest.raises(InvalidOption, match=rf"gate\.{name} is {value!r}; it must be (from|0|positive)"):
+            replace(POLICY, **{name: value})
+
+
+def test_the_table_of_ranges_holds_every_number_of_the_gate():
+    assert set(EDGES) == {f.name for f in fields(GateConfig) if f.type in ("int", "float")}

@@ -151,6 +151,14 @@ def test_incomplete_evidence_is_refused(missing: str) -> None:
         recompute({"schema": SCHEMA, "evidence": evidence, "policy": asdict(GateConfig())})
 
 
+@pytest.mark.parametrize("changed", [{"confidence": 95}, {"mercy": "required"}])
+def test_a_policy_that_this_version_does_not_know_is_refused(changed: dict[str, Any]) -> None:
+    values = first_schema()
+    values["policy"] |= changed
+    with pytest.raises(OutcomeUnreadable, match=f"its policy is none that this version knows .*{next(iter(changed))}"):
+        recompute(values)
+
+
 def test_counts_that_were_changed_by_hand_change_the_verdict() -> None:
     values = first_schema()
     values["evidence"]["clean"] = {**values["evidence"]["clean"], "champion_only": 300}
