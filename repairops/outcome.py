@@ -15,7 +15,15 @@ from repairops.evidence import Evidence, Verdict
 
 SCHEMA = 2
 READABLE = (1, 2)
-EXIT_CODES = {"passed": 0, "nothing_to_repair": 0, "failed": 3, "inconclusive": 4, "alias_moved": 5, "error": 1}
+EXIT_CODES = {
+    "passed": 0,
+    "nothing_to_repair": 0,
+    "error": 1,
+    "failed": 3,
+    "inconclusive": 4,
+    "alias_moved": 5,  # passed and registered, not promoted
+    "not_promoted": 5,  # likewise, since the promotion was refused
+}
 OF_VERDICT = {"PASS": "passed", "FAIL": "failed", "INCONCLUSIVE": "inconclusive"}
 
 
@@ -28,7 +36,8 @@ class Outcome:
 
     @property
     def kind(self) -> str:
-        """passed, failed, inconclusive, alias_moved (passed and registered, not promoted), nothing_to_repair, error."""
+        """passed, failed, inconclusive, nothing_to_repair or error; alias_moved and not_promoted are passed and
+        registered, but the production alias was not moved."""
         return str(self.values["outcome"])
 
     @property

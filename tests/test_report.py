@@ -141,12 +141,16 @@ def test_too_few_held_out_failures_name_the_number_that_is_needed() -> None:
     assert f"about {needed:,} held-out ones" in next_steps(outcome)[0]
 
 
-def test_moved_alias_after_a_pass_shows_its_message() -> None:
+@pytest.mark.parametrize("kind", ["alias_moved", "not_promoted"])
+def test_a_pass_without_its_promotion_shows_its_message(kind: str) -> None:
     outcome = made.passed() | {
+        "outcome": kind,
         "exit_code": 5,
         "message": "The alias 'prod' of 'road-signs' was at version 3 and is at 9.",
     }
     assert facts.why(outcome) == [outcome["message"]]
+    assert facts.verdict_word(outcome) == "Passed"
+    assert "run the same command again" in next_steps(outcome)[0]
     assert facts.why(made.passed()) == []
 
 
