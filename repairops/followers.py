@@ -117,6 +117,8 @@ def _train(
         data = dataclasses.replace(data, style=work.style)
         return make_method(method, style, data, torch.Generator().manual_seed(derive_seed(seed, "method")))
 
+    # All that the fitted style depends on stands in the checkpoint: the sets, the seed, the champion's weights and the
+    # parts of the train set by the training's own arguments, and here the part's size, which a trial's can be below.
     return train(
         classifier,
         factory,
@@ -146,8 +148,7 @@ def _with_style(work: Work) -> Work:
 
 
 def _digest(*values: Any) -> str:
-    """Of plain values and stages' options. The style is theirs too, with the sets, the seed and the champion's weights,
-    which the training's checkpoint holds beside this."""
+    """sha256 of plain values and of stages' options."""
     text = json.dumps(values, default=dataclasses.asdict, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

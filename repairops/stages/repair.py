@@ -67,7 +67,7 @@ def show_style(
 ) -> tuple[Style, list[StyledSample]]:
     """The style that training will use, each cluster's look in a sentence, and train images in it (styles.png).
 
-    All before training starts: a glance shows a wrong style: failures, train images, and these restyled, side by side.
+    Before training starts, a glance shows a wrong style: failures, train images, and these restyled, side by side.
     """
     config, seed = job.config.style, job.config.seed
     style = fit_look(failures, clusters, train_set, champion.classifier, job.config, torch.device(job.device))
