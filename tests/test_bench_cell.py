@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from training_helpers import failures as digit_failures
+from without_helpers import output_without
 
 from repairops.bench.budget import step_time, within_budget
 from repairops.bench.data import BenchData, corrupted_images, load_digits, take_rows
@@ -195,18 +194,9 @@ def test_the_oracle_s_style_is_the_corruption_at_every_severity() -> None:
     assert torch.equal((styled * 255).round() / 255, styled)
 
 
-WITHOUT = """
+BENCH = """
 import sys
 from pathlib import Path
-class Without:
-    '''A finder that does not find some libraries, as where they are not installed.'''
-    def __init__(self, finder):
-        self.finder = finder
-    def find_spec(self, name, path=None, target=None):
-        return None if name.partition('.')[0] in REFUSED else self.finder.find_spec(name, path, target)
-    def __getattr__(self, name):
-        return getattr(self.finder, name)
-sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
 from repairops.bench.report import write_report
 from repairops.bench.run import Request, run
 out = Path(sys.argv[1])
@@ -219,8 +209,5 @@ sys.stdout.write(str(dict(states)))
 @pytest.mark.slow
 def test_runs_without_mlflow_and_the_heavy_libraries(tmp_path: Path) -> None:
     refused = {"mlflow", "great_expectations", "onnx", "onnxruntime", "pandas", "pyarrow", "jinja2"}
-    command = [sys.executable, "-c", f"REFUSED = {refused!r}\n{WITHOUT}", str(tmp_path / "grid")]
-    result = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=240)
-    assert result.returncode == 0, result.stderr[-2000:]
-    assert result.stdout == "{'done': 2}"
+    assert output_without(refused, BENCH, str(tmp_path / "grid"), folder=tmp_path) == "{'done': 2}"
     assert (tmp_path / "grid" / "report" / "report.md").exists()

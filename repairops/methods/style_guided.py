@@ -14,9 +14,7 @@ from repairops.config import MethodConfig, StyleConfig
 from repairops.methods.base import Method, RepairData
 from repairops.methods.losses import distillation_loss, jensen_shannon, train_and_failure_loss
 from repairops.methods.references import FailureSampler, StyleOperations, make_sampler, reference_weights
-from repairops.network import Classifier, to_unit
-
-CLEAN_IMAGES = 2000  # train images that a style is fitted to, at most
+from repairops.network import Classifier
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,18 +97,12 @@ class MixedConsistency:
 
 def make_styles(data: RepairData, method: MethodConfig, style: StyleConfig, generator: Generator) -> StyleOperations:
     """The style fitted to the repair failures, its references by cluster or uniform, and the known patterns."""
-    from repairops.style import AUTO, Witness, fit_style
+    from repairops.style.failures import fit_to_failures
 
     patterns = tuple(find_pattern(name) for name in method.known_patterns)
-    references = to_unit(data.failures.images.pixels.to(data.device))
-    sample = torch.randperm(len(data.train), generator=generator)[:CLEAN_IMAGES]
-    clean = to_unit(data.train.pixels[sample].to(data.device))
-    witness = None
-    if style.name == AUTO:
-        clusters, labels = (torch.from_numpy(x) for x in (data.clusters.assignments, data.failures.images.labels))
-        champion = data.champion().to(data.device)
-        witness = Witness(champion, clusters.long(), labels, torch.from_numpy(data.train.labels)[sample])
-    fitted = fit_style(style.name, references, clean, style, generator, witness)
+    fitted = data.style or fit_to_failures(
+        data.failures, data.clusters, data.train, data.champion, style, data.device, generator
+    )
     weights = reference_weights(data.clusters, uniform=method.references == "uniform")
     return StyleOperations(fitted, weights, data.clusters.count, patterns)
 
