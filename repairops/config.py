@@ -101,7 +101,7 @@ class MethodConfig:
     name: str = "style_guided"
     recipe: Literal["default", "paper"] = "default"
     use_failures: Literal["auto", "on", "off"] = "auto"  # train on failure images; auto = all but the paper recipe
-    failure_share: float = 0.4  # failure images for each train image in a batch
+    failure_share: float = 0.2  # failure images for each train image in a batch
     references: Literal["clusters", "uniform"] = "clusters"  # uniform = the paper's ablation without clustering
     known_patterns: tuple[str, ...] = ()  # names, or package.module:function, that join the style operations
     style_share: float = 0.5  # of a batch's train images that are restyled
