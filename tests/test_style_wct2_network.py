@@ -18,16 +18,7 @@ from repairops.errors import InvalidOption, StyleWeightsDamaged, StyleWeightsUnc
 from repairops.style.haar import Bands
 from repairops.style.wct2 import build_wct2, fit_wct2
 from repairops.style.wct2_network import Skip, Wct2Network
-from repairops.style.wct2_training import (
-    VGG_FEATURES,
-    VGG_MEAN,
-    VGG_STD,
-    new_network,
-    reconstruction_psnr,
-    scale_features,
-    take_vgg_encoder,
-    train_reconstruction,
-)
+from repairops.style.wct2_start import VGG_FEATURES, VGG_MEAN, VGG_STD, new_network, take_vgg_encoder
 from repairops.style.wct2_weights import load_weights, save_weights
 
 
@@ -155,24 +146,3 @@ def test_the_vgg_encoder_is_torchvision_s() -> None:
     assert all(p.requires_grad for p in network.decoder.parameters())
     with pytest.raises(StyleWeightsDamaged, match=r"features\.10\.bias"):
         take_vgg_encoder(network, {k: v for k, v in state.items() if k != "features.10.bias"})
-
-
-def test_training_reconstructs_better_and_scaling_changes_features_alone() -> None:
-    pixels = (scenes()[:64] * 255).byte()
-    network = new_network("cat5", generator())
-    before = reconstruction_psnr(network, pixels[:16])
-    losses: list[float] = []
-    train_reconstruction(network, pixels, 12, 4, generator(), lambda step, loss: losses.append(loss))
-    after = reconstruction_psnr(network, pixels[:16])
-    assert len(losses) == 12
-    assert after > before + 1
-    images = scenes()[:4]
-    with torch.no_grad():
-        plain, feature = network(images), network.encode(images, 1)[0]
-    factor = scale_features(network, pixels[:16])
-    assert factor > 1
-    with torch.no_grad():
-        torch.testing.assert_close(network(images), plain, atol=1e-4, rtol=1e-3)
-        torch.testing.assert_close(network.encode(images, 1)[0], factor * feature, rtol=1e-3, atol=1e-3)
-    assert scale_features(network, pixels[:16]) == pytest.approx(1, abs=1e-3)
-    assert not any(p.requires_grad for p in network.parameters())

@@ -119,8 +119,18 @@ def show(
     show_default=True,
     help="cat5 keeps bands and features apart; sum adds the bands up and is faster.",
 )
-@click.option("--steps", default=2000, show_default=True, type=click.IntRange(1), help="Of the training.")
-@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Images in a step.")
+@click.option("--steps", default=1000, show_default=True, type=click.IntRange(1), help="Of the training.")
+@click.option(
+    "--minutes", default=0.0, show_default=True, type=click.FloatRange(0), help="Of the training at most; 0: no limit."
+)
+@click.option("--batch-size", default=16, show_default=True, type=click.IntRange(1), help="Images in a step.")
+@click.option(
+    "--amp",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    show_default=True,
+    help="Convolutions in bfloat16 while training; auto: on a GPU that computes in it.",
+)
 @click.option("--min-psnr", default=25.0, show_default=True, help="Poorer reconstruction, in dB, is refused.")
 @click.option("--seed", default=0, show_default=True, help="Of the initial weights and the batches.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
@@ -134,7 +144,9 @@ def fit(
     vgg: Path | None,
     unpooling: str,
     steps: int,
+    minutes: float,
     batch_size: int,
+    amp: str,
     min_psnr: float,
     seed: int,
     device: str,
@@ -153,7 +165,9 @@ def fit(
         vgg=vgg,
         unpooling="sum" if unpooling == "sum" else "cat5",
         steps=steps,
+        minutes=minutes,
         batch_size=batch_size,
+        amp=amp,
         least_psnr=min_psnr,
         seed=seed,
         device=device,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from repairops.config import ImagesConfig, ModelConfig, derive_seed
-from repairops.device import resolve_device
+from repairops.device import resolve_device, use_bfloat16
 from repairops.errors import StyleNetworkPoor, StyleNotFittable, StyleWeightsDamaged
 from repairops.images import load_image_set
 from repairops.store.champion import load_champion
@@ -19,13 +19,8 @@ from repairops.store.datasets import fetch_dataset, find_sets
 from repairops.store.models import resolve_model
 from repairops.store.styles import FILE, LoggedStyle, log_style
 from repairops.style.wct2_network import Unpooling
-from repairops.style.wct2_training import (
-    new_network,
-    reconstruction_psnr,
-    scale_features,
-    take_vgg_encoder,
-    train_reconstruction,
-)
+from repairops.style.wct2_start import new_network, take_vgg_encoder
+from repairops.style.wct2_training import poorest_psnr, scale_features, train_reconstruction
 from repairops.style.wct2_weights import save_weights
 
 UNSEEN = 256  # images that only measure the reconstruction, at most a tenth
@@ -42,7 +37,9 @@ def fit_network(
     vgg: Path | None,
     unpooling: Unpooling,
     steps: int,
+    minutes: float,
     batch_size: int,
+    amp: str,
     least_psnr: float,
     seed: int,
     device: str,
@@ -50,8 +47,9 @@ def fit_network(
 ) -> LoggedStyle:
     """An encoder and decoder that reconstruct the train set of `model`, logged as one safetensors file.
 
-    encoder: 'trained', or 'vgg19' from `vgg` or else from torchvision. Raises StyleNetworkPoor where images that it
-    did not see are reconstructed at less than `least_psnr` dB, StyleWeightsDamaged, and what loading a train set may.
+    encoder: 'trained', or 'vgg19' from `vgg` or else from torchvision. amp: as `training.amp`. Raises StyleNetworkPoor
+    where images that it did not see are reconstructed at less than `least_psnr` dB through any number of levels,
+    StyleWeightsDamaged, and what loading a train set may.
     """
     client = connect(tracking_uri)
     ref = resolve_model(model, client)
@@ -68,16 +66,20 @@ def fit_network(
         network = new_network(unpooling, generator)
         if encoder == "vgg19":
             take_vgg_encoder(network, vgg_weights(vgg))
-        network.to(resolve_device(device))
+        on = resolve_device(device)
+        network.to(on)
 
         def say(step: int, loss: float) -> None:
             if step % SAY_EVERY == 0 or step == steps:
-                log.info("step %d of %d, mean squared error %.5f", step, steps, loss)
+                log.info("step %d of at most %d, mean squared error %.5f", step, steps, loss)
 
-        train_reconstruction(network, images.pixels[order[held:]], steps, batch_size, generator, say)
+        seen = images.pixels[order[held:]]
+        train_reconstruction(
+            network, seen, steps, batch_size, generator, say, minutes=minutes, quick=use_bfloat16(amp, on)
+        )
         unseen = images.pixels[order[:held]]
         scale_features(network, unseen)
-        psnr = reconstruction_psnr(network, unseen)
+        psnr = poorest_psnr(network, unseen)
         if not psnr >= least_psnr:
             raise StyleNetworkPoor(psnr, least_psnr)
         save_weights(network, Path(folder) / FILE)
