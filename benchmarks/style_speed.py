@@ -27,7 +27,7 @@ from torch.nn.functional import pad, relu
 from repairops.config import StyleConfig
 from repairops.style import STYLES, Style, fit_style
 from repairops.style.haar import Bands, unpool
-from repairops.style.wct2 import build_wct2
+from repairops.style.wct2 import Wct2, build_wct2, prepare
 from repairops.style.wct2_network import DECODE, Skip, Wct2Network
 
 
@@ -102,6 +102,13 @@ def apply(style: Style, content: Tensor, order: Tensor) -> Tensor:
     return style.apply(content, order, Generator().manual_seed(0))
 
 
+@torch.no_grad()
+def convolve(style: Wct2, content: Tensor) -> None:
+    """The network without a transfer, in the chunks that the style takes."""
+    for chunk in content.split(style.images_at_once(content)):
+        style.network(prepare(chunk, style.levels), style.levels)
+
+
 def rate(work: Callable[[], object], count: int, repeats: int, device: torch.device) -> float:
     """Images a second, the best of the repeats after one warm-up."""
     work()
@@ -172,8 +179,7 @@ def main() -> None:
         network.quick = quick
         style = build_wct2(network, references)
         value = rate(partial(apply, style, content, order), given.batch, given.repeats, device)
-        with torch.no_grad():
-            floor = rate(lambda: network(content), given.batch, given.repeats, device)
+        floor = rate(partial(convolve, style, content), given.batch, given.repeats, device)
         difference = (style.apply(content[:few], order[:few], Generator()) - exact).abs().max()
         name = "bfloat16" if quick else "float32"
         say(f"wct2, batched, {name} convolutions", value, times=round(value / alone, 1), difference=float(difference))
