@@ -7,13 +7,15 @@ so that other load does not count; on a GPU they are wall time after synchronisi
 Prints one JSON line for each form: images a second.
 
 The one-image form of WCT2 takes the same network: statistics of the reference anew for each image, whole covariances
-with their singular values, as published. `convolutions` is the network without any transfer: the floor.
+with their singular values, as published. `convolutions` is the network without any transfer: the floor. The last lines
+are microseconds for one inverse root (I + G)^(-1/2), by `eigh` as the product takes it and by Newton-Schulz.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import sys
 import time
@@ -29,6 +31,7 @@ from repairops.style import STYLES, Style, fit_style
 from repairops.style.haar import Bands, unpool
 from repairops.style.wct2 import Wct2, build_wct2, prepare
 from repairops.style.wct2_network import DECODE, Skip, Wct2Network
+from repairops.style.whitening import safe_eigh
 
 
 def images(count: int, side: int, seed: int) -> Tensor:
@@ -96,6 +99,41 @@ def one_image(network: Wct2Network, content: Tensor, reference: Tensor, levels: 
         x = published(x, y) if level < levels else x
         x, y = decode(network, x, level, skips[level][0]), decode(network, y, level, skips[level][1])
     return x.clamp(0, 1)
+
+
+def by_eigenvalues(matrices: Tensor) -> Tensor:
+    values, vectors = safe_eigh(matrices)
+    return (vectors * values.rsqrt()[:, None, :]) @ vectors.transpose(1, 2)
+
+
+def by_newton_schulz(matrices: Tensor) -> Tensor:
+    """M^(-1/2) by the coupled iteration of Higham, Functions of Matrices (2008), chapter 6, until it stands still.
+
+    Y -> M^(1/2) and Z -> M^(-1/2) of the matrix divided by its Frobenius norm; three products a step.
+    """
+    norm = matrices.flatten(1).norm(dim=1)[:, None, None]
+    unit = torch.eye(matrices.shape[-1], device=matrices.device)
+    root, inverse = matrices / norm, unit.expand_as(matrices)
+    for _ in range(40):
+        step = torch.baddbmm(1.5 * unit, inverse, root, alpha=-0.5)
+        root, inverse = root @ step, step @ inverse
+        if (step - unit).abs().max() < 1e-4:  # converges quadratically: the next step would be exact
+            break
+    return inverse / norm.sqrt()
+
+
+def roots(size: int, condition: float, repeats: int, device: torch.device) -> dict[str, object]:
+    """Microseconds a matrix and largest error against float64, for 32 matrices with eigenvalues from 1 to condition."""
+    draw = Generator().manual_seed(size)
+    basis = torch.linalg.qr(torch.randn(32, size, size, generator=draw, dtype=torch.float64))[0]
+    values = torch.logspace(0, math.log10(condition), size, dtype=torch.float64)
+    matrices = ((basis * values) @ basis.transpose(1, 2)).float().to(device)
+    exact = ((basis * values.rsqrt()) @ basis.transpose(1, 2)).to(device)
+    line: dict[str, object] = {"root_of": size, "condition": condition}
+    for solve in (by_eigenvalues, by_newton_schulz):
+        line[solve.__name__] = round(1e6 / rate(partial(solve, matrices), 32, repeats, device), 1)
+        line[f"{solve.__name__}_error"] = float((solve(matrices) - exact).abs().max())
+    return line
 
 
 def apply(style: Style, content: Tensor, order: Tensor) -> Tensor:
@@ -184,6 +222,9 @@ def main() -> None:
         name = "bfloat16" if quick else "float32"
         say(f"wct2, batched, {name} convolutions", value, times=round(value / alone, 1), difference=float(difference))
         say(f"convolutions alone, {name}", floor, transfer_share=round(1 - value / floor, 2))
+    for size in (16, 64, 128):
+        for condition in (30.0, 1000.0):
+            sys.stdout.write(json.dumps(roots(size, condition, given.repeats, device)) + "\n")
 
 
 if __name__ == "__main__":
