@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -29,28 +31,29 @@ SAY_EVERY = 100  # steps
 log = logging.getLogger("repairops")
 
 
-def fit_network(
-    model: str,
-    train_set: str | Path | None,
-    *,
-    encoder: str,
-    vgg: Path | None,
-    unpooling: Unpooling,
-    steps: int,
-    minutes: float,
-    batch_size: int,
-    amp: str,
-    least_psnr: float,
-    seed: int,
-    device: str,
-    tracking_uri: str | None,
-) -> LoggedStyle:
+@dataclass(frozen=True)
+class NetworkFit:
+    """How a network is fitted; the options of `repairops style fit`."""
+
+    encoder: Literal["trained", "vgg19"]
+    vgg: Path | None  # VGG-19's state, which then is the encoder; None: as torchvision fetches it
+    unpooling: Unpooling
+    steps: int
+    minutes: float  # of the training at most; 0 = no limit
+    batch_size: int
+    amp: Literal["auto", "on", "off"]  # bfloat16, as `training.amp`
+    least_psnr: float  # dB
+    seed: int
+    device: str
+
+
+def fit_network(model: str, train_set: str | Path | None, fit: NetworkFit, tracking_uri: str | None) -> LoggedStyle:
     """An encoder and decoder that reconstruct the train set of `model`, logged as one safetensors file.
 
-    encoder: 'trained', or 'vgg19' from `vgg` or else from torchvision. amp: as `training.amp`. Raises StyleNetworkPoor
-    where images that it did not see are reconstructed at less than `least_psnr` dB through any number of levels,
-    StyleWeightsDamaged, and what loading a train set may.
+    Raises StyleNetworkPoor where images that it did not see are reconstructed at less than `fit.least_psnr` dB
+    through any number of levels, StyleWeightsDamaged, and what loading a train set may.
     """
+    encoder = "vgg19" if fit.vgg else fit.encoder
     client = connect(tracking_uri)
     ref = resolve_model(model, client)
     sets = find_sets(client, ref.run_id, train_set, train_set)
@@ -60,28 +63,35 @@ def fit_network(
         images = load_image_set(path, spec, ImagesConfig(), role="train set")
         if len(images) < 20:
             raise StyleNotFittable("train set", f"it has {len(images)} images", "Give at least 20")
-        generator = torch.Generator().manual_seed(derive_seed(seed, "style network"))
+        generator = torch.Generator().manual_seed(derive_seed(fit.seed, "style network"))
         order = torch.randperm(len(images), generator=generator)
         held = min(UNSEEN, len(images) // 10)
-        network = new_network(unpooling, generator)
+        network = new_network(fit.unpooling, generator)
         if encoder == "vgg19":
-            take_vgg_encoder(network, vgg_weights(vgg))
-        on = resolve_device(device)
+            take_vgg_encoder(network, vgg_weights(fit.vgg))
+        on = resolve_device(fit.device)
         network.to(on)
 
         def say(step: int, loss: float) -> None:
-            if step % SAY_EVERY == 0 or step == steps:
-                log.info("step %d of at most %d, mean squared error %.5f", step, steps, loss)
+            if step % SAY_EVERY == 0 or step == fit.steps:
+                log.info("step %d of at most %d, mean squared error %.5f", step, fit.steps, loss)
 
         seen = images.pixels[order[held:]]
         train_reconstruction(
-            network, seen, steps, batch_size, generator, say, minutes=minutes, quick=use_bfloat16(amp, on)
+            network,
+            seen,
+            fit.steps,
+            fit.batch_size,
+            generator,
+            say,
+            minutes=fit.minutes,
+            quick=use_bfloat16(fit.amp, on),
         )
         unseen = images.pixels[order[:held]]
         scale_features(network, unseen)
         psnr = poorest_psnr(network, unseen)
-        if not psnr >= least_psnr:
-            raise StyleNetworkPoor(psnr, least_psnr)
+        if not psnr >= fit.least_psnr:
+            raise StyleNetworkPoor(psnr, fit.least_psnr)
         save_weights(network, Path(folder) / FILE)
         return log_style(client, Path(folder) / FILE, psnr, images.digest, encoder)
 
