@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from repairops.cli.console import json_option, print_json
+
+if TYPE_CHECKING:
+    from repairops.stages.field import Field
 
 
 @click.group()
@@ -14,8 +20,26 @@ def style() -> None:
     """Say and show what the field did to the images; fit a style's network."""
 
 
-def field_options(function: click.decorators.FC) -> click.decorators.FC:
-    """Where the failures and the train images come from."""
+def on_field(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the field that its options name: the failures, their clusters, the train set, the champion."""
+
+    @click.pass_obj
+    @functools.wraps(command)
+    def with_field(
+        tracking_uri: str | None,
+        /,
+        model: str,
+        failures: str,
+        train_set: str | None,
+        config_path: str | None,
+        overrides: tuple[str, ...],
+        **own: Any,
+    ) -> None:
+        from repairops.config import load_config
+        from repairops.stages.field import fetch_field
+
+        command(fetch_field(model, failures, train_set, load_config(config_path, overrides), tracking_uri), **own)
+
     options = (
         click.argument("model"),
         click.option("--failures", default="auto", show_default=True, help="Run ids or digests by comma; auto: all."),
@@ -24,30 +48,18 @@ def field_options(function: click.decorators.FC) -> click.decorators.FC:
         click.option("--set", "overrides", multiple=True, metavar="STAGE.OPTION=VALUE", help="One option; repeatable."),
     )
     for option in reversed(options):
-        function = option(function)
-    return function
+        with_field = option(with_field)
+    return with_field
 
 
 @style.command()
-@field_options
+@on_field
 @json_option
-@click.pass_obj
-def diagnose(
-    tracking_uri: str | None,
-    model: str,
-    failures: str,
-    train_set: str | None,
-    config_path: str | None,
-    overrides: tuple[str, ...],
-    as_json: bool,
-) -> None:
+def diagnose(field: Field, as_json: bool) -> None:
     """Say in sentences what degradation the logged failures of MODEL show against its train set."""
-    from repairops.config import load_config
     from repairops.stages.field import diagnose as look
-    from repairops.stages.field import fetch_field
 
-    config = load_config(config_path, overrides)
-    found = look(fetch_field(model, failures, train_set, config, tracking_uri))
+    found = look(field)
     if as_json:
         print_json(found)
         return
@@ -57,7 +69,7 @@ def diagnose(
 
 
 @style.command()
-@field_options
+@on_field
 @click.option("--style", "names", multiple=True, help="A style to show; repeatable. Default: all that need no weights.")
 @click.option("--count", default=8, show_default=True, type=click.IntRange(1, 64), help="Images in a row.")
 @click.option(
@@ -68,30 +80,15 @@ def diagnose(
     help="The picture, a PNG.",
 )
 @json_option
-@click.pass_obj
-def show(
-    tracking_uri: str | None,
-    model: str,
-    failures: str,
-    train_set: str | None,
-    config_path: str | None,
-    overrides: tuple[str, ...],
-    names: tuple[str, ...],
-    count: int,
-    out: Path,
-    as_json: bool,
-) -> None:
+def show(field: Field, names: tuple[str, ...], count: int, out: Path, as_json: bool) -> None:
     """Make a picture of train images in every style, fitted to the logged failures of MODEL."""
     import torch
 
-    from repairops.config import load_config
     from repairops.images import encode_png
-    from repairops.stages.field import fetch_field, picture_styles
+    from repairops.stages.field import picture_styles
     from repairops.style import AUTO, STYLES
 
-    config = load_config(config_path, overrides)
-    shown = list(names) or [n for n in (*STYLES, AUTO) if n != "wct2" or config.style.weights]
-    field = fetch_field(model, failures, train_set, config, tracking_uri)
+    shown = list(names) or [n for n in (*STYLES, AUTO) if n != "wct2" or field.config.style.weights]
     picture = picture_styles(field, shown, count)
     out.write_bytes(encode_png(torch.from_numpy(picture.transpose(2, 0, 1).copy())))
     rows = ["failures", "train images", *shown]
@@ -119,46 +116,33 @@ def show(
     show_default=True,
     help="cat5 keeps bands and features apart; sum adds the bands up and is faster.",
 )
-@click.option("--steps", default=2000, show_default=True, type=click.IntRange(1), help="Of the training.")
-@click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Images in a step.")
-@click.option("--min-psnr", default=25.0, show_default=True, help="Poorer reconstruction, in dB, is refused.")
+@click.option("--steps", default=1000, show_default=True, type=click.IntRange(1), help="Of the training.")
+@click.option(
+    "--minutes", default=0.0, show_default=True, type=click.FloatRange(0), help="Of the training at most; 0: no limit."
+)
+@click.option("--batch-size", default=16, show_default=True, type=click.IntRange(1), help="Images in a step.")
+@click.option(
+    "--amp",
+    type=click.Choice(["auto", "on", "off"]),
+    default="auto",
+    show_default=True,
+    help="Convolutions in bfloat16 while training; auto: on a GPU that computes in it.",
+)
+@click.option(
+    "--min-psnr", "least_psnr", default=25.0, show_default=True, help="Poorer reconstruction, in dB, is refused."
+)
 @click.option("--seed", default=0, show_default=True, help="Of the initial weights and the batches.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @json_option
 @click.pass_obj
-def fit(
-    tracking_uri: str | None,
-    model: str,
-    train_set: str | None,
-    encoder: str,
-    vgg: Path | None,
-    unpooling: str,
-    steps: int,
-    batch_size: int,
-    min_psnr: float,
-    seed: int,
-    device: str,
-    as_json: bool,
-) -> None:
+def fit(tracking_uri: str | None, /, model: str, train_set: str | None, as_json: bool, **how: Any) -> None:
     """Fit the network of the style wct2 to the train set of MODEL, and keep it in an MLflow run.
 
     Name it afterwards as style.weights=fitted:DIGEST. It needs no failures.
     """
-    from repairops.stages.style_network import fit_network
+    from repairops.stages.style_network import NetworkFit, fit_network
 
-    logged = fit_network(
-        model,
-        train_set,
-        encoder="vgg19" if vgg else encoder,
-        vgg=vgg,
-        unpooling="sum" if unpooling == "sum" else "cat5",
-        steps=steps,
-        batch_size=batch_size,
-        least_psnr=min_psnr,
-        seed=seed,
-        device=device,
-        tracking_uri=tracking_uri,
-    )
+    logged = fit_network(model, train_set, NetworkFit(**how), tracking_uri)
     if as_json:
         print_json(vars(logged))
     else:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from repairops.config import ImagesConfig, ModelConfig, derive_seed
-from repairops.device import resolve_device
+from repairops.device import resolve_device, use_bfloat16
 from repairops.errors import StyleNetworkPoor, StyleNotFittable, StyleWeightsDamaged
 from repairops.images import load_image_set
 from repairops.store.champion import load_champion
@@ -19,13 +21,8 @@ from repairops.store.datasets import fetch_dataset, find_sets
 from repairops.store.models import resolve_model
 from repairops.store.styles import FILE, LoggedStyle, log_style
 from repairops.style.wct2_network import Unpooling
-from repairops.style.wct2_training import (
-    new_network,
-    reconstruction_psnr,
-    scale_features,
-    take_vgg_encoder,
-    train_reconstruction,
-)
+from repairops.style.wct2_start import new_network, take_vgg_encoder
+from repairops.style.wct2_training import poorest_psnr, scale_features, train_reconstruction
 from repairops.style.wct2_weights import save_weights
 
 UNSEEN = 256  # images that only measure the reconstruction, at most a tenth
@@ -34,25 +31,29 @@ SAY_EVERY = 100  # steps
 log = logging.getLogger("repairops")
 
 
-def fit_network(
-    model: str,
-    train_set: str | Path | None,
-    *,
-    encoder: str,
-    vgg: Path | None,
-    unpooling: Unpooling,
-    steps: int,
-    batch_size: int,
-    least_psnr: float,
-    seed: int,
-    device: str,
-    tracking_uri: str | None,
-) -> LoggedStyle:
+@dataclass(frozen=True)
+class NetworkFit:
+    """How a network is fitted; the options of `repairops style fit`."""
+
+    encoder: Literal["trained", "vgg19"]
+    vgg: Path | None  # VGG-19's state, which then is the encoder; None: as torchvision fetches it
+    unpooling: Unpooling
+    steps: int
+    minutes: float  # of the training at most; 0 = no limit
+    batch_size: int
+    amp: Literal["auto", "on", "off"]  # bfloat16, as `training.amp`
+    least_psnr: float  # dB
+    seed: int
+    device: str
+
+
+def fit_network(model: str, train_set: str | Path | None, fit: NetworkFit, tracking_uri: str | None) -> LoggedStyle:
     """An encoder and decoder that reconstruct the train set of `model`, logged as one safetensors file.
 
-    encoder: 'trained', or 'vgg19' from `vgg` or else from torchvision. Raises StyleNetworkPoor where images that it
-    did not see are reconstructed at less than `least_psnr` dB, StyleWeightsDamaged, and what loading a train set may.
+    Raises StyleNetworkPoor where images that it did not see are reconstructed at less than `fit.least_psnr` dB
+    through any number of levels, StyleWeightsDamaged, and what loading a train set may.
     """
+    encoder = "vgg19" if fit.vgg else fit.encoder
     client = connect(tracking_uri)
     ref = resolve_model(model, client)
     sets = find_sets(client, ref.run_id, train_set, train_set)
@@ -62,24 +63,35 @@ def fit_network(
         images = load_image_set(path, spec, ImagesConfig(), role="train set")
         if len(images) < 20:
             raise StyleNotFittable("train set", f"it has {len(images)} images", "Give at least 20")
-        generator = torch.Generator().manual_seed(derive_seed(seed, "style network"))
+        generator = torch.Generator().manual_seed(derive_seed(fit.seed, "style network"))
         order = torch.randperm(len(images), generator=generator)
         held = min(UNSEEN, len(images) // 10)
-        network = new_network(unpooling, generator)
+        network = new_network(fit.unpooling, generator)
         if encoder == "vgg19":
-            take_vgg_encoder(network, vgg_weights(vgg))
-        network.to(resolve_device(device))
+            take_vgg_encoder(network, vgg_weights(fit.vgg))
+        on = resolve_device(fit.device)
+        network.to(on)
 
         def say(step: int, loss: float) -> None:
-            if step % SAY_EVERY == 0 or step == steps:
-                log.info("step %d of %d, mean squared error %.5f", step, steps, loss)
+            if step % SAY_EVERY == 0 or step == fit.steps:
+                log.info("step %d of at most %d, mean squared error %.5f", step, fit.steps, loss)
 
-        train_reconstruction(network, images.pixels[order[held:]], steps, batch_size, generator, say)
+        seen = images.pixels[order[held:]]
+        train_reconstruction(
+            network,
+            seen,
+            fit.steps,
+            fit.batch_size,
+            generator,
+            say,
+            minutes=fit.minutes,
+            quick=use_bfloat16(fit.amp, on),
+        )
         unseen = images.pixels[order[:held]]
         scale_features(network, unseen)
-        psnr = reconstruction_psnr(network, unseen)
-        if not psnr >= least_psnr:
-            raise StyleNetworkPoor(psnr, least_psnr)
+        psnr = poorest_psnr(network, unseen)
+        if not psnr >= fit.least_psnr:
+            raise StyleNetworkPoor(psnr, fit.least_psnr)
         save_weights(network, Path(folder) / FILE)
         return log_style(client, Path(folder) / FILE, psnr, images.digest, encoder)
 

@@ -18,13 +18,14 @@ from repairops.style.wct2_weights import load_weights
 
 CACHE_BYTES = 2**30  # statistics above this are not kept but computed again for each batch
 PIXELS_AT_ONCE = 2**16  # references are encoded in chunks of about so many pixels
+PIXELS_IN_CACHE = 2**15  # content is styled in chunks of so many on a CPU: features of 8 MiB stay in its last cache
 
 
 @dataclass(frozen=True, eq=False)
 class Wct2:
     """References as 3-channel images float32 (R, 3, H, W), and their statistics where these fit the cache."""
 
-    network: Wct2Network
+    network: Wct2Network  # frozen
     references: Tensor
     statistics: Statistics | None
     levels: int
@@ -37,17 +38,31 @@ class Wct2:
             return content.clone()
         device = content.device
         network = self.network.to(device)
+        count = self.images_at_once(content)
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            if self.statistics is None:
-                chosen = self.references[reference.to(self.references.device)].to(device)
-                picked = network.statistics(chosen, self.levels, self.sites)
-            else:
-                picked = {site: s.pick(reference, device) for site, s in self.statistics.items()}
-            styled = network.transfer(prepare(content, self.levels), picked, self.levels, self.sites, self.alpha)
-            styled = styled[..., : content.shape[2], : content.shape[3]]
+            parts = [
+                network.transfer(
+                    prepare(some, self.levels), self._statistics(chosen, device), self.levels, self.sites, self.alpha
+                )
+                for some, chosen in zip(torch.split(content, count), torch.split(reference, count), strict=True)
+            ]
+            styled = torch.cat(parts)[..., : content.shape[2], : content.shape[3]]
             if content.shape[1] == 1:
                 styled = styled.mean(1, keepdim=True)
-            return styled.nan_to_num(0.5, 1, 0).clamp_(0, 1)
+            return styled.nan_to_num(0.5, 1, 0).clamp_(0, 1).contiguous()
+
+    def images_at_once(self, content: Tensor) -> int:
+        """Images of (B, C, H, W) that are styled at once: all on a GPU, on a CPU as many as its cache holds."""
+        if content.device.type != "cpu" or len(content) == 0:
+            return max(1, len(content))
+        return max(1, PIXELS_IN_CACHE // prepare(content[:1], self.levels)[0, 0].numel())
+
+    def _statistics(self, reference: Tensor, device: torch.device) -> Statistics:
+        """Of the chosen references (B,), on `device`."""
+        if self.statistics is None:
+            chosen = self.references[reference.to(self.references.device)].to(device)
+            return self.network.statistics(chosen, self.levels, self.sites)
+        return {site: s.pick(reference, device) for site, s in self.statistics.items()}
 
 
 def fit_wct2(references: Tensor, clean: Tensor, config: StyleConfig, generator: Generator) -> Wct2:
@@ -74,7 +89,7 @@ def build_wct2(
 ) -> Wct2:
     """WCT2 on references float32 (R, C, H, W) in 0..1, C 1 or 3, with the transfer at `sites`."""
     prepared = prepare(references, levels)
-    network = network.to(references.device).eval().requires_grad_(False)
+    network = network.to(references.device).frozen()
     chunks = torch.split(prepared, max(1, PIXELS_AT_ONCE // prepared[0, 0].numel()))
     with torch.no_grad():
         parts = [network.statistics(chunks[0], levels, sites)]
@@ -88,4 +103,5 @@ def build_wct2(
 def prepare(images: Tensor, levels: int) -> Tensor:
     """(B, C, H, W) as 3-channel images whose sides the levels divide, with 2 positions left at the deepest."""
     unit = 2 ** (levels - 1)
-    return pad_to_multiple(images.expand(-1, 3, -1, -1), unit, minimum=2 * unit)
+    padded = pad_to_multiple(images.expand(-1, 3, -1, -1), unit, minimum=2 * unit)
+    return padded.contiguous(memory_format=torch.channels_last)

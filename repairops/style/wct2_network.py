@@ -7,6 +7,7 @@ pooling to the decoder, which concatenates them (cat5).
 
 from __future__ import annotations
 
+import copy
 from typing import Literal, get_args
 
 import torch
@@ -47,7 +48,7 @@ class Wct2Network(nn.Module):
     Sides are multiples of 2**(levels - 1) with at least 2 positions at the deepest level (`wct2.prepare`).
 
     unpooling: 'cat5' concatenates the unpooled bands and the feature before pooling; 'sum' adds the bands up, which is
-    the inverse Haar transform. quick: convolutions and features in bfloat16; whitening and colouring in float32.
+    the inverse Haar transform. quick: convolutions and features in bfloat16; roots of covariances in float32.
     """
 
     def __init__(self, unpooling: Unpooling = "cat5", quick: bool = False) -> None:
@@ -60,6 +61,20 @@ class Wct2Network(nn.Module):
             {name: nn.Conv2d(fed * wider.get(name, 1), out, 3) for name, (fed, out) in DECODER.items()}
         )
 
+    def frozen(self) -> Wct2Network:
+        """A copy for inference alone: what `forward` makes of the weights in each call is made once."""
+        copied = copy.deepcopy(self).eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        for layers in (copied.encoder, copied.decoder):
+            for name, layer in layers.items():
+                if isinstance(layer, nn.Conv2d) and name != "conv0":
+                    weight, bias = copied._weights(layers, name)
+                    layer.weight, layer.bias = nn.Parameter(weight, False), nn.Parameter(bias, False)
+        if self.unpooling == "cat5":
+            for _, after in DECODE.values():
+                kernels = unpooled_kernels(copied._weights(copied.decoder, after[0])[0])
+                copied.register_buffer(f"{after[0]}_unpooled", kernels, persistent=False)
+        return copied
+
     def forward(self, images: Tensor, levels: int = 4) -> Tensor:
         """Reconstruction without a transfer."""
         return self.transfer(images, {}, levels, (), 1.0)
@@ -67,8 +82,7 @@ class Wct2Network(nn.Module):
     def encode(self, x: Tensor, level: int) -> tuple[Tensor, Skip | None]:
         """Features of one level from those of the level above (the image, for level 1), and the skip."""
         if level == 1:
-            x = self.encoder["conv0"](x)
-            return self._relu_conv(self.encoder, "conv1_1", x.bfloat16() if self.quick else x), None
+            return self._relu_conv(self.encoder, "conv1_1", self.encoder["conv0"](x)), None
         before, after = ENCODE[level]
         for name in before:
             x = self._relu_conv(self.encoder, name, x)
@@ -78,8 +92,7 @@ class Wct2Network(nn.Module):
     def decode(self, x: Tensor, level: int, skip: Skip | None) -> Tensor:
         """The reverse of `encode`."""
         if level == 1 or skip is None:
-            image = self._conv(self.decoder, "conv1_1", x)
-            return image.float() if self.quick else image
+            return self._conv(self.decoder, "conv1_1", x)
         before, after = DECODE[level]
         bands, feature = skip
         low = self._relu_conv(self.decoder, before, x)
@@ -99,25 +112,31 @@ class Wct2Network(nn.Module):
         2x2 convolution of the coefficients, another one for each of the four positions in a block: 4 products instead
         of 9. Reflected borders of the unpooled band are repeated borders of the coefficients.
         """
-        layer = self.decoder[name]
-        assert isinstance(layer, nn.Conv2d)
+        weight, bias = self._weights(self.decoder, name)
+        kernels = getattr(self, f"{name}_unpooled", None)
+        if kernels is None:
+            kernels = unpooled_kernels(weight)
         joined = F.pad(torch.cat(bands, 1), (1, 1, 1, 1), mode="replicate")
-        with torch.autocast(feature.device.type, torch.bfloat16, enabled=self.quick):
-            whole = F.conv2d(
-                F.pad(feature, (1, 1, 1, 1), mode="reflect"), layer.weight[:, -feature.shape[1] :], layer.bias
-            )
-            for row in (0, 1):
-                for column in (0, 1):
-                    kernel = unpooled_kernel(layer.weight, row, column)
-                    part = joined[..., row : joined.shape[2] - 1 + row, column : joined.shape[3] - 1 + column]
-                    whole[..., row::2, column::2] += F.conv2d(part, kernel)
+        whole = F.conv2d(F.pad(feature, (1, 1, 1, 1), mode="reflect"), weight[:, -feature.shape[1] :], bias)
+        for place, kernel in enumerate(kernels):
+            row, column = divmod(place, 2)
+            part = joined[..., row : joined.shape[2] - 1 + row, column : joined.shape[3] - 1 + column]
+            whole[..., row::2, column::2] += F.conv2d(part, kernel)
         return whole
 
     def _conv(self, layers: nn.ModuleDict, name: str, x: Tensor) -> Tensor:
         """3x3 convolution with borders reflected."""
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.quick):
-            filtered: Tensor = layers[name](F.pad(x, (1, 1, 1, 1), mode="reflect"))
-        return filtered
+        weight, bias = self._weights(layers, name)
+        return F.conv2d(F.pad(x.to(weight.dtype), (1, 1, 1, 1), mode="reflect"), weight, bias)
+
+    def _weights(self, layers: nn.ModuleDict, name: str) -> tuple[Tensor, Tensor]:
+        """In bfloat16 where `quick`, but for the layer that makes the image: its 8 bits would not outlive it."""
+        layer = layers[name]
+        assert isinstance(layer, nn.Conv2d)
+        assert layer.bias is not None
+        last = layers is self.decoder and name == "conv1_1"
+        dtype = torch.bfloat16 if self.quick and not last else layer.weight.dtype
+        return layer.weight.to(dtype), layer.bias.to(dtype)
 
     def _relu_conv(self, layers: nn.ModuleDict, name: str, x: Tensor) -> Tensor:
         return F.relu(self._conv(layers, name, x))
@@ -130,14 +149,14 @@ class Wct2Network(nn.Module):
         for level in range(1, levels + 1):
             x, skips[level] = self.encode(x, level)
             if "encoder" in sites:
-                found[f"encoder{level}"] = style_statistics(x.float())
+                found[f"encoder{level}"] = style_statistics(x)
             if "skip" in sites and (skip := skips[level]) is not None:
                 for name in ("LH", "HL", "HH"):
-                    found[f"skip{level}.{name}"] = style_statistics(getattr(skip[0], name).float())
+                    found[f"skip{level}.{name}"] = style_statistics(getattr(skip[0], name))
         if "decoder" in sites:
             for level in range(levels, 1, -1):
                 x = self.decode(x, level, skips[level])
-                found[f"decoder{level - 1}"] = style_statistics(x.float())
+                found[f"decoder{level - 1}"] = style_statistics(x)
         return found
 
     def transfer(
@@ -146,7 +165,7 @@ class Wct2Network(nn.Module):
         """Content (B, 3, H, W) in the styles of B references, not clamped to 0..1."""
 
         def restyle(x: Tensor, place: str) -> Tensor:
-            return whiten_colour(x.float(), styles[place], alpha).to(x.dtype) if place in styles else x
+            return whiten_colour(x, styles[place], alpha) if place in styles else x
 
         skips: dict[int, Skip | None] = {}
         x = content
@@ -166,19 +185,22 @@ class Wct2Network(nn.Module):
         return x
 
 
-def unpooled_kernel(weight: Tensor, row: int, column: int) -> Tensor:
-    """For pixels at (row, column) of their 2x2 block: 2x2 kernels (out, 4 C, 2, 2) on the coefficients of four bands.
+def unpooled_kernels(weight: Tensor) -> Tensor:
+    """2x2 kernels (4, out, 4 C, 2, 2) on the coefficients of four bands, for each of the pixels of a 2x2 block.
 
     weight: (out, 5 C, 3, 3) on the unpooled bands LL, LH, HL, HH and a feature.
     """
     channels = weight.shape[1] // CAT5
     low, high = haar_filters()
-    parts = []
-    for number, (vertical, horizontal) in enumerate((a, b) for a in (low, high) for b in (low, high)):
-        own = weight[:, number * channels : (number + 1) * channels]
-        rows = torch.stack(_taps(own.unbind(2), vertical, row), 2)  # (out, C, 2, 3)
-        parts.append(torch.stack(_taps(rows.unbind(3), horizontal, column), 3))
-    return torch.cat(parts, 1)
+    kernels = []
+    for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        parts = []
+        for number, (vertical, horizontal) in enumerate((a, b) for a in (low, high) for b in (low, high)):
+            own = weight[:, number * channels : (number + 1) * channels]
+            rows = torch.stack(_taps(own.unbind(2), vertical, row), 2)  # (out, C, 2, 3)
+            parts.append(torch.stack(_taps(rows.unbind(3), horizontal, column), 3))
+        kernels.append(torch.cat(parts, 1))
+    return torch.stack(kernels)
 
 
 def _taps(three: tuple[Tensor, ...], taps: tuple[float, float], place: int) -> list[Tensor]:

@@ -7,6 +7,12 @@ Universal Style Transfer (Li et al. 2017, section 3.1) in the '+I' form that the
 with C = A A' of the centred features A = (F - mean) / sqrt(n - 1), n positions. Two identities make it cheap: with
 fewer positions than channels (I + A A')^(-1/2) A = A (I + A' A)^(-1/2), and (I + C_s)^(1/2) = I + K K', where K has
 min(C, n) columns and is all that a style needs to keep. No eigenvalue is cut: those of I + C are at least 1.
+
+The roots come from symmetric eigenvalues. Newton-Schulz (Higham, Functions of Matrices, 2008, chapter 6) needs products
+alone, but 9 to 14 steps of three; on a CPU it is slower at 64 and 128 channels (benchmarks/style_speed.py).
+
+Features are taken as rows, (B, n, C), which is how channels_last stores them: no copy. Roots are always found in
+float32; the map that results is applied in the features' own precision.
 """
 
 from __future__ import annotations
@@ -67,54 +73,56 @@ def matrix_power(covariance: Tensor, power: float, floor: float) -> Tensor:
 
 
 def style_statistics(features: Tensor) -> StyleStatistics:
-    """What colouring keeps of reference features float32 (R, C, H, W)."""
-    mean, scaled = _centre(features)
-    values, vectors = _gram_eigen(scaled)
-    if scaled.shape[2] < scaled.shape[1]:
-        factor = (scaled @ vectors) * (1 + (1 + values).sqrt()).rsqrt()[:, None, :]
+    """What colouring keeps of reference features (R, C, H, W)."""
+    mean, centred, _ = _rows(features)
+    values, vectors = _gram_eigen(centred)
+    if centred.shape[1] < centred.shape[2]:
+        scaled = centred.transpose(1, 2) / math.sqrt(max(centred.shape[1] - 1, 1))
+        factor = (scaled @ vectors) * (1 + values.sqrt()).rsqrt()[:, None, :]
     else:
-        factor = vectors * ((1 + values).sqrt() - 1).clamp_min(0).sqrt()[:, None, :]
-    return StyleStatistics(mean, factor)
+        factor = vectors * (values.sqrt() - 1).sqrt()[:, None, :]
+    return StyleStatistics(mean[:, 0], factor)
 
 
 def whiten_colour(features: Tensor, style: StyleStatistics, alpha: float = 1.0) -> Tensor:
-    """Content features float32 (B, C, H, W) with the mean and covariance of the style (B references).
+    """Content features (B, C, H, W) with the mean and covariance of the style (B references).
 
-    alpha: 0 = content, 1 = full transfer, linear between. The result stays in each content's own range.
+    features: float32, or bfloat16 to have the map applied in it. alpha: 0 = content, 1 = full transfer, linear
+    between. The result stays in each content's own range, and has its dtype and memory format.
     """
-    _, scaled = _centre(features)
-    values, vectors = _gram_eigen(scaled)
-    shrink = (1 + values).rsqrt()[:, None, :]
-    factor = style.factor
-    if scaled.shape[2] < scaled.shape[1]:
-        whitened = ((scaled @ vectors) * shrink) @ vectors.transpose(1, 2)
-        moved = whitened + factor @ (factor.transpose(1, 2) @ whitened)
+    _, centred, (low, high) = _rows(features)
+    values, vectors = _gram_eigen(centred)
+    root = (vectors * values.rsqrt()[:, None, :]) @ vectors.transpose(1, 2)
+    factor, mean = style.factor, style.mean[:, None, :]
+    if root.shape[1] < centred.shape[2]:
+        exact = (centred, root, factor, mean)
+        centred, root, factor, mean = (t.to(features.dtype) for t in exact)
+        whitened = root @ centred
+        moved = torch.baddbmm(whitened + mean, whitened @ factor, factor.transpose(1, 2))
     else:  # more positions than channels: the whole map first, (C, C), and the positions through it once
-        whitening = (vectors * shrink) @ vectors.transpose(1, 2)
-        moved = (whitening + factor @ (factor.transpose(1, 2) @ whitening)) @ scaled
-    coloured = moved * _root_count(features) + style.mean[:, :, None]
-    low, high = (limit(features.flatten(1), 1)[:, None, None] for limit in (torch.amin, torch.amax))
-    coloured = torch.minimum(torch.maximum(coloured, low), high).view_as(features)
+        whole = torch.baddbmm(root, root @ factor, factor.transpose(1, 2))
+        centred, whole, mean = (t.to(features.dtype) for t in (centred, whole, mean))
+        moved = torch.baddbmm(mean, centred, whole)
+    moved = torch.minimum(torch.maximum(moved, low), high)
+    coloured: Tensor = moved.transpose(1, 2).reshape(features.shape)  # a view, in channels_last
     return coloured if alpha == 1 else alpha * coloured + (1 - alpha) * features
 
 
-def _root_count(features: Tensor) -> float:
-    return math.sqrt(max(features.shape[2] * features.shape[3] - 1, 1))
+def _rows(features: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """Mean (B, 1, C) and centred features (B, n, C), float32; each image's range, (B, 1, 1), as the features are."""
+    rows = features.permute(0, 2, 3, 1).flatten(1, 2)
+    mean = rows.mean(1, keepdim=True, dtype=torch.float32)
+    limits = (rows.amin(1).amin(1)[:, None, None], rows.amax(1).amax(1)[:, None, None])
+    return mean, rows - mean, limits
 
 
-def _centre(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (B, C), and A = (F - mean) / sqrt(n - 1) as (B, C, n)."""
-    flat = features.flatten(2)
-    mean = flat.mean(2)
-    return mean, (flat - mean[:, :, None]) / _root_count(features)
+def _gram_eigen(centred: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (at least 1) and vectors of I + AA' or I + A'A, whichever is smaller, of rows (B, n, C).
 
-
-def _gram_eigen(scaled: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (at least 0) and vectors of A'A or AA', whichever is smaller.
-
-    Solved as G + I: the shift keeps float32 away from the tiny norms at which `eigh` returns NaN.
+    The shift by I also keeps float32 away from the tiny norms at which `eigh` returns NaN.
     """
-    transposed = scaled.transpose(1, 2)
-    gram = transposed @ scaled if scaled.shape[2] < scaled.shape[1] else scaled @ transposed
-    values, vectors = safe_eigh(gram + torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device))
-    return (values - 1).clamp_min(0), vectors
+    n, channels = centred.shape[1:]
+    first = centred if n < channels else centred.transpose(1, 2)
+    identity = torch.eye(min(n, channels), device=centred.device)
+    values, vectors = safe_eigh(torch.baddbmm(identity, first, first.transpose(1, 2), alpha=1 / max(n - 1, 1)))
+    return values.clamp_min(1), vectors
