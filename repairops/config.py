@@ -59,6 +59,8 @@ class SplitConfig:
     heldout_fraction: float = 0.3
     validation_fraction: float = 0.2  # of the failures that are not held out
     near_duplicate_similarity: float = 0.95  # correlation of 8x8 thumbnails, where there is no group column
+    clean_validation_fraction: float = 0.2  # of the clean set, which then choose and do not judge; 0 = none
+    min_clean_images: int = 4000  # a smaller clean set judges as a whole
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ class Work:
     validation: FailureBatch
     clusters: Clusters
     config: Config
+    unseen: ImageSet | None = None  # clean images that the champion was not trained on, to choose by
 
 
 def fine_tune_everywhere(
@@ -118,6 +119,7 @@ def _train(
         seed=seed,
         work_dir=work_dir,
         method_key=_digest(method, style),
+        unseen=work.unseen,
         on_epoch=on_epoch,
     )
 

@@ -29,6 +29,12 @@ SHARES = (
     ("repair_failures_accuracy", "Accuracy on repair failures", "c3"),
 )
 
+UNSEEN = "The champion was not trained on the clean validation images: what is lost there is lost on new images too."
+REMEMBERED = (
+    "The clean validation images are of the train set, which the champion probably remembers: they cannot show well "
+    "what is lost on new images; the clean set shows it."
+)
+
 
 def training(outcome: Outcome) -> dict[str, Any]:
     values = mapping(outcome.get("training"))
@@ -47,6 +53,7 @@ def training(outcome: Outcome) -> dict[str, Any]:
         "from_champion": bool(start),
         "rows": [_epoch(row, epoch, best) for row, epoch in zip(history, epochs, strict=True)],
         "note": plain(values["note"]) if values.get("note") else "",
+        "validation": {True: UNSEEN, False: REMEMBERED}.get(values.get("validation_unseen"), ""),
         "time": _effort(values),
         "trials": [_trial(row) for row in mappings(values.get("trials"))],
         "trade_off": _trade_off(outcome),
