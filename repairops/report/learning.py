@@ -53,11 +53,18 @@ def training(outcome: Outcome) -> dict[str, Any]:
         "from_champion": bool(start),
         "rows": [_epoch(row, epoch, best) for row, epoch in zip(history, epochs, strict=True)],
         "note": plain(values["note"]) if values.get("note") else "",
-        "validation": {True: UNSEEN, False: REMEMBERED}.get(values.get("validation_unseen"), ""),
+        "validation": _validation(values.get("validation_unseen")),
         "time": _effort(values),
         "trials": [_trial(row) for row in mappings(values.get("trials"))],
         "trade_off": _trade_off(outcome),
     }
+
+
+def _validation(unseen: Any) -> str:
+    """What the clean validation images can show; empty where an older outcome does not say which they were."""
+    if unseen is None:
+        return ""
+    return UNSEEN if unseen is True else REMEMBERED
 
 
 def _trial(row: Mapping[str, Any]) -> dict[str, Any]:
