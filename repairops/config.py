@@ -22,6 +22,23 @@ from repairops.presets import with_preset
 # A field with this metadata does not change what a job makes and decides: it is not in the digest.
 _MACHINE = {"affects_result": False}
 
+# What the gate's numbers can mean: lowest, highest. At more confidence than 0.9999 the exact tests have no risk left to
+# give, and no number of images passes.
+_POINTS, _SHARE, _NO_END = (0, 100, "from 0 to 100 percentage points"), (0, 1, "from 0 to 1"), math.inf
+_GATE_RANGES = {
+    "confidence": (0.5, 0.9999, "from 0.5 to 0.9999, one-sided"),
+    "margin_points": _POINTS,
+    "min_repair_rate": (0, 0.9999, "from 0 to 0.9999; that every failure is repaired cannot be shown"),
+    "class_margin_points": _POINTS,
+    "max_negative_flips": _SHARE,
+    "parity_tolerance": (0, _NO_END, "0 or more"),
+    "max_latency_ratio": (1e-9, _NO_END, "positive; 1 is the champion's own time"),
+    "min_part_repair_rate": _SHARE,
+    "corruption_margin_points": _POINTS,
+    "corruption_images": (0, _NO_END, "0 (all clean images) or more"),
+    "max_ece_rise": _SHARE,
+}
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -114,6 +131,7 @@ class TrainingConfig:
     validation_fraction: float = 0.1  # of the train set, kept for choosing where no unseen clean images do
     max_validation_images: int = 2000  # clean ones that choose, wherever they come from
     max_train_images: int = 0  # 0 = all
+    epoch_images: int = 0  # train images of an epoch, drawn anew for each; 0 = all
     crop_padding: int = -1  # pixels of random translation; -1 = an eighth of the side, 0 = none
     horizontal_flip: bool = False  # wrong for digits, text and signs, so never on unasked
     max_clean_drop: float = 0.5  # points on the clean validation images that what is chosen may lose
@@ -128,6 +146,8 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class GateConfig:
+    """Raises InvalidOption for a number out of its range, so that no gate ever has one."""
+
     confidence: float = 0.95  # one-sided
     margin_points: float = 0.5  # largest clean-accuracy loss allowed, percentage points
     min_repair_rate: float = 0.3
@@ -153,6 +173,11 @@ class GateConfig:
     onnx_parity: Level = "required"
     onnx_accuracy: Level = "advisory"
     latency: Level = "advisory"
+
+    def __post_init__(self) -> None:
+        for name, (low, high, wanted) in _GATE_RANGES.items():
+            if not low <= getattr(self, name) <= high:  # NaN neither
+                raise InvalidOption(f"gate.{name}", getattr(self, name), wanted)
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,14 @@ import torch
 import torch.distributed as dist
 
 from repairops.config import Config, MethodConfig, TrainingConfig, derive_seed
+from repairops.device import resolve_device
 from repairops.errors import RepairError
 from repairops.methods import AUTO, RepairData, make_method
 from repairops.methods.base import Method
 from repairops.network import Classifier
 from repairops.records import Clusters, FailureBatch, ImageSet
+from repairops.stages.looks import fit_look
+from repairops.style import Style
 from repairops.training import TrainingResult, train
 from repairops.training.epoch import Figures
 from repairops.training.ranks import Ranks, current_ranks
@@ -35,11 +38,15 @@ from repairops.trials import choose_by_trial
 logger = logging.getLogger("repairops")
 
 SENT_AT_ONCE = 8192  # images
+STYLED = (AUTO, "style_guided")  # methods that take a style
 
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """What a training needs, the same on every rank."""
+    """What a training needs, the same on every rank.
+
+    style: fitted to `failures` already, on the device that trains; it is not sent, see `_with_style`.
+    """
 
     classifier: Classifier
     train_set: ImageSet
@@ -47,6 +54,7 @@ class Work:
     validation: FailureBatch
     clusters: Clusters
     config: Config
+    style: Style | None = None
     unseen: ImageSet | None = None  # clean images that the champion was not trained on, to choose by
 
 
@@ -84,6 +92,7 @@ def leading(ranks: Ranks) -> Iterator[None]:
 def _fine_tune(
     work: Work, work_dir: Path, on_epoch: Callable[[int, Figures], None] | None = None
 ) -> tuple[TrainingResult, list[dict[str, Any]]]:
+    work = _with_style(work)
     method, training = work.config.method, work.config.training
     trials: list[dict[str, Any]] = []
     if method.name == AUTO:
@@ -106,8 +115,11 @@ def _train(
     style, seed = work.config.style, work.config.seed
 
     def factory(data: RepairData) -> Method:
+        data = dataclasses.replace(data, style=work.style)
         return make_method(method, style, data, torch.Generator().manual_seed(derive_seed(seed, "method")))
 
+    # All that the fitted style depends on stands in the checkpoint: the sets, the seed, the champion's weights and the
+    # parts of the train set by the training's own arguments, and here the part's size, which a trial's can be below.
     return train(
         classifier,
         factory,
@@ -118,14 +130,28 @@ def _train(
         training,
         seed=seed,
         work_dir=work_dir,
-        method_key=_digest(method, style),
+        method_key=_digest(method, style, work.config.training.max_train_images),
         unseen=work.unseen,
         on_epoch=on_epoch,
     )
 
 
-def _digest(*stages: Any) -> str:
-    text = json.dumps([dataclasses.asdict(stage) for stage in stages], sort_keys=True)
+def _with_style(work: Work) -> Work:
+    """With the job's style, where its method takes one: fitted here on every rank but the first, which has it.
+
+    A style is tensors on rank 0's device, with wct2 a network and up to a gigabyte of statistics; the same images and
+    draws give the same style anywhere. One for all trials of `auto` too, however few images a trial trains on.
+    """
+    if work.style is not None or work.config.method.name not in STYLED:
+        return work
+    device = resolve_device(work.config.training.device)
+    style = fit_look(work.failures, work.clusters, work.train_set, work.classifier, work.config, device)
+    return dataclasses.replace(work, style=style)
+
+
+def _digest(*values: Any) -> str:
+    """sha256 of plain values and of stages' options."""
+    text = json.dumps(values, default=dataclasses.asdict, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -133,7 +159,7 @@ def _send(work: Work) -> None:
     """The train set's pixels go in parts, since they may lie in a memory-mapped file larger than the memory."""
     pixels = work.train_set.pixels
     without = dataclasses.replace(work.train_set, pixels=pixels[:0].clone())
-    dist.broadcast_object_list([dataclasses.replace(work, train_set=without)], 0)
+    dist.broadcast_object_list([dataclasses.replace(work, train_set=without, style=None)], 0)
     for start in range(0, len(pixels), SENT_AT_ONCE):
         dist.broadcast(pixels[start : start + SENT_AT_ONCE].clone(), 0)
 

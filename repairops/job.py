@@ -126,25 +126,33 @@ class Job:
         )
         return Outcome(self.values)
 
-    def repeat(self, earlier: Mapping[str, Any], promoted: bool) -> Outcome:
-        """The earlier outcome of the same job: nothing is repaired again. promoted: the alias moved just now."""
+    def repeat(self, earlier: Mapping[str, Any], changed: Mapping[str, Any]) -> Outcome:
+        """The earlier outcome of the same job: nothing is repaired again.
+
+        changed: values of the outcome that a promotion, made or refused just now, has changed.
+        """
         registered = earlier.get("registered") or {}
         version = f" and registered version {registered['version']}" if registered else ""
-        start = f"The alias {self.ref.alias!r} moved to it now" if promoted else "Nothing to do"
+        start, refusal = "Nothing to do", str(changed.get("not_moved", ""))
+        if refusal or changed.get("promoted"):
+            start = f"The alias {self.ref.alias!r} " + ("was not moved" if refusal else "moved to it now")
+        refusal = f" {refusal}" if refusal else ""
         message = (
             f"{start}: this repair of {self.ref} came to '{earlier['outcome']}'{version} in run "
-            f"{earlier['earlier_run']}. New failures or another configuration make a new repair; --rerun repeats it."
+            f"{earlier['earlier_run']}.{refusal} New failures or another configuration make a new repair; --rerun "
+            "repeats it."
         )
+        values = {**earlier, **changed, "message": message}
+        values["exit_code"] = EXIT_CODES[values["outcome"]]
         self.run.set_tags(
             {
-                OUTCOME_TAG: f"repeated:{earlier['outcome']}",
-                "repairops.exit_code": str(earlier["exit_code"]),
+                OUTCOME_TAG: f"repeated:{values['outcome']}",
+                "repairops.exit_code": str(values["exit_code"]),
                 "repairops.earlier_run": str(earlier["earlier_run"]),
                 "mlflow.note.content": message,
             }
         )
         folder = self.scratch("outcome")
-        values = {**earlier, "message": message, "promoted": promoted or bool(earlier.get("promoted"))}
         write_outcome(values, folder / "outcome.json")
         self.run.log_folder(folder)
         return Outcome(values, repeated=True)

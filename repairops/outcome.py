@@ -10,12 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from repairops.config import GateConfig, config_from_dict
-from repairops.errors import OutcomeUnreadable, listing
+from repairops.errors import OutcomeUnreadable, UsageError, listing
 from repairops.evidence import Evidence, Verdict
 
 SCHEMA = 2
 READABLE = (1, 2)
-EXIT_CODES = {"passed": 0, "nothing_to_repair": 0, "failed": 3, "inconclusive": 4, "alias_moved": 5, "error": 1}
+EXIT_CODES = {
+    "passed": 0,
+    "nothing_to_repair": 0,
+    "error": 1,
+    "failed": 3,
+    "inconclusive": 4,
+    "alias_moved": 5,  # passed and registered, not promoted
+    "not_promoted": 5,  # likewise, since the promotion was refused
+}
 OF_VERDICT = {"PASS": "passed", "FAIL": "failed", "INCONCLUSIVE": "inconclusive"}
 
 
@@ -28,7 +36,8 @@ class Outcome:
 
     @property
     def kind(self) -> str:
-        """passed, failed, inconclusive, alias_moved (passed and registered, not promoted), nothing_to_repair, error."""
+        """passed, failed, inconclusive, nothing_to_repair or error; alias_moved and not_promoted are passed and
+        registered, but the production alias was not moved."""
         return str(self.values["outcome"])
 
     @property
@@ -75,7 +84,10 @@ def recompute(values: Mapping[str, Any], path: object = "outcome.json") -> Verdi
     if not values.get("evidence") or not values.get("policy"):
         raise OutcomeUnreadable(path, f"it holds no evidence of a gate (outcome {values.get('outcome')!r})")
     levels = dict.fromkeys(RULES, "off") if values.get("schema") == 1 else {}
-    policy: GateConfig = config_from_dict({"gate": {**levels, **values["policy"]}}).gate
+    try:
+        policy: GateConfig = config_from_dict({"gate": {**levels, **values["policy"]}}).gate
+    except UsageError as error:
+        raise OutcomeUnreadable(path, f"its policy is none that this version knows ({error})") from error
     try:
         evidence = Evidence.from_dict(_numbers(_upgraded(values)))
     except (KeyError, TypeError, AttributeError) as error:

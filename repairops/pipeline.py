@@ -100,9 +100,9 @@ def run_job(job: Job, inputs: Inputs) -> Outcome:
     with job.stage("cluster"):
         clusters = cluster(job, split.repair)
     with job.stage("style"):
-        samples = show_style(job, champion, split.repair, clusters, train_set)
+        style, samples = show_style(job, champion, split.repair, clusters, train_set)
     with job.stage("fine-tune"):
-        challenger = fine_tune(job, champion, train_set, unseen, split, clusters)
+        challenger = fine_tune(job, champion, train_set, unseen, split, clusters, style)
     with job.stage("evaluate"):
         evaluation = judge(job, champion, challenger, clean, split.heldout)
         evidence = weigh(job, champion, challenger, clean, split, clusters, evaluation)

@@ -83,14 +83,14 @@ def trial_training(
     method: MethodConfig, training: TrainingConfig, train_images: int, candidates: int
 ) -> TrainingConfig:
     """The configuration of one trial: whole epochs where its share allows, else one epoch of fewer images."""
-    used = min(train_images, training.max_train_images or train_images)
+    used = min(train_images, training.max_train_images or train_images, training.epoch_images or train_images)
     images = method.trial_share * training.epochs * used / candidates
     whole = int(images // used) if used else 0
     fewer = min(used, max(round(images), FEWEST_BATCHES * training.batch_size))
     return dataclasses.replace(
         training,
         epochs=max(whole, 1),
-        max_train_images=training.max_train_images if whole else fewer,
+        epoch_images=training.epoch_images if whole else fewer,
         max_minutes=training.max_minutes * method.trial_share / candidates,
     )
 

@@ -10,72 +10,14 @@ from html.parser import HTMLParser
 from typing import Any
 
 import numpy as np
+from evidence_helpers import CLASSES, page_evidence
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from repairops.config import Config, GateConfig
-from repairops.evidence import (
-    Calibration,
-    ConfidenceBin,
-    Evidence,
-    LatencyFigures,
-    OnnxAccuracy,
-    PairedCounts,
-    ParityCounts,
-    RepairCounts,
-    Slice,
-)
+from repairops.evidence import Evidence, ParityCounts
 from repairops.gate import decide
 from repairops.report import NegativeFlip, Pictures, SamplePair
-
-CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-PARITY = ParityCounts(n=10_300, decisions_differ=0, max_difference=3.1e-6)
-LOST = (3, 2, 5, 7, 3, 6, 2, 2, 3, 4)
-CLUSTERS = ((98, 120), (61, 78), (44, 54), (20, 32), (8, 16))  # repaired, of all
-WON = (2, 3, 4, 4, 3, 5, 2, 2, 3, 3)
-
-
-def evidence(more_lost: int = 0, parity: ParityCounts = PARITY) -> Evidence:
-    """10,000 clean images of ten classes; `more_lost` further negative flips in each class."""
-    by_class = {
-        name: PairedCounts(940 - 4 * i - more_lost, lost + more_lost, won, 60 + 4 * i - lost - won)
-        for i, (name, lost, won) in enumerate(zip(CLASSES, LOST, WON, strict=True))
-    }
-    values = list(by_class.values())
-    total = PairedCounts(
-        *(sum(getattr(c, k) for c in values) for k in ("both_right", "champion_only", "challenger_only", "both_wrong"))
-    )
-    return Evidence(
-        total,
-        by_class,
-        231,
-        300,
-        parity,
-        latency=(LatencyFigures(1, 1.91, 2.4, 1.93, 2.52), LatencyFigures(32, 21.3, 24.0, 21.8, 25.9)),
-        heldout_by_cluster={str(i): RepairCounts(right, n) for i, (right, n) in enumerate(CLUSTERS)},
-        slices=(
-            Slice("source", "camera 7", RepairCounts(149, 181)),
-            Slice("source", "camera 8", RepairCounts(82, 119)),
-            Slice("site", "north", PairedCounts(1830, 9, 6, 155)),
-            Slice("site", "south", PairedCounts(7390, 28, 25, 557)),
-        ),
-        corruptions={
-            "gaussian_noise": PairedCounts(610, 24, 71, 295),
-            "motion_blur": PairedCounts(702, 31, 29, 238),
-            "fog": PairedCounts(731, 12, 40, 217),
-            "jpeg_compression": PairedCounts(744, 38, 14, 204),
-        },
-        calibration=Calibration(reliability(0.03), reliability(0.02)),
-        onnx_accuracy=OnnxAccuracy(total),
-    )
-
-
-def reliability(excess: float) -> tuple[ConfidenceBin, ...]:
-    """Ten bins, in each of which the mean confidence is above the accuracy by `excess`."""
-    return tuple(
-        ConfidenceBin(i / 10, (i + 1) / 10, 100 * i, round(100 * i * (i + 0.5) / 10), (i + 0.5) / 10 + excess)
-        for i in range(10)
-    )
 
 
 @functools.cache
@@ -86,7 +28,7 @@ def verdict(evidence_json: str) -> str:
 
 def judged(found: Evidence | int) -> dict[str, Any]:
     """The keys of an outcome that evidence and gate give; a number: that many more negative flips in each class."""
-    found = evidence(found) if isinstance(found, int) else found
+    found = page_evidence(found) if isinstance(found, int) else found
     return {
         "evidence": found.to_dict(),
         "verdict": json.loads(verdict(json.dumps(found.to_dict()))),
@@ -225,7 +167,7 @@ def passed() -> dict[str, Any]:
             "train_set": {"uri": "mlflow-artifacts:/1", "digest": "ab12" * 16, "images": 50_000},
             "clean_set": {"uri": "mlflow-artifacts:/2", "digest": "cd34" * 16, "images": 10_000},
         },
-        **judged(evidence()),
+        **judged(page_evidence()),
         **confusion(),
         "policy": config["gate"],
         "seconds": 262.4,
@@ -253,12 +195,12 @@ def passed() -> dict[str, Any]:
 
 def failed() -> dict[str, Any]:
     parity = ParityCounts(reason="the operator aten::fft_rfft2 is not supported")
-    found = judged(evidence(more_lost=14, parity=parity))
+    found = judged(page_evidence(more_lost=14, parity=parity))
     return passed() | found | {"outcome": "failed", "exit_code": 3, "registered": None, "message": "The gate failed."}
 
 
 def inconclusive() -> dict[str, Any]:
-    found = judged(evidence(more_lost=4))
+    found = judged(page_evidence(more_lost=4))
     return passed() | found | {"outcome": "inconclusive", "exit_code": 4, "registered": None}
 
 

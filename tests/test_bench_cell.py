@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from training_helpers import failures as digit_failures
+from without_helpers import output_without
 
 from repairops.bench.budget import step_time, within_budget
 from repairops.bench.data import BenchData, corrupted_images, load_digits, take_rows
-from repairops.bench.failures import collect_failures
+from repairops.bench.failures import collect_failures, photo_roles
 from repairops.bench.presets import PRESETS
 from repairops.bench.rivals import TrueCorruption, rival, rivals, twisted_failures
 from repairops.config import TrainingConfig
-from repairops.errors import DatasetNotFound, InvalidOption, UnreadableDataset
+from repairops.errors import DatasetNotFound, InvalidOption, UnknownOption, UnreadableDataset
 from repairops.methods import METHODS
 from repairops.records import CleanSet, Predictions
 
@@ -69,42 +68,52 @@ def test_published_files_are_taken_where_they_fit_the_clean_set(data: BenchData,
         corrupted_images(given, "fog", tmp_path / "own")
 
 
-def test_failures_that_guide_never_judge_and_photos_are_told_apart(data: BenchData, tmp_path: Path) -> None:
-    some = small(data, 60)
+def test_photo_roles_are_disjoint_and_drawn_by_the_seed() -> None:
+    roles = photo_roles(1000, 100, seed=0)
+    parts = [set(part.tolist()) for part in (roles.unseen, roles.guiding, roles.judging)]
+    assert [len(part) for part in parts] == [100, 338, 562]
+    assert set.union(*parts) == set(range(1000))
+    assert len(photo_roles(1000, 700, seed=0).unseen) == 200  # a fifth at most
+    assert not np.array_equal(photo_roles(1000, 100, seed=1).judging, roles.judging)
+
+
+def test_no_photo_of_a_failure_that_guides_judges(data: BenchData, tmp_path: Path) -> None:
+    some, roles = small(data, 60), photo_roles(60, 10, seed=0)
     right = np.random.default_rng(1).random(300) < 0.4
     images = corrupted_images(some, "gaussian_noise", tmp_path)
-    found = collect_failures(
-        some, answers(some, right), "gaussian_noise", tmp_path, batch=30, residuals=0, corrupted=0, seed=0
-    )
-    assert found.total == int((~right).sum()) == len(found.batch) + len(found.residual.images)
-    assert not found.residual.champion_right.any()
-    assert len(found.corrupted.images) == 300 - 30
-    assert found.accuracy == tuple(round(float(right[k * 60 : (k + 1) * 60].mean()), 4) for k in range(5))
+    place = {image.tobytes(): row for row, image in enumerate(images)}  # noisy images are all different
 
-    rows = {image.tobytes(): row for row, image in enumerate(images)}  # noisy images are all different
-    batch_rows = [rows[p.permute(1, 2, 0).numpy().tobytes()] for p in found.batch.images.pixels]
-    residual_rows = [rows[p.permute(1, 2, 0).numpy().tobytes()] for p in found.residual.images.pixels]
-    assert not set(batch_rows) & set(residual_rows)
-    assert not right[batch_rows].any()
-    photos = {row % 60 for row in batch_rows}
-    assert found.residual.shared.tolist() == [row % 60 in photos for row in residual_rows]
-    assert found.residual.severities.tolist() == [row // 60 + 1 for row in residual_rows]
-    assert found.batch.groups.tolist() == [f"photo {row % 60}" for row in batch_rows]
-    assert 0 < found.residual.shared.sum() < len(residual_rows)
-    other = collect_failures(
-        some, answers(some, right), "gaussian_noise", tmp_path, batch=30, residuals=20, corrupted=50, seed=1
-    )
+    def rows(pixels: torch.Tensor) -> np.ndarray:
+        return np.array([place[image.permute(1, 2, 0).numpy().tobytes()] for image in pixels])
+
+    sizes = {"batch": 30, "residuals": 0, "corrupted": 0, "roles": roles, "seed": 0}
+    found = collect_failures(some, answers(some, right), "gaussian_noise", tmp_path, **sizes)
+    batch, residual = rows(found.batch.images.pixels), rows(found.residual.images.pixels)
+    assert (len(batch), found.total) == (30, int((~right).sum()))
+    assert not right[batch].any()
+    assert np.isin(batch % 60, roles.guiding).all()
+    assert found.batch.groups.tolist() == [f"photo {row % 60}" for row in batch]
+    others = np.setdiff1d(np.flatnonzero(~right & ~np.isin(np.arange(300) % 60, roles.unseen)), batch)
+    assert sorted(residual) == others.tolist()
+    assert found.residual.shared.tolist() == np.isin(residual % 60, roles.guiding).tolist()
+    assert 0 < found.residual.shared.sum() < len(residual)
+    assert found.residual.severities.tolist() == (residual // 60 + 1).tolist()
+    assert not found.residual.champion_right.any()
+    assert sorted(rows(found.corrupted.images.pixels)) == [r for r in range(300) if r % 60 in roles.judging]
+    assert found.accuracy == tuple(round(float(right[k * 60 : (k + 1) * 60].mean()), 4) for k in range(5))
+    sizes |= {"residuals": 20, "corrupted": 50, "seed": 1}
+    other = collect_failures(some, answers(some, right), "gaussian_noise", tmp_path, **sizes)
     assert (len(other.residual.images), len(other.corrupted.images)) == (20, 50)
     assert other.batch.images.digest != found.batch.images.digest
 
 
 def test_a_batch_takes_at_most_half_of_few_failures(data: BenchData, tmp_path: Path) -> None:
-    some = small(data, 20)
-    right = np.arange(100) % 10 > 0
+    some, roles = small(data, 20), photo_roles(20, 0, seed=0)
+    right = np.arange(100) // 20 > 0  # failures at severity 1 only
     found = collect_failures(
-        some, answers(some, right), "contrast", tmp_path, batch=1000, residuals=0, corrupted=0, seed=0
+        some, answers(some, right), "contrast", tmp_path, batch=1000, residuals=0, corrupted=0, roles=roles, seed=0
     )
-    assert (len(found.batch), len(found.residual.images)) == (5, 5)
+    assert (len(roles.guiding), len(found.batch), len(found.residual.images)) == (8, 4, 16)
 
 
 @pytest.mark.parametrize(
@@ -118,17 +127,17 @@ def test_a_batch_takes_at_most_half_of_few_failures(data: BenchData, tmp_path: P
 )
 def test_budgets_become_whole_epochs(seconds: float, budget: float, epochs: int, images: int) -> None:
     found = within_budget(TrainingConfig(max_train_images=10_000), seconds, budget, 45_000, checks=3)
-    assert (found.epochs, found.max_train_images) == (epochs, images)
-    spent = found.epochs * found.max_train_images / found.batch_size * seconds
+    assert (found.epochs, found.epoch_images) == (epochs, images)
+    spent = found.epochs * found.epoch_images / found.batch_size * seconds
     assert spent == pytest.approx(max(budget, 3 * seconds), rel=0.02)
 
 
 def test_step_times_are_measured_once_for_a_grid(data: BenchData, tmp_path: Path) -> None:
     training = PRESETS["digits"].training
-    first = step_time("resnet_tiny", "fine_tune", rival("fine_tune"), data.train, training, tmp_path)
+    first = step_time("resnet_tiny", rival("fine_tune"), data.train, training, tmp_path)
     assert 0 < first.seconds < 5
-    assert step_time("resnet_tiny", "fine_tune", rival("fine_tune"), data.train, training, tmp_path) == first
-    refused = step_time("lstm_small", "batch_norm", rival("batch_norm"), data.train, training, tmp_path)
+    assert step_time("resnet_tiny", rival("fine_tune"), data.train, training, tmp_path) == first
+    refused = step_time("lstm_small", rival("batch_norm"), data.train, training, tmp_path)
     assert math.isnan(refused.seconds)
     assert "BatchNorm" in refused.error
 
@@ -143,6 +152,26 @@ def test_every_method_is_a_rival_and_bounds_are_marked() -> None:
     assert found["oracle_no_failures"].config.use_failures == "off"
     with pytest.raises(InvalidOption):
         rival("sleep")
+
+
+def test_a_rival_may_carry_settings_of_its_own() -> None:
+    found = rival("fine_tune@training.learning_rate=0.01+method.failure_share=0.2")
+    assert found.config == dataclasses.replace(rival("fine_tune").config, failure_share=0.2)
+    assert found.training == {"learning_rate": 0.01}
+    paper = rival("style_guided_paper@method.jsd_lambda=4")
+    assert (paper.config.recipe, paper.config.jsd_lambda) == ("paper", 4)
+    for name in ("sleep@method.failure_share=0.2", "fine_tune@seed=1", "fine_tune@method.name=mixup"):
+        with pytest.raises(InvalidOption):
+            rival(name)
+    with pytest.raises(UnknownOption):
+        rival("fine_tune@training.rate=1")
+
+
+def test_rivals_that_differ_in_the_learning_rate_share_the_time_of_a_step(data: BenchData, tmp_path: Path) -> None:
+    training = PRESETS["digits"].training
+    for name in ("fine_tune", "fine_tune@training.learning_rate=0.01", "fine_tune@method.failure_share=1"):
+        step_time("resnet_tiny", rival(name), data.train, training, tmp_path)
+    assert len(list(tmp_path.glob("*.json"))) == 2
 
 
 def test_shuffling_keeps_each_image_s_values_and_nothing_of_its_places() -> None:
@@ -165,18 +194,9 @@ def test_the_oracle_s_style_is_the_corruption_at_every_severity() -> None:
     assert torch.equal((styled * 255).round() / 255, styled)
 
 
-WITHOUT = """
+BENCH = """
 import sys
 from pathlib import Path
-class Without:
-    '''A finder that does not find some libraries, as where they are not installed.'''
-    def __init__(self, finder):
-        self.finder = finder
-    def find_spec(self, name, path=None, target=None):
-        return None if name.partition('.')[0] in REFUSED else self.finder.find_spec(name, path, target)
-    def __getattr__(self, name):
-        return getattr(self.finder, name)
-sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
 from repairops.bench.report import write_report
 from repairops.bench.run import Request, run
 out = Path(sys.argv[1])
@@ -189,8 +209,5 @@ sys.stdout.write(str(dict(states)))
 @pytest.mark.slow
 def test_runs_without_mlflow_and_the_heavy_libraries(tmp_path: Path) -> None:
     refused = {"mlflow", "great_expectations", "onnx", "onnxruntime", "pandas", "pyarrow", "jinja2"}
-    command = [sys.executable, "-c", f"REFUSED = {refused!r}\n{WITHOUT}", str(tmp_path / "grid")]
-    result = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=240)
-    assert result.returncode == 0, result.stderr[-2000:]
-    assert result.stdout == "{'done': 2}"
+    assert output_without(refused, BENCH, str(tmp_path / "grid"), folder=tmp_path) == "{'done': 2}"
     assert (tmp_path / "grid" / "report" / "report.md").exists()

@@ -170,8 +170,9 @@ def test_filters_narrow_and_presets_are_replaced() -> None:
         "resnet_small/contrast/none/0",
     ]
     assert coordinates(preset, ("no such thing",)) == []
-    changed = resolve(Request("cpu-mini", Path(), seeds=(3,), budget=1.5, rivals=("random",), networks=("lstm_small",)))
-    assert (changed.seeds, changed.budget_seconds) == ((3,), 1.5)
+    given = {"seeds": (3,), "budget": 1.5, "rivals": ("random",), "networks": ("lstm_small",), "failures": 100}
+    changed = resolve(Request("cpu-mini", Path(), **given))
+    assert (changed.seeds, changed.budget_seconds, changed.failure_batch) == ((3,), 1.5, 100)
     assert [str(c) for c in coordinates(changed, ("fog",))] == ["lstm_small/fog/random/3"]
 
 

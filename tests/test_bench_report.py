@@ -52,6 +52,24 @@ def test_figures_of_one_cell() -> None:
     assert (summary.corrupted_after(one), summary.on_batch(one), summary.others_gain(one)) == (75, 75, 10)
 
 
+def test_clean_kept_is_a_table_of_its_own() -> None:
+    kept = {
+        "weight": 0.4, "clean": {"both_right": 815, "champion_only": 5, "challenger_only": 4, "both_wrong": 176},
+        "residual": {"n": 100, "right": 30, "disjoint_n": 60, "disjoint_right": 12},
+        "corrupted": {"n": 200, "right": 142},
+    }  # fmt: skip
+    cells = [record("fine_tune", "fog"), record("none", "fog"), record("oracle", "fog")]
+    assert not any(table.name.startswith("kept") for table in tables(cells))  # cells of an older protocol
+    cells[0]["figures"]["kept"], cells[2]["figures"]["kept"] = kept, {**kept, "weight": 1.0}
+    cells[1]["figures"]["kept"] = {}
+    (table,) = (table for table in tables(cells) if table.name.startswith("kept"))
+    found = {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    assert set(found) == {"fine_tune", "oracle"}
+    shown = found["fine_tune"]
+    assert (shown["disjoint"].split(" ")[0], shown["change"], shown["weight"]) == ("20.0", "-0.1", "40%")
+    assert (shown["negative flips"], shown["corrupted"], shown["of oracle"]) == ("0.5", "71.0", "100%")
+
+
 def test_interval_over_images_for_one_seed_and_over_seeds_for_several() -> None:
     cells = [record("fine_tune", c, right=r) for c, r in (("fog", 40), ("contrast", 60))]
     one = summary.estimate(cells, summary.residual, summary.residual_images)
@@ -101,11 +119,19 @@ def test_tables_put_the_paper_s_figures_beside_ours_for_the_corruptions_shown() 
     assert ablation["style_guided"][:2] == ("60.0", "60.0")
 
 
-def test_budgets_are_never_mixed() -> None:
-    records = [record("fine_tune", "fog", right=40), record("fine_tune", "fog", right=60, budget_seconds=20.0)]
-    names = [table.name for table in tables(records)]
-    assert "overview-allconvnet-5s" in names
-    assert "overview-allconvnet-20s" in names
+def test_budgets_and_sizes_of_the_batch_are_never_mixed() -> None:
+    records = [
+        record("fine_tune", "fog", right=right, budget_seconds=budget, failure_batch=batch)
+        for right, budget, batch in ((40, 20.0, 40), (60, 5.0, 40), (80, 20.0, 1000))
+    ]
+    assert list(summary.groups(records[:1])) == ["allconvnet"]
+    assert list(summary.groups(records[:2])) == ["allconvnet-5s", "allconvnet-20s"]
+    found = {table.name: table.rows[0][1] for table in tables(records) if table.name.startswith("overview")}
+    assert {name: shown.split(" ")[0] for name, shown in found.items()} == {
+        "overview-allconvnet-5s-40-failures": "60.0",
+        "overview-allconvnet-20s-40-failures": "40.0",
+        "overview-allconvnet-20s-1000-failures": "80.0",
+    }
 
 
 def test_report_is_the_same_from_its_own_json_lines(tmp_path: Path) -> None:

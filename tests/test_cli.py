@@ -12,7 +12,8 @@ import click
 import pytest
 from click.testing import CliRunner
 from docs_helpers import commands
-from report_helpers import evidence, judged
+from evidence_helpers import page_evidence
+from report_helpers import judged
 from sklearn.datasets import load_digits
 
 import repairops
@@ -152,7 +153,7 @@ def test_gate_exits_like_its_verdict(tmp_path: Path, more_lost: int, recorded: s
 
 
 def test_gate_is_inconclusive_with_code_4(tmp_path: Path) -> None:
-    found = evidence().to_dict()
+    found = page_evidence().to_dict()
     found["clean"] = {"both_right": 180, "champion_only": 2, "challenger_only": 2, "both_wrong": 16}
     path = write(tmp_path / "outcome.json", 0, evidence=found, verdict={"result": "INCONCLUSIVE", "checks": []})
     result = CliRunner().invoke(main, ["gate", str(path)])

@@ -128,7 +128,7 @@ def test_derived_seeds_differ_by_seed_and_name_and_stay():
 
 def test_a_preset_fills_in_what_is_not_given() -> None:
     quick, paper = (load_config(overrides=[f"preset={name}", "training.epochs=7"]) for name in ("quick", "paper"))
-    assert (quick.training.epochs, quick.training.max_train_images) == (7, 5000)
+    assert (quick.training.epochs, quick.training.epoch_images) == (7, 5000)
     assert (paper.training.epochs, paper.training.batch_size, paper.method.recipe) == (7, 128, "paper")
     assert load_config(overrides=["preset=default"]).digest() == Config().digest()
     assert load_config(overrides=["preset=quick"]).digest() != Config().digest()

@@ -97,7 +97,7 @@ def test_three_ranks_with_shares_of_unequal_size(runs: dict[int, list[dict[str, 
 
 @pytest.mark.slow
 def test_mlflow_runs_a_job_on_two_processes_and_only_the_first_talks_to_mlflow(scene: Scene) -> None:
-    settings = ";".join([*OPTIONS, "training.epochs=2", "split.min_clean_images=800"])
+    settings = ";".join([*OPTIONS, "training.epochs=2", "split.min_clean_images=800", "gate.min_repair_rate=0.1"])
     done = subprocess.run(
         [
             sys.executable, "-m", "mlflow", "run", str(ROOT), "--env-manager=local", "-e", "repair_distributed",

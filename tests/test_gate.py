@@ -2,19 +2,20 @@ import json
 import math
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
+from evidence_helpers import counts, good_evidence
 
 from repairops.config import GateConfig
+from repairops.errors import InvalidOption
 from repairops.evidence import (
     Calibration,
     ConfidenceBin,
     Evidence,
     LatencyFigures,
     OnnxAccuracy,
-    PairedCounts,
     ParityCounts,
     RepairCounts,
     Slice,
@@ -26,37 +27,15 @@ POLICY = GateConfig()
 OFF = dict.fromkeys(RULES, "off")
 
 
-def counts(n, lost=0, won=0, right=0.9):
-    both = round(n * right) - lost
-    return PairedCounts(both, lost, won, n - both - lost - won)
-
-
-def evidence(**changes):
-    made = Evidence(
-        clean=counts(10_000, 20, 15),
-        clean_by_class={"cat": counts(5000, 12, 5), "dog": counts(5000, 8, 10)},
-        heldout_repaired=230,
-        heldout_total=300,
-        parity=ParityCounts(10_300, 0, 3e-6),
-        heldout_by_cluster={"0": RepairCounts(130, 150), "1": RepairCounts(100, 150)},
-        slices=(Slice("source", "cam 1", RepairCounts(230, 300)), Slice("site", "north", counts(5000, 12, 5))),
-        corruptions={"noise": counts(1000, 20, 15), "blur": counts(1000, 3, 4)},
-        calibration=Calibration((ConfidenceBin(0.9, 1.0, 100, 95, 0.97),), (ConfidenceBin(0.9, 1.0, 100, 94, 0.97),)),
-        onnx_accuracy=OnnxAccuracy(counts(10_000, 20, 15)),
-        latency=(LatencyFigures(1, 2.0, 2.5, 2.1, 2.6), LatencyFigures(32, 9.0, 9.5, 9.1, 9.6)),
-    )
-    return replace(made, **changes)
-
-
 def check(name, policy=POLICY, **changes):
     """The answer of one check, the others left out."""
     others = dict.fromkeys(set(RULES) - {name}, "off")
-    (found,) = decide(evidence(**changes), replace(policy, **others)).checks
+    (found,) = decide(good_evidence(**changes), replace(policy, **others)).checks
     return found
 
 
 def test_good_evidence_passes_every_check():
-    verdict = decide(evidence(), POLICY)
+    verdict = decide(good_evidence(), POLICY)
     assert verdict.result == "PASS"
     assert [c.name for c in verdict.checks] == list(RULES)
     assert {c.result for c in verdict.checks} == {"PASS"}
@@ -191,23 +170,23 @@ def test_latency():
 
 def test_levels():
     slow = (LatencyFigures(1, 1.0, 2, 9.0, 2),)
-    assert decide(evidence(latency=slow), POLICY).result == "PASS"
-    assert decide(evidence(latency=slow), replace(POLICY, latency="required")).result == "FAIL"
-    without = decide(evidence(latency=slow), replace(POLICY, latency="off"))
+    assert decide(good_evidence(latency=slow), POLICY).result == "PASS"
+    assert decide(good_evidence(latency=slow), replace(POLICY, latency="required")).result == "FAIL"
+    without = decide(good_evidence(latency=slow), replace(POLICY, latency="off"))
     assert "latency" not in [c.name for c in without.checks]
 
 
 def test_a_failure_outweighs_what_is_inconclusive():
-    assert decide(evidence(heldout_total=0, heldout_repaired=0), POLICY).result == "INCONCLUSIVE"
+    assert decide(good_evidence(heldout_total=0, heldout_repaired=0), POLICY).result == "INCONCLUSIVE"
     broken = ParityCounts(reason="x")
-    assert decide(evidence(heldout_total=0, heldout_repaired=0, parity=broken), POLICY).result == "FAIL"
+    assert decide(good_evidence(heldout_total=0, heldout_repaired=0, parity=broken), POLICY).result == "FAIL"
 
 
 @pytest.mark.parametrize("policy", [POLICY, GateConfig(**OFF)])
 def test_no_baseline_and_nan_never_pass_whatever_the_levels(policy):
-    assert decide(evidence(challenger_finite=False), policy).result == "FAIL"
-    assert decide(evidence(champion_finite=False), policy).result == "INCONCLUSIVE"
-    assert decide(evidence(clean=counts(0), clean_by_class={}), policy).result == "INCONCLUSIVE"
+    assert decide(good_evidence(challenger_finite=False), policy).result == "FAIL"
+    assert decide(good_evidence(champion_finite=False), policy).result == "INCONCLUSIVE"
+    assert decide(good_evidence(clean=counts(0), clean_by_class={}), policy).result == "INCONCLUSIVE"
 
 
 def test_nothing_judged_by_a_missing_baseline_passes():
@@ -222,14 +201,23 @@ def test_nothing_judged_by_a_missing_baseline_passes():
 
 def test_figures_are_plain_json_and_the_verdict_survives_a_round_trip():
     empty = Evidence(counts(0), {}, 0, 0, ParityCounts())
-    for made in (evidence(), empty, evidence(parity=ParityCounts(5, 0, math.nan)), evidence(champion_finite=False)):
+    for made in (
+        good_evidence(),
+        empty,
+        good_evidence(parity=ParityCounts(5, 0, math.nan)),
+        good_evidence(champion_finite=False),
+    ):
         text = json.dumps(decide(made, POLICY).to_dict(), allow_nan=False)
         again = Evidence.from_dict(json.loads(json.dumps(made.to_dict())))
         assert json.dumps(decide(again, POLICY).to_dict()) == text
 
 
 def test_summaries_are_one_sentence():
-    for made in (evidence(), Evidence(counts(0), {}, 0, 0, ParityCounts()), evidence(clean=counts(100, 3, 1))):
+    for made in (
+        good_evidence(),
+        Evidence(counts(0), {}, 0, 0, ParityCounts()),
+        good_evidence(clean=counts(100, 3, 1)),
+    ):
         for found in decide(made, POLICY).checks:
             assert found.summary.endswith(".")
             assert ". " not in found.summary
@@ -298,7 +286,7 @@ def test_slices_of_failures_and_of_the_clean_set():
     assert found.result == "FAIL"
     assert "site=south (−14.80 of 1,000 images)" in found.summary
     assert check("slices", replace(POLICY, slices="required"), slices=()).result == "INCONCLUSIVE"
-    assert "slices" not in [c.name for c in decide(evidence(slices=()), POLICY).checks]
+    assert "slices" not in [c.name for c in decide(good_evidence(slices=()), POLICY).checks]
     two = check("slices", slices=(Slice("source", "cam 2", RepairCounts(0, 60)), fallen)).summary
     assert "; accuracy falls" in two
 
@@ -344,3 +332,43 @@ def test_the_slowest_batch_size_decides():
     assert "A batch of 32 takes 15 ms" in found.summary
     assert found.figures["ratio"] == pytest.approx(1.5)
     assert [row["batch_size"] for row in found.figures["batches"]] == [1, 32]
+
+
+# Ranges
+
+EDGES = {
+    "confidence": (0.5, 0.9999),
+    "margin_points": (0, 100),
+    "min_repair_rate": (0, 0.9999),
+    "class_margin_points": (0, 100),
+    "max_negative_flips": (0, 1),
+    "parity_tolerance": (0, 1e9),
+    "max_latency_ratio": (1e-9, 1e9),
+    "min_part_repair_rate": (0, 1),
+    "corruption_margin_points": (0, 100),
+    "corruption_images": (0, 10**9),
+    "max_ece_rise": (0, 1),
+}
+
+
+@pytest.mark.parametrize("name", EDGES)
+@pytest.mark.parametrize("end", [0, 1])
+def test_the_gate_judges_and_plans_at_both_ends_of_a_range(name, end):
+    policy = replace(POLICY, **{name: EDGES[name][end]})
+    few = replace(good_evidence(), clean=counts(40, 3, 1), clean_by_class={"cat": counts(40, 3, 1)}, heldout_total=230)
+    for found in (good_evidence(), few):
+        assert {c.result for c in decide(found, policy).checks} <= {"PASS", "FAIL", "INCONCLUSIVE"}
+    plan(1000, 0.9, policy)
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_a_number_beyond_either_end_is_refused_with_its_range(name):
+    low, high = EDGES[name]
+    beyond = [low - 1, math.nan] + ([high + 1] if high < 1e6 else [])
+    for value in beyond:
+        with pytest.raises(InvalidOption, match=rf"gate\.{name} is {value!r}; it must be (from|0|positive)"):
+            replace(POLICY, **{name: value})
+
+
+def test_the_table_of_ranges_holds_every_number_of_the_gate():
+    assert set(EDGES) == {f.name for f in fields(GateConfig) if f.type in ("int", "float")}

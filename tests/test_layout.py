@@ -18,6 +18,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from without_helpers import output_without
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "repairops"
@@ -102,18 +103,6 @@ def test_the_benchmark_runs_where_the_core_does() -> None:
             }, module
 
 
-REFUSING = '''
-import sys
-class Without:
-    """A finder that does not find some libraries, as where they are not installed."""
-    def __init__(self, finder):
-        self.finder = finder
-    def find_spec(self, name, path=None, target=None):
-        return None if name.partition('.')[0] in REFUSED else self.finder.find_spec(name, path, target)
-    def __getattr__(self, name):
-        return getattr(self.finder, name)
-sys.meta_path[:] = [Without(finder) for finder in sys.meta_path]
-'''
 REPAIR = """
 import tempfile
 from pathlib import Path
@@ -197,11 +186,7 @@ print(decide(Evidence(counts, {'a': counts}, 90, 100, ParityCounts(10000, 0, 1e-
 )
 def test_runs_without(code: str, refused: set[str], answers: set[str], tmp_path: Path) -> None:
     """A whole small repair, the gate alone, and the bare package, in processes where some libraries do not import."""
-    script = f"REFUSED = {refused!r}\n{REFUSING}\n{code}"
-    command = [sys.executable, "-W", "ignore", "-c", script]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240)
-    assert result.returncode == 0, result.stderr[-2000:]
-    assert result.stdout.strip() in answers
+    assert output_without(refused, code, folder=tmp_path) in answers
 
 
 def test_files_stay_readable() -> None:

@@ -32,6 +32,7 @@ from repairops.images import write_parquet
 from repairops.network import Classifier
 from repairops.pipeline import repair
 from repairops.promotion import rollback
+from repairops.report import render_terminal
 
 
 def right(scene: Scene, version: str) -> np.ndarray:
@@ -225,6 +226,42 @@ def test_an_alias_that_another_moved_meanwhile_stays_where_it_is(scene: Scene) -
     assert run.data.tags["repairops.outcome"] == "alias_moved"
     assert run.data.tags["repairops.exit_code"] == "5"
     assert scene.client.get_model_version("cls", "3").tags["repairops.verdict"] == "PASS"
+
+
+def test_a_refused_promotion_is_no_error_and_is_made_up_for(scene: Scene) -> None:
+    """With promote=auto: the version is registered all the same. Here its files are not what its gate judged."""
+    first, auto = repair(config=options()), options("register.promote=auto")
+    tag, digest = "repairops.weights_sha256", first.values["artifacts"]["weights_sha256"]
+    scene.client.set_model_version_tag("cls", "2", tag, "0" * 64)
+    for rerun in (False, True):  # what was registered before; and by a job of its own
+        refused = repair(config=auto, rerun=rerun)
+        assert refused.repeated is not rerun
+        assert (refused.kind, refused.exit_code, refused.version) == ("not_promoted", 5, "2")
+        assert (scene.version_at("challenger"), scene.version_at("prod")) == ("2", "1")
+        assert refused.values["promoted"] is False
+        assert "was not moved" in refused.message
+        assert "its weights are not what its gate judged" in refused.message
+        run = scene.repairs()[0]
+        assert run.data.tags["repairops.exit_code"] == "5"
+        assert run.data.tags["repairops.outcome"] == ("not_promoted" if rerun else "repeated:not_promoted")
+        assert run.info.status == "FINISHED"
+        assert scene.outcome(run.info.run_id)["message"] == refused.message
+    told = render_terminal(refused.values)
+    assert "its weights are not what its gate judged" in told
+    assert "run the same command again: it repairs nothing anew" in told
+
+    # Mended, the same command moves the alias; afterwards there is nothing left to do.
+    scene.client.set_model_version_tag("cls", "2", tag, digest)
+    mended = repair(config=auto)
+    assert mended.repeated
+    assert (mended.kind, mended.exit_code, mended.values["promoted"]) == ("passed", 0, True)
+    assert "The alias 'prod' moved to it now" in mended.message
+    assert scene.version_at("prod") == "2"
+    assert scene.versions() == ["1", "2"]
+    rollback("prod/cls", reason="looks odd")
+    again = repair(config=auto)
+    assert again.message.startswith("Nothing to do")
+    assert (again.kind, again.exit_code, scene.version_at("prod")) == ("passed", 0, "1")
 
 
 def test_a_repair_that_harms_is_not_registered(scene: Scene) -> None:

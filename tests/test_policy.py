@@ -57,6 +57,8 @@ def test_another_file_than_the_agreed_one_is_refused(policy: Path) -> None:
     [
         ("margin: 0.3\n", UnknownOption, r"gate\.margin"),
         ("margin_points: much\n", InvalidOption, r"gate\.margin_points"),
+        ("margin_points: -1\n", InvalidOption, r"gate\.margin_points is -1\.0; it must be from 0 to 100"),
+        ("confidence: 95\n", InvalidOption, r"gate\.confidence is 95\.0; it must be from 0\.5 to 0\.9999"),
         ("latency: sometimes\n", InvalidOption, "required, advisory, off"),
         ("policy: other.yaml\n", UsageError, "holds policy"),
         ("- margin_points\n", UsageError, "must hold"),

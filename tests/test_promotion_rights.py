@@ -13,11 +13,15 @@ from mlflow import MlflowClient
 from store_helpers import add_version, in_processes, judged_version
 
 from repairops import promotion
+from repairops.config import load_config
 from repairops.errors import AliasBeingMoved, AliasMoved, PromotionRefused, RegistryRefused
+from repairops.job import Job
+from repairops.stages.publish import promote_earlier
 from repairops.store.aliases import promote
 from repairops.store.claims import rival_of
 from repairops.store.connection import connect, experiment_id
-from repairops.store.models import version_at
+from repairops.store.jobs import JobRun
+from repairops.store.models import ModelRef, version_at
 from repairops.store.moves import OUTSIDE, Promotion, close_move, open_move, promotions
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -121,6 +125,25 @@ def test_gate_of_another_parent(client: MlflowClient, model: str) -> None:
     with pytest.raises(AliasMoved, match=r"was at version 1 and is at 3 now \(moved by outside repairops\)"):
         promotion.promote(model)
     assert promotion.promote(model, force=True, reason="checked by hand").forced
+
+
+def test_a_job_without_the_right_leaves_the_alias_and_says_so(
+    client: MlflowClient, model: str, guarded_server: str, tmp_path: Path
+) -> None:
+    """promote=auto; with the right, the same job moves it."""
+    run = JobRun(client, client.create_run(experiment_id(client, f"repairs/{model}")).info.run_id)
+    config = load_config(overrides=["register.promote=auto", "training.device=cpu"])
+    job = Job(run, "key", tmp_path, ModelRef(model, "1", "prod", ""), [], config)
+    earlier = {"registered": {"version": "2"}, "earlier_run": run.run_id}
+    sign_in(MAY_NOT)
+    found = promote_earlier(job, client, earlier)
+    assert found["outcome"] == "not_promoted"
+    assert "refused to" in found["not_moved"]
+    assert "needs the right" in found["not_moved"]
+    assert version_at(client, model, "prod") == "1"
+    sign_in(MAY)
+    assert promote_earlier(job, client, earlier) == {"outcome": "passed", "promoted": True, "not_moved": ""}
+    assert version_at(client, model, "prod") == "2"
 
 
 def test_alias_moved_since(client: MlflowClient, model: str) -> None:

@@ -9,64 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from evidence_helpers import random_evidence
 
 from repairops.config import GateConfig
 from repairops.errors import OutcomeUnreadable
-from repairops.evidence import (
-    Calibration,
-    ConfidenceBin,
-    Evidence,
-    LatencyFigures,
-    OnnxAccuracy,
-    PairedCounts,
-    ParityCounts,
-    RepairCounts,
-    Slice,
-)
 from repairops.gate import RULES, decide
 from repairops.outcome import SCHEMA, read_outcome, recompute, write_outcome
-
-
-def paired(draw: np.random.Generator, most: int = 2000) -> PairedCounts:
-    n = int(draw.integers(0, most))
-    return PairedCounts(*draw.multinomial(n, draw.dirichlet([20, 0.4, 0.4, 2])).tolist())
-
-
-def repaired(draw: np.random.Generator) -> RepairCounts:
-    total = int(draw.integers(0, 200))
-    return RepairCounts(int(draw.integers(0, total + 1)), total)
-
-
-def bins(draw: np.random.Generator) -> tuple[ConfidenceBin, ...]:
-    found = []
-    for low in (0.0, 0.5):
-        n = int(draw.integers(0, 50))
-        mean = float(draw.uniform(low, low + 0.5)) if n else 0.0
-        found.append(ConfidenceBin(low, low + 0.5, n, int(draw.integers(0, n + 1)), mean))
-    return tuple(found)
-
-
-def random_evidence(draw: np.random.Generator) -> Evidence:
-    """Counts of all kinds: empty sets, no ONNX file, outputs that are not finite, nothing measured."""
-    heldout, differences = repaired(draw), [1e-6, 1e-2, float("nan"), float("inf")]
-    parity = ParityCounts(int(draw.integers(0, 3)) * 50, int(draw.integers(0, 2)), float(draw.choice(differences)))
-    times = [LatencyFigures(size, *draw.uniform(0, 3, 4).tolist()) for size in (1, 32)[: int(draw.integers(0, 3))]]
-    some = bool(draw.integers(0, 2))
-    return Evidence(
-        clean=paired(draw),
-        clean_by_class={name: paired(draw, 300) for name in ("cat", "dog", "café")[: int(draw.integers(0, 4))]},
-        heldout_repaired=heldout.repaired,
-        heldout_total=heldout.total,
-        parity=parity if draw.integers(0, 4) else ParityCounts(reason="no function for eigh"),
-        latency=tuple(times),
-        champion_finite=bool(draw.integers(0, 8)),
-        challenger_finite=bool(draw.integers(0, 8)),
-        heldout_by_cluster={str(number): repaired(draw) for number in range(int(draw.integers(0, 4)))},
-        slices=(Slice("source", "cam 1", repaired(draw)), Slice("site", "north", paired(draw, 300))) if some else (),
-        corruptions={"noise": paired(draw, 300)} if draw.integers(0, 2) else {},
-        calibration=Calibration(bins(draw), bins(draw)) if draw.integers(0, 2) else None,
-        onnx_accuracy=OnnxAccuracy(paired(draw)) if draw.integers(0, 2) else None,
-    )
 
 
 def random_policy(draw: np.random.Generator) -> GateConfig:
@@ -149,6 +97,14 @@ def test_incomplete_evidence_is_refused(missing: str) -> None:
     del evidence[missing]
     with pytest.raises(OutcomeUnreadable, match="evidence is incomplete"):
         recompute({"schema": SCHEMA, "evidence": evidence, "policy": asdict(GateConfig())})
+
+
+@pytest.mark.parametrize("changed", [{"confidence": 95}, {"mercy": "required"}])
+def test_a_policy_that_this_version_does_not_know_is_refused(changed: dict[str, Any]) -> None:
+    values = first_schema()
+    values["policy"] |= changed
+    with pytest.raises(OutcomeUnreadable, match=f"its policy is none that this version knows .*{next(iter(changed))}"):
+        recompute(values)
 
 
 def test_counts_that_were_changed_by_hand_change_the_verdict() -> None:

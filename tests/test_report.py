@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import report_helpers as made
+from evidence_helpers import page_evidence
 from PIL import Image
 from report_helpers import Page, attributes
 
@@ -121,7 +122,7 @@ def test_an_advisory_failure_is_not_named_as_the_reason() -> None:
 
 def test_a_verdict_that_no_check_explains_says_why() -> None:
     off = dict.fromkeys(("clean_non_regression", "repair_rate", "class_recall", "onnx_parity"), "off")
-    found = made.evidence()
+    found = page_evidence()
     for evidence, outcome, reason in (
         (replace(found, challenger_finite=False), "failed", "The challenger's outputs hold NaN or infinity."),
         (replace(found, clean=PairedCounts(0, 0, 0, 0)), "inconclusive", "There is no clean image to compare on."),
@@ -134,19 +135,23 @@ def test_a_verdict_that_no_check_explains_says_why() -> None:
 
 
 def test_too_few_held_out_failures_name_the_number_that_is_needed() -> None:
-    evidence = replace(made.evidence(), heldout_repaired=4, heldout_total=10)
+    evidence = replace(page_evidence(), heldout_repaired=4, heldout_total=10)
     outcome = made.passed() | made.judged(evidence) | {"outcome": "inconclusive"}
     needed = outcome["verdict"]["checks"][1]["figures"]["failures_needed"]
     assert needed > 10
     assert f"about {needed:,} held-out ones" in next_steps(outcome)[0]
 
 
-def test_moved_alias_after_a_pass_shows_its_message() -> None:
+@pytest.mark.parametrize("kind", ["alias_moved", "not_promoted"])
+def test_a_pass_without_its_promotion_shows_its_message(kind: str) -> None:
     outcome = made.passed() | {
+        "outcome": kind,
         "exit_code": 5,
         "message": "The alias 'prod' of 'road-signs' was at version 3 and is at 9.",
     }
     assert facts.why(outcome) == [outcome["message"]]
+    assert facts.verdict_word(outcome) == "Passed"
+    assert "run the same command again" in next_steps(outcome)[0]
     assert facts.why(made.passed()) == []
 
 
@@ -251,7 +256,7 @@ def test_page_of_a_thousand_failures_stays_small() -> None:
     Image.fromarray(np.random.default_rng(1).integers(0, 256, (700, 1400, 3), dtype=np.uint8)).save(grid, format="PNG")
     outcome = made.passed()
     outcome["clusters"] = [{"id": i, "size": 20, "labels": {f"class {c}": 1 for c in range(100)}} for i in range(50)]
-    outcome["evidence"]["clean_by_class"] = {f"class {i}": made.evidence().to_dict()["clean"] for i in range(1000)}
+    outcome["evidence"]["clean_by_class"] = {f"class {i}": page_evidence().to_dict()["clean"] for i in range(1000)}
     outcome["verdict"]["checks"][2]["figures"] = {}
     outcome["batches"] *= 500
     many = Pictures(

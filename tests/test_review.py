@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from evidence_helpers import page_evidence
 from mlflow import MlflowClient
-from report_helpers import evidence
 from store_helpers import add_version, judged_version
 
 from repairops import promotion
@@ -40,9 +40,9 @@ def challenger(client: MlflowClient, tmp_path: Path) -> str:
         "schema": SCHEMA,
         "outcome": "passed",
         "message": "231 of 300 repaired.",
-        "evidence": evidence().to_dict(),
+        "evidence": page_evidence().to_dict(),
         "policy": asdict(Config().gate),
-        "verdict": decide(evidence(), Config().gate).to_dict(),
+        "verdict": decide(page_evidence(), Config().gate).to_dict(),
     }
     write_outcome(outcome, tmp_path / "outcome.json")
     (tmp_path / "report.html").write_text("<html>the page</html>")

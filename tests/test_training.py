@@ -82,6 +82,25 @@ def same_weights(one: Classifier, other: Classifier) -> bool:
 # Repairing
 
 
+def test_an_epoch_of_fewer_images_draws_them_anew(tmp_path):
+    seen = []
+
+    class Watching:
+        def loss(self, classifier, images, labels, generator):
+            seen.append(images.clone())
+            return nn.functional.cross_entropy(classifier(images), labels), {}
+
+    config = replace(CONFIG, epochs=2, epoch_images=220, max_train_images=600)
+    result = run(champion(), tmp_path, lambda data: Watching(), config, method_key="watching")
+    epochs = [{image.numpy().tobytes() for image in torch.cat(seen[k : k + 4])} for k in (0, 4)]
+    assert [epoch["steps"] for epoch in result.history] == [4, 4]  # whole batches of 50
+    assert [len(epoch) for epoch in epochs] == [200, 200]
+    assert 20 < len(epochs[0] & epochs[1]) < 120  # of 600: a third, by chance
+    assert result.train_images == 600
+    with pytest.raises(InvalidOption, match="epoch_images"):
+        run(champion(), tmp_path / "other", config=replace(CONFIG, epoch_images=-1))
+
+
 @pytest.mark.parametrize("method", [fine_tune, style_guided])
 def test_training_repairs_failures_that_it_never_saw(tmp_path, method):
     classifier, calls = champion(), []

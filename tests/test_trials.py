@@ -35,13 +35,13 @@ def test_the_first_candidate_stays_where_no_other_is_clearly_better():
 def test_all_trials_together_take_their_share_of_the_images():
     training = TrainingConfig(epochs=5, batch_size=100, max_minutes=8.0)
     short = trial_training(METHOD, training, train_images=50_000, candidates=4)
-    assert (short.epochs, short.max_train_images) == (1, 15_625)  # 4 x 15,625 = a quarter of 250,000
+    assert (short.epochs, short.epoch_images) == (1, 15_625)  # 4 x 15,625 = a quarter of 250,000
     assert short.max_minutes == pytest.approx(0.5)
     long = trial_training(METHOD, replace(training, epochs=64), train_images=50_000, candidates=4)
-    assert (long.epochs, long.max_train_images) == (4, 0)
+    assert (long.epochs, long.epoch_images) == (4, 0)
     tiny = trial_training(METHOD, replace(training, epochs=1), train_images=3000, candidates=4)
-    assert (tiny.epochs, tiny.max_train_images) == (1, 1000)  # ten batches, or a trial says nothing
-    assert trial_training(METHOD, replace(training, max_train_images=800), 50_000, 4).max_train_images == 800
+    assert (tiny.epochs, tiny.epoch_images) == (1, 1000)  # ten batches, or a trial says nothing
+    assert trial_training(METHOD, replace(training, max_train_images=800), 50_000, 4).epoch_images == 800
 
 
 def test_the_chosen_candidate_trains_at_its_own_rate_for_the_time_that_is_left():
@@ -62,7 +62,11 @@ def test_the_chosen_candidate_trains_at_its_own_rate_for_the_time_that_is_left()
 
 
 def test_a_job_with_auto_says_what_it_tried(scene: Scene) -> None:
-    outcome = repair(config=load_config(overrides=[*OPTIONS, "method.name=auto", "split.min_clean_images=800"]))
+    outcome = repair(
+        config=load_config(
+            overrides=[*OPTIONS, "method.name=auto", "split.min_clean_images=800", "gate.min_repair_rate=0.1"]
+        )
+    )
     trials = outcome.values["training"]["trials"]
     assert [t["method"] for t in trials] == [c.method for c in CANDIDATES]
     assert sum(t["chosen"] for t in trials) == 1

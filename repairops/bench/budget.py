@@ -48,15 +48,17 @@ class StepTime:
     error: str = ""
 
 
-def step_time(
-    network: str, name: str, chosen: Rival, train_set: ImageSet, training: TrainingConfig, folder: Path
-) -> StepTime:
-    """From the grid's folder, or measured now and kept there: one measurement for all processes that share it."""
+def step_time(network: str, chosen: Rival, train_set: ImageSet, training: TrainingConfig, folder: Path) -> StepTime:
+    """From the grid's folder, or measured now and kept there: one measurement for all processes that share it.
+
+    Rivals whose steps cost the same by their settings, as with another learning rate, share it too.
+    """
     arguments = {
-        "network": network, "rival": name, "batch_size": training.batch_size, "amp": training.amp,
-        "device": training.device, "shape": list(train_set.pixels.shape[1:]),
+        "network": network, "method": dataclasses.asdict(chosen.config),
+        "style": dataclasses.asdict(chosen.style_config), "twist": chosen.twist, "batch_size": training.batch_size,
+        "amp": training.amp, "device": training.device, "shape": list(train_set.pixels.shape[1:]),
     }  # fmt: skip
-    path = folder / f"{network}-{name}-{digest_of(arguments)}.json"
+    path = folder / f"{network}-{chosen.method}-{digest_of(arguments)}.json"
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         if not path.exists():
@@ -77,13 +79,13 @@ def within_budget(
     """The training configuration whose epochs make up the budget, to a step an epoch.
 
     train_images: how many the loop could use. There are at least `checks` epochs, since the checkpoint is chosen
-    between them; where the budget is less than that many passes, an epoch is a part of the train set.
+    between them; where the budget is less than that many passes, each epoch draws a part of the train set.
     """
     steps = max(checks, int(budget / seconds_per_step))
     pool = min(training.max_train_images or train_images, train_images)
     epochs = max(checks, math.ceil(steps * training.batch_size / pool))
     images = max(1, round(steps / epochs)) * training.batch_size
-    return dataclasses.replace(training, epochs=epochs, max_train_images=min(images, pool))
+    return dataclasses.replace(training, epochs=epochs, epoch_images=min(images, pool))
 
 
 def _measure(network: str, chosen: Rival, train_set: ImageSet, training: TrainingConfig) -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 
 from repairops import __version__
 from repairops.bench.data import BenchData, corrupted_images, take_rows
-from repairops.bench.failures import Failures, Subset, champion_answers, collect_failures
+from repairops.bench.failures import Failures, PhotoRoles, Subset, champion_answers, collect_failures, photo_roles
 from repairops.bench.rivals import make_rival, rival, twisted_failures
 from repairops.clustering import cluster_failures, split_failures
 from repairops.config import ClusteringConfig, MethodConfig, SplitConfig, StyleConfig, TrainingConfig, derive_seed
@@ -23,11 +22,11 @@ from repairops.evaluation import paired_counts, predict
 from repairops.methods import RepairData
 from repairops.methods.base import Method
 from repairops.network import Classifier
-from repairops.records import Predictions
+from repairops.records import FailureBatch, ImageSet, Predictions
 from repairops.training import TrainingResult, train
-from repairops.training.interpolation import TradeOffPoint, trade_off
+from repairops.training.interpolation import trade_off
 
-PROTOCOL = 1  # in each cell's arguments; a change of what is measured makes it another cell
+PROTOCOL = 2  # in each cell's arguments; a change of what is measured makes it another cell
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,9 @@ class Cell:
     within a version: a grid's folder belongs to one state of the code.
 
     network, corruption, rival, seed: where it stands in the grid. champion, data: digests. budget_seconds: for the
-    record; what counts are training's epochs and max_train_images. others: corruptions measured besides, at
-    `others_images` images each. version: of repairops. protocol: see PROTOCOL.
+    record; what counts are training's epochs and epoch_images. others: corruptions measured besides, at
+    `others_images` images each. unseen: photos of the clean set that choose between weights and judge nothing. version:
+    of repairops. protocol: see PROTOCOL.
     """
 
     network: str
@@ -54,6 +54,7 @@ class Cell:
     failure_batch: int
     residuals: int
     corrupted: int
+    unseen: int
     others: tuple[str, ...]
     others_images: int
     version: str = __version__
@@ -76,6 +77,8 @@ class Folders:
 def run_cell(cell: Cell, data: BenchData, champion: Classifier, folders: Folders) -> dict[str, Any]:
     """Collects the failures, repairs, judges. The champion is fine-tuned in place; returns plain JSON figures.
 
+    The fine-tuned weights are judged, as in the paper. `kept` has the figures of the weights between the champion and
+    them that keep clean accuracy by the unseen photos: what a repair would register.
     Raises RepairError where the rival does not fit the network, or the training fails.
     """
     device = resolve_device(cell.training.device)
@@ -83,27 +86,52 @@ def run_cell(cell: Cell, data: BenchData, champion: Classifier, folders: Folders
     def answers(name: str) -> Predictions:
         return champion_answers(data, champion, cell.champion, name, folders.images, folders.answers, device)
 
+    roles = photo_roles(len(data.clean.images), cell.unseen, cell.seed)
     before = {name: answers(name) for name in ("clean", cell.corruption, *cell.others)}
     failures = collect_failures(
         data, before[cell.corruption], cell.corruption, folders.images,
-        batch=cell.failure_batch, residuals=cell.residuals, corrupted=cell.corrupted, seed=cell.seed,
+        batch=cell.failure_batch, residuals=cell.residuals, corrupted=cell.corrupted, roles=roles, seed=cell.seed,
     )  # fmt: skip
-    training = {} if rival(cell.rival).twist == "untrained" else _repair(cell, data, champion, failures, folders.work)
-    clean = predict(champion, data.clean.images.pixels, data.clean.images.labels, batch_size=500, device=device)
+    clean, right = data.clean.images.subset(roles.judging), before["clean"].right[roles.judging]
+
+    def judge(classifier: Classifier) -> dict[str, Any]:
+        found = predict(classifier, clean.pixels, clean.labels, batch_size=500, device=device)
+        return {
+            "clean": dataclasses.asdict(paired_counts(right, found.right)),
+            "residual": _judge(classifier, failures.residual, device),
+            "corrupted": _judge(classifier, failures.corrupted, device),
+        }
+
+    about = {"failures": failures.total, "champion_accuracy_by_severity": list(failures.accuracy)}
+    if rival(cell.rival).twist == "untrained":
+        others = {name: _other(cell, data, champion, name, before[name], roles, folders) for name in cell.others}
+        return {**about, **judge(champion), "others": others, "training": {}, "kept": {}}
+    original = copy.deepcopy(champion)
+    repaired = _repair(cell, data, champion, failures, roles, folders.work)
+    figures = judge(champion)
+    others = {name: _other(cell, data, champion, name, before[name], roles, folders) for name in cell.others}
+    kept = _keep(cell, data, original, champion, repaired)
     return {
-        "failures": failures.total,
-        "champion_accuracy_by_severity": list(failures.accuracy),
-        "clean": dataclasses.asdict(paired_counts(before["clean"].right, clean.right)),
-        "residual": _judge(champion, failures.residual, device),
-        "corrupted": _judge(champion, failures.corrupted, device),
-        "others": {name: _other(cell, data, champion, name, before[name], folders) for name in cell.others},
-        "training": training,
-    }
+        **about, **figures, "others": others, "training": _training_figures(repaired),
+        "kept": {"weight": kept, **(judge(champion) if kept < 1 else figures)},
+    }  # fmt: skip
 
 
-def _repair(cell: Cell, data: BenchData, classifier: Classifier, failures: Failures, work: Path) -> dict[str, Any]:
-    """Fine-tunes the classifier by the product's own split, clusters, loop and choice of weights."""
-    chosen, before = rival(cell.rival), copy.deepcopy(classifier)
+@dataclass(frozen=True, eq=False)
+class Repaired:
+    """A cell's training, and the parts that it was chosen by."""
+
+    result: TrainingResult
+    failures: int
+    validation: FailureBatch
+    unseen: ImageSet
+
+
+def _repair(
+    cell: Cell, data: BenchData, classifier: Classifier, failures: Failures, roles: PhotoRoles, work: Path
+) -> Repaired:
+    """Fine-tunes the classifier by the product's own split, clusters and loop."""
+    chosen = rival(cell.rival)
     split = split_failures(
         failures.batch,
         heldout_fraction=0.0,
@@ -120,6 +148,7 @@ def _repair(cell: Cell, data: BenchData, classifier: Classifier, failures: Failu
         generator = torch.Generator().manual_seed(derive_seed(cell.seed, "method"))
         return make_rival(chosen, cell.corruption, cell.method, cell.style, given, generator)
 
+    validation = data.clean.images.subset(roles.unseen)
     result = train(
         classifier,
         method,
@@ -131,24 +160,31 @@ def _repair(cell: Cell, data: BenchData, classifier: Classifier, failures: Failu
         seed=cell.seed,
         work_dir=work,
         method_key=f"{cell.rival} {cell.method} {cell.style}",
+        unseen=validation,
     )
-    points = trade_off(before, classifier, data.train, split.validation, result, cell.training, seed=cell.seed)
-    return _training_figures(result, len(repair), points)
+    return Repaired(result, len(repair), split.validation, validation)
+
+
+def _keep(cell: Cell, data: BenchData, original: Classifier, tuned: Classifier, repaired: Repaired) -> float:
+    """Leaves the weights in `tuned` that keep clean accuracy; how far they lie from the champion's, 0..1."""
+    points = trade_off(
+        original, tuned, data.train, repaired.validation, repaired.result, cell.training,
+        seed=cell.seed, unseen=repaired.unseen,
+    )  # fmt: skip
+    return next((point.weight for point in points if point.chosen), 1.0 if repaired.result.best_epoch else 0.0)
 
 
 KEPT = ("validation_accuracy", "validation_repair_rate", "repair_failures_accuracy", "steps")
 
 
-def _training_figures(result: TrainingResult, repair: int, points: Sequence[TradeOffPoint]) -> dict[str, Any]:
-    """weight: of the fine-tuned network against the champion. history: the champion's figures, then each epoch's; no
-    times, so that the same cell gives the same.
-    """
+def _training_figures(repaired: Repaired) -> dict[str, Any]:
+    """history: the champion's figures, then each epoch's; no times, so that the same cell gives the same."""
+    result = repaired.result
     return {
-        "repair_failures": repair,
+        "repair_failures": repaired.failures,
         "validation_failures": result.validation_failures,
         "validation_images": result.validation_images,
         "best_epoch": result.best_epoch,
-        "weight": next((point.weight for point in points if point.chosen), 1.0 if result.best_epoch else 0.0),
         "note": result.note,
         "history": [{k: round(h[k], 4) for k in KEPT if k in h} for h in (result.champion, *result.history)],
     }
@@ -171,11 +207,18 @@ def _judge(classifier: Classifier, subset: Subset, device: torch.device) -> dict
 
 
 def _other(
-    cell: Cell, data: BenchData, classifier: Classifier, name: str, before: Predictions, folders: Folders
+    cell: Cell,
+    data: BenchData,
+    classifier: Classifier,
+    name: str,
+    before: Predictions,
+    roles: PhotoRoles,
+    folders: Folders,
 ) -> dict[str, int]:
-    """Fig. 6: a sample of the clean set under another corruption, the same for every cell."""
+    """Fig. 6: a sample of the judging photos under another corruption."""
     random = np.random.default_rng(derive_seed(0, "others", name))
-    rows = random.permutation(len(before.right))[: cell.others_images or None]
+    rows = random.permutation(len(before.right))
+    rows = rows[np.isin(rows % len(data.clean.images), roles.judging)][: cell.others_images or None]
     pixels = take_rows(corrupted_images(data, name, folders.images), rows)
     labels = data.clean.images.labels[rows % len(data.clean.images)]
     device = resolve_device(cell.training.device)

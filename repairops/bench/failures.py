@@ -26,16 +26,16 @@ class Subset:
 
     images: ImageSet
     champion_right: np.ndarray  # bool (R,)
-    shared: np.ndarray  # bool (R,): the photo is in the failure batch too, at another severity
+    shared: np.ndarray  # bool (R,): the photo is a guiding one, in the batch at another severity or not
     severities: np.ndarray  # int64 (R,)
 
 
 @dataclass(frozen=True, eq=False)
 class Failures:
     """batch: guides the repair (D^c). residual: all other failures, or a sample of them (D^e). corrupted: a sample of
-    the corrupted clean set (D^vk) without the batch, right and wrong answers alike.
+    the judging photos under the corruption, right and wrong answers alike (D^vk).
 
-    total: failures at all five severities. accuracy: the champion's by severity.
+    total: failures of all photos at all five severities. accuracy: the champion's by severity.
     """
 
     batch: FailureBatch
@@ -43,6 +43,35 @@ class Failures:
     corrupted: Subset
     total: int
     accuracy: tuple[float, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class PhotoRoles:
+    """What each photo of the clean set is for, int64 rows, disjoint: none does two things.
+
+    unseen: clean, these choose between weights. guiding: the failure batch is drawn from their failures. judging: clean
+    and under the corruption.
+    """
+
+    unseen: np.ndarray
+    guiding: np.ndarray
+    judging: np.ndarray
+
+
+GUIDING = 0.375  # of the photos that are not unseen
+
+
+def photo_roles(photos: int, unseen: int, seed: int) -> PhotoRoles:
+    """Drawn at random before anything is known of a photo. unseen: so many photos, at most a fifth.
+
+    Were photos of the batch taken out afterwards, those that the champion gets right would stay, and every repair
+    would seem to lose on them; were they left in, a network that learned them under the corruption would answer them
+    better without it too, which says nothing of new photos.
+    """
+    order = np.random.default_rng(derive_seed(seed, "photos")).permutation(photos)
+    first = min(unseen, photos // 5)
+    second = first + round(GUIDING * (photos - first))
+    return PhotoRoles(*(np.sort(part) for part in np.split(order, [first, second])))
 
 
 def collect_failures(
@@ -54,33 +83,35 @@ def collect_failures(
     batch: int,
     residuals: int,
     corrupted: int,
+    roles: PhotoRoles,
     seed: int,
 ) -> Failures:
     """The paper's protocol for one cell.
 
-    champion_answers: on `corrupted_images`. A batch takes at most half of the failures. Photos are groups, so that
-    the split for choosing the epoch never has one photo on both sides. residuals, corrupted: at most, 0 = all.
+    champion_answers: on `corrupted_images`. A batch takes at most half of the guiding photos' failures. Photos are
+    groups, so that the split for choosing the epoch never has one photo on both sides. residuals, corrupted: at most,
+    0 = all.
     """
     photos = len(data.clean.images)
     random = np.random.default_rng(derive_seed(seed, "failures", corruption))
+    photo = np.arange(len(champion_answers.right)) % photos
     failed = random.permutation(np.flatnonzero(~champion_answers.right))
-    size = min(batch, len(failed) // 2)
-    chosen, rest = failed[:size], failed[size:][: residuals or None]
-    others = np.setdiff1d(np.arange(len(champion_answers.right)), chosen)
-    sample = random.permutation(others)[: corrupted or None]
+    guiding = failed[np.isin(photo[failed], roles.guiding)]
+    chosen = guiding[: min(batch, len(guiding) // 2)]
+    rest = failed[~np.isin(failed, chosen) & ~np.isin(photo[failed], roles.unseen)][: residuals or None]
+    sample = random.permutation(np.flatnonzero(np.isin(photo, roles.judging)))[: corrupted or None]
     images = corrupted_images(data, corruption, folder)
 
     def subset(rows: np.ndarray) -> Subset:
-        shared = np.isin(rows % photos, chosen % photos)
+        shared = ~np.isin(photo[rows], roles.judging)
         return Subset(_image_set(data, images, rows), champion_answers.right[rows], shared, rows // photos + 1)
 
-    groups = np.array([f"photo {row % photos}" for row in chosen])
     failures = FailureBatch(
         _image_set(data, images, chosen),
         champion_answers.labels[chosen],
         champion_answers.confidence[chosen],
-        groups,
-        np.full(size, corruption),
+        np.array([f"photo {row}" for row in photo[chosen]]),
+        np.full(len(chosen), corruption),
     )
     accuracy = champion_answers.right.reshape(len(SEVERITIES), photos).mean(1)
     return Failures(failures, subset(rest), subset(sample), len(failed), tuple(round(float(a), 4) for a in accuracy))

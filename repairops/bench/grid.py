@@ -8,6 +8,7 @@ last checkpoint. Machines can share a grid where its folder lies on a file syste
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import logging
 import os
@@ -76,18 +77,16 @@ def plan(grid: Grid, preset: Preset, data: BenchData, places: Sequence[Coordinat
     """The cells with their budgets in whole steps; measures the time of a step where the grid does not have it."""
     folder, times = grid.root / "steps", {}
     for network, name in dict.fromkeys((place.network, place.rival) for place in places):
-        times[network, name] = (
-            StepTime(1.0)
-            if rival(name).twist == "untrained"
-            else step_time(network, name, rival(name), data.train, preset.training, folder)
-        )
+        chosen = rival(name)
+        training = dataclasses.replace(preset.training, **chosen.training)
+        untrained = chosen.twist == "untrained"
+        times[network, name] = StepTime(1.0) if untrained else step_time(network, chosen, data.train, training, folder)
     return [_cell(preset, data, place, times[place.network, place.rival]) for place in places]
 
 
 def _cell(preset: Preset, data: BenchData, place: Coordinates, step: StepTime) -> tuple[Cell, StepTime]:
-    loop_images = len(data.train) - min(
-        round(preset.training.validation_fraction * len(data.train)), preset.training.max_validation_images
-    )
+    chosen = rival(place.rival)
+    training = dataclasses.replace(preset.training, **chosen.training)
     seconds = 1.0 if step.error else step.seconds
     champion = champion_arguments(place.network, data.train, preset.champion, seed=0)
     return Cell(
@@ -98,13 +97,14 @@ def _cell(preset: Preset, data: BenchData, place: Coordinates, step: StepTime) -
         champion=digest_of(champion),
         data=data.digest,
         budget_seconds=preset.budget_seconds,
-        training=within_budget(preset.training, seconds, preset.budget_seconds, loop_images, preset.checks),
-        method=rival(place.rival).config,
-        style=rival(place.rival).style_config,
+        training=within_budget(training, seconds, preset.budget_seconds, len(data.train), preset.checks),
+        method=chosen.config,
+        style=chosen.style_config,
         clustering=ClusteringConfig(),
         failure_batch=preset.failure_batch,
         residuals=preset.residuals,
         corrupted=preset.corrupted,
+        unseen=preset.unseen,
         others=() if preset.others < 0 else tuple(n for n in preset.corruptions if n != place.corruption),
         others_images=max(preset.others, 0),
     ), step

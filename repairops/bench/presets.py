@@ -17,7 +17,7 @@ class Preset:
 
     rivals: empty = every one. failure_batch: failures that guide the repair; residuals, corrupted, others: images that
     judge, at most (0 = all), of the residual failures, of the corrupted clean set, and of each other corruption (-1 =
-    others are not measured).
+    others are not measured). unseen: photos of the clean set that judge nothing: clean, they choose between weights.
     """
 
     summary: str
@@ -33,12 +33,13 @@ class Preset:
     residuals: int = 0
     corrupted: int = 0
     others: int = -1
+    unseen: int = 2000
 
     def rival_names(self) -> tuple[str, ...]:
         return self.rivals or tuple(rivals())
 
 
-_CPU = TrainingConfig(batch_size=100, horizontal_flip=True, device="cpu", amp="on", patience=0, max_train_images=20_000)
+_CPU = TrainingConfig(batch_size=100, horizontal_flip=True, device="cpu", amp="on", patience=0)
 _MINI = Preset(
     summary="4 corruptions of different families, 5 ways and the champion itself; minutes on 2 cores",
     networks=("resnet_small",),
@@ -60,11 +61,13 @@ PRESETS: dict[str, Preset] = {
         corruptions=("gaussian_noise", "contrast"),
         rivals=("style_guided", "fine_tune", "oracle", "none"),
         failure_batch=200,
+        unseen=100,
     ),
     "cpu-mini": _MINI,
     "cpu": dataclasses.replace(
         _MINI,
-        summary="all 15 corruptions on a small network, every rival; hours on 2 cores",
+        summary="all 15 corruptions on a small network trained to the end, every rival; hours on 2 cores",
+        champion=ChampionConfig(epochs=16),
         corruptions=tuple(CORRUPTIONS),
         rivals=(),
         budget_seconds=24,

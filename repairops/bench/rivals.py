@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from repairops.bench.corruptions import corrupt
-from repairops.config import MethodConfig, StyleConfig
+from repairops.config import MethodConfig, StyleConfig, load_config
 from repairops.errors import InvalidOption, listing
 from repairops.methods import METHODS, Method, RepairData, make_method
 from repairops.methods.references import StyleOperations, reference_weights
@@ -25,12 +25,13 @@ Twist = Literal["", "untrained", "shuffled", "oracle"]
 
 @dataclass(frozen=True)
 class Rival:
-    """method: its name; options and style: what is changed in the product's own configuration of method and style."""
+    """method: its name; options, style and training: what is changed in the product's own configuration of these."""
 
     what: str
     method: str = "style_guided"
     options: Mapping[str, Any] = field(default_factory=dict)
     style: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
     twist: Twist = ""
     bound: bool = False  # a floor or a ceiling, not a way to repair
 
@@ -72,11 +73,33 @@ def rivals() -> dict[str, Rival]:
 
 
 def rival(name: str) -> Rival:
-    """Raises InvalidOption for an unknown name."""
+    """By name, or with settings: 'fine_tune@training.learning_rate=0.01+method.failure_share=0.2'.
+
+    Raises InvalidOption for an unknown name, or a setting that is not one of the method, style or training.
+    """
     known = rivals()
-    if name not in known:
-        raise InvalidOption("rival", name, f"one of {listing(known, 40)}")
-    return known[name]
+    base, _, settings = name.partition("@")
+    if base not in known:
+        raise InvalidOption("rival", base, f"one of {listing(known, 40)}")
+    return _with_settings(known[base], settings.split("+")) if settings else known[base]
+
+
+def _with_settings(found: Rival, settings: Sequence[str]) -> Rival:
+    config = load_config(overrides=settings)  # checks names and values
+    changed: dict[str, dict[str, Any]] = {"method": {}, "style": {}, "training": {}}
+    for setting in settings:
+        section, _, option = setting.partition("=")[0].strip().partition(".")
+        if section not in changed or f"{section}.{option}" == "method.name":
+            raise InvalidOption(
+                "rival", setting, "a setting of method, style or training, such as method.failure_share"
+            )
+        changed[section][option] = getattr(getattr(config, section), option)
+    return dataclasses.replace(
+        found,
+        options={**found.options, **changed["method"]},
+        style={**found.style, **changed["style"]},
+        training={**found.training, **changed["training"]},
+    )
 
 
 def make_rival(

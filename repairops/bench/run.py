@@ -26,7 +26,7 @@ logger = logging.getLogger("repairops")
 class Request:
     """What `bench run` is asked for. data: paths of train and clean set; cifar10: torchvision's folder.
 
-    networks, rivals, seeds, budget and others replace the preset's where they are given.
+    networks, rivals, seeds, budget, failures (of the batch) and others replace the preset's where they are given.
     """
 
     preset: str
@@ -39,6 +39,7 @@ class Request:
     rivals: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     budget: float = 0.0
+    failures: int = 0
     device: str = ""
     others: int = -1
 
@@ -106,6 +107,7 @@ def resolve(request: Request) -> Preset:
         rivals=request.rivals or preset.rivals,
         seeds=request.seeds or preset.seeds,
         budget_seconds=request.budget or preset.budget_seconds,
+        failure_batch=request.failures or preset.failure_batch,
         others=preset.others if request.others < 0 else request.others,
     )
 

@@ -38,7 +38,7 @@ def residual(record: Record) -> float:
 
 
 def disjoint(record: Record) -> float:
-    """The same on those whose photo is not in the failure batch at another severity."""
+    """The same on those of judging photos."""
     counts = record["figures"]["residual"]
     return share(counts["disjoint_right"], counts["disjoint_n"])
 
@@ -81,6 +81,16 @@ def others_gain(record: Record) -> float:
     """Points gained on the other corruptions, mean; NaN where they were not measured."""
     others = record["figures"]["others"].values()
     return fmean(share(o["right"] - o["champion_right"], o["n"]) for o in others) if others else math.nan
+
+
+def kept(records: Sequence[Record]) -> list[Record]:
+    """The same cells with the figures of the weights that keep clean accuracy; without cells that have none."""
+    return [{**r, "figures": r["figures"] | r["figures"]["kept"]} for r in records if r["figures"].get("kept")]
+
+
+def weight(record: Record) -> float:
+    """Of the fine-tuned network in the weights that keep clean accuracy, percent; 0 is the champion."""
+    return 100 * float(record["figures"]["kept"]["weight"])
 
 
 def estimate(records: Sequence[Record], measure: Measure, images: Callable[[Record], int]) -> Estimate:
@@ -129,12 +139,16 @@ def distinct(records: Sequence[Record], name: str, order: Sequence[Any] = ()) ->
 
 
 def groups(records: Sequence[Record]) -> dict[str, list[Record]]:
-    """The records that may be compared: by network, and by budget where a network has several."""
+    """The records that may be compared: by network, and by budget and size of the batch where there are several."""
     found: dict[str, list[Record]] = {}
-    for network in distinct(records, "network"):
-        own = select(records, network=network)
-        budgets = sorted(distinct(own, "budget_seconds"))
-        for budget in budgets:
-            name = network if len(budgets) == 1 else f"{network}-{budget:g}s"
-            found[name] = select(own, budget_seconds=budget)
-    return found
+    suffixes = {"budget_seconds": "-{:g}s", "failure_batch": "-{:g}-failures"}
+    several = {name: form for name, form in suffixes.items() if len(distinct(records, name)) > 1}
+    for record in records:
+        cell = record["cell"]
+        name = cell["network"] + "".join(form.format(cell[key]) for key, form in several.items())
+        found.setdefault(name, []).append(record)
+    return dict(sorted(found.items(), key=lambda item: _group_order(item[1][0]["cell"])))
+
+
+def _group_order(cell: Mapping[str, Any]) -> tuple[Any, ...]:
+    return cell["network"], cell["budget_seconds"], cell["failure_batch"]

@@ -41,7 +41,8 @@ def tables(records: Sequence[Record]) -> list[Table]:
     """All that the records allow, group by group (see `summary.groups`)."""
     found: list[Table] = []
     for network, own in s.groups(records).items():
-        found += [overview(network, own), failures(network, own), residuals(network, own, "residual")]
+        found += [overview(network, own), *clean_kept(network, own), failures(network, own)]
+        found += [residuals(network, own, "residual")]
         found += [residuals(network, own, "disjoint"), *ablation(network, own)]
     return found
 
@@ -79,13 +80,45 @@ def overview(network: str, records: Sequence[Record]) -> Table:
     )  # fmt: skip
     text = (
         "Accuracy in percent, mean over corruptions ± half a 95% interval (over seeds, or over images where there is "
-        "one seed). residual: failures that guided nothing; disjoint: those of them whose photo is not in the failure "
-        "batch at another severity; of oracle: disjoint as a share of the oracle's, on the same corruptions; change: "
+        "one seed). residual: failures that guided nothing; disjoint: those of them whose photo guided nothing either, "
+        "at no severity; of oracle: disjoint as a share of the oracle's, on the same corruptions; change: "
         "of clean accuracy in points; corrupted: all images under the corruption; on batch: the repair failures "
         "themselves; others: points gained on the other corruptions; kept champion: cells in which no epoch was "
         "chosen. Sorted by disjoint."
     )
     return Table(f"overview-{network}", f"{network}: all rivals", text, columns, tuple(rows))
+
+
+def clean_kept(network: str, records: Sequence[Record]) -> list[Table]:
+    """The rivals where each may lose no more clean accuracy than a repair may: what they are worth to a user."""
+    corruptions, kept = len(s.distinct(records, "corruption")), s.kept(records)
+    ceiling = _means(s.select(kept, rival="oracle"), s.disjoint)
+    rows = []
+    for name in s.distinct(kept, "rival"):
+        own = s.select(kept, rival=name)
+        measured = len(s.distinct(own, "corruption"))
+        rows.append(
+            (
+                name if measured == corruptions else f"{name} ({measured} of {corruptions} corruptions)",
+                str(s.estimate(own, s.residual, s.residual_images)),
+                str(s.estimate(own, s.disjoint, s.disjoint_images)),
+                _share_of_ceiling(own, ceiling),
+                f"{_mean(own, s.clean_after) - _mean(own, s.clean_before):+.1f}",
+                _number(_mean(own, s.negative_flips)),
+                _number(_mean(own, s.corrupted_after)),
+                f"{_mean(own, s.weight):.0f}%",
+                f"{len(own)}",
+            )
+        )
+    rows.sort(key=lambda row: ("(" in row[0], -float(row[2].split(" ")[0])))
+    columns = ("rival", "residual", "disjoint", "of oracle", "change", "negative flips", "corrupted", "weight", "cells")
+    text = (
+        "As above, with the weights between the champion and the fine-tuned network that repair most among those that "
+        "lose at most what a repair may lose (training.max_clean_drop) on clean photos set aside for that choice. "
+        "weight: how far these lie from the champion. Sorted by disjoint."
+    )
+    title = f"{network}: all rivals, clean accuracy kept"
+    return [Table(f"kept-{network}", title, text, columns, tuple(rows))] if rows else []
 
 
 def failures(network: str, records: Sequence[Record]) -> Table:

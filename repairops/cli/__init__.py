@@ -66,7 +66,7 @@ def main(ctx: click.Context, tracking_uri: str | None, traceback: bool, quiet: b
     """Repairs a deployed image classifier from its logged field failures, on top of MLflow.
 
     Exit codes: 0 done (also: nothing new to repair), 1 error, 2 usage, 3 gate failed, 4 gate inconclusive,
-    5 the alias moved meanwhile.
+    5 registered, but the production alias was not moved.
     """
     set_up_logging(quiet)
     ctx.obj = tracking_uri

@@ -42,6 +42,9 @@ def bench() -> None:
     "--budget", type=float, default=0.0, help="Seconds of training steps for each rival; default: the preset's."
 )
 @click.option(
+    "--failures", type=click.IntRange(min=0), default=0, help="Size of the failure batch; default: the preset's."
+)
+@click.option(
     "--others",
     type=click.IntRange(min=0),
     help="Also measure the preset's other corruptions, on so many images each (0 = all).",
@@ -60,6 +63,7 @@ def run(
     rivals: str,
     seeds: str,
     budget: float,
+    failures: int,
     others: int | None,
     device: str,
     workers: int,
@@ -77,7 +81,8 @@ def run(
         raise InvalidOption("--seeds", seeds, "whole numbers by comma")
     request = Request(
         preset, out, data, cifar10, published, cells, _parts(networks), _parts(rivals),
-        tuple(int(part) for part in _parts(seeds)), budget, device, -1 if others is None else others,
+        tuple(int(part) for part in _parts(seeds)), budget, failures, device,
+        -1 if others is None else others,
     )  # fmt: skip
     states = run_cells(request, workers)
     if as_json:

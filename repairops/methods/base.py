@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from repairops.config import MethodConfig, StyleConfig
 from repairops.network import Classifier
 from repairops.records import Clusters, FailureBatch, ImageSet
+from repairops.style.base import Style
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +24,8 @@ class RepairData:
     jitter: the training loop's own random crop and flip, float (B, C, H, W) in 0..1 to the same.
 
     champion: makes a frozen copy of it, for methods that compare with what it says; the one in training changes.
+
+    style: fitted to the failures already; None where a method that wants one fits it.
     """
 
     train: ImageSet
@@ -31,6 +34,7 @@ class RepairData:
     jitter: Callable[[Tensor, Generator], Tensor]
     device: torch.device
     champion: Callable[[], Classifier]
+    style: Style | None = None
 
 
 class Method(Protocol):

@@ -14,9 +14,7 @@ from repairops.config import MethodConfig, StyleConfig
 from repairops.methods.base import Method, RepairData
 from repairops.methods.losses import distillation_loss, jensen_shannon, train_and_failure_loss
 from repairops.methods.references import FailureSampler, StyleOperations, make_sampler, reference_weights
-from repairops.network import Classifier, to_unit
-
-CLEAN_IMAGES = 2000  # train images that a style is fitted to, at most
+from repairops.network import Classifier
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,8 +24,8 @@ class StyleGuided:
     `style_share` of a batch's train images are restyled in place, the others stay clean: a step costs as much as one
     without a style. With `distillation`, clean images learn the champion's own answers to them in that share and their
     labels in the rest, so that decisions that are right already stay; restyled images learn the champion's answers to
-    their clean content in half that share. Failures learn their labels. Every image weighs the same, but restyled
-    ones `style_weight`.
+    their clean content in half that share. Answers of the champion that are wrong teach nothing: these images learn
+    their labels, as failures do. Every image weighs the same, but restyled ones `style_weight`.
 
     Differs from the paper: no AugMix chains and no consistency term (they dilute the style), failure images join
     the batch with their labels, and the champion can teach.
@@ -49,10 +47,10 @@ class StyleGuided:
         logits = classifier(torch.cat((images[:clean], styled, failures))).float()
         losses = F.cross_entropy(logits, torch.cat((labels, failure_labels)), reduction="none")
         if self.champion is not None:
-            share = torch.full_like(losses[: len(images)], self.distillation)
-            share[clean:] /= 2
             with torch.no_grad():
                 answers = self.champion(images)
+            share = self.distillation * (answers.argmax(1) == labels)
+            share[clean:] /= 2
             taught = torch.lerp(losses[: len(images)], distillation_loss(logits[: len(images)], answers), share)
             losses = torch.cat((taught, losses[len(images) :]))
         weights = torch.ones_like(losses)
@@ -99,18 +97,12 @@ class MixedConsistency:
 
 def make_styles(data: RepairData, method: MethodConfig, style: StyleConfig, generator: Generator) -> StyleOperations:
     """The style fitted to the repair failures, its references by cluster or uniform, and the known patterns."""
-    from repairops.style import AUTO, Witness, fit_style
+    from repairops.style.failures import fit_to_failures
 
     patterns = tuple(find_pattern(name) for name in method.known_patterns)
-    references = to_unit(data.failures.images.pixels.to(data.device))
-    sample = torch.randperm(len(data.train), generator=generator)[:CLEAN_IMAGES]
-    clean = to_unit(data.train.pixels[sample].to(data.device))
-    witness = None
-    if style.name == AUTO:
-        clusters, labels = (torch.from_numpy(x) for x in (data.clusters.assignments, data.failures.images.labels))
-        champion = data.champion().to(data.device)
-        witness = Witness(champion, clusters.long(), labels, torch.from_numpy(data.train.labels)[sample])
-    fitted = fit_style(style.name, references, clean, style, generator, witness)
+    fitted = data.style or fit_to_failures(
+        data.failures, data.clusters, data.train, data.champion, style, data.device, generator
+    )
     weights = reference_weights(data.clusters, uniform=method.references == "uniform")
     return StyleOperations(fitted, weights, data.clusters.count, patterns)
 

@@ -78,6 +78,8 @@ def _after_pass(outcome: Outcome) -> list[str]:
         return ["Nothing is registered yet: run the same command again to register the version."]
     if outcome.get("outcome") == "alias_moved":
         return ["Look at the version that the alias is at now, then run the same command again: it repairs that one."]
+    if outcome.get("outcome") == "not_promoted":
+        return ["Act on the message, then run the same command again: it repairs nothing anew and moves the alias."]
     if outcome.get("promoted"):
         return ["Watch the next failure batches; the command below rolls the alias back."]
     return ["Review the evidence, then promote the version with the command below."]

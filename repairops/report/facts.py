@@ -49,10 +49,10 @@ SIGNS = {"PASS": "✓", "FAIL": "✕", "INCONCLUSIVE": "?"}
 def kind(outcome: Outcome) -> str:
     """One of VERDICT_WORDS; an unknown outcome counts as an error.
 
-    'alias_moved' is a passed repair that was not promoted; its exit code tells the two apart.
+    'alias_moved' and 'not_promoted' are passed repairs that were not promoted; their exit code tells them apart.
     """
     value = outcome.get("outcome")
-    if value == "alias_moved":
+    if value in ("alias_moved", "not_promoted"):
         return "passed"
     return value if value in VERDICT_WORDS else "error"
 

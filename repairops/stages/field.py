@@ -28,6 +28,8 @@ from repairops.store.models import resolve_model
 from repairops.store.styles import with_fitted_weights
 from repairops.style.degradation.words import findings, sentence
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True, eq=False)
 class Field:
@@ -74,8 +76,8 @@ def fetch_field(
 def diagnose(field: Field) -> dict[str, Any]:
     """What degradation shows in the failures, over all and by cluster, as plain values with sentences."""
     config = field.config
-    style = fit_look(field.failures, field.clusters, field.train, field.champion, config.style, config.seed)
-    found = find_degradation(style, field.failures, field.train, config.seed)
+    style = fit_look(field.failures, field.clusters, field.train, field.champion, config, CPU)
+    found = find_degradation(style, field.failures, field.train, config)
     told = findings(found)
     return {
         "failures": len(field.failures),
@@ -96,8 +98,8 @@ def picture_styles(field: Field, names: list[str], count: int) -> np.ndarray:
     content = field.train.pixels[torch.randperm(len(field.train), generator=generator)[: len(chosen)]]
     rows = [field.failures.images.pixels[chosen], content]
     for name in names:
-        options = dataclasses.replace(config.style, name=name)
-        style = fit_look(field.failures, field.clusters, field.train, field.champion, options, config.seed)
+        named = dataclasses.replace(config, style=dataclasses.replace(config.style, name=name))
+        style = fit_look(field.failures, field.clusters, field.train, field.champion, named, CPU)
         with torch.no_grad():
             styled = style.apply(to_unit(content), chosen, generator)
         rows.append(styled.mul(255).round().to(torch.uint8))

@@ -2,58 +2,58 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
-import numpy as np
 import torch
 
-from repairops.config import StyleConfig, derive_seed
+from repairops.config import Config, derive_seed
 from repairops.network import Classifier, to_unit
 from repairops.records import Clusters, FailureBatch, ImageSet
-from repairops.style import AUTO, Style, Witness, fit_style
+from repairops.style import Style
 from repairops.style.auto import Auto
 from repairops.style.degradation import Estimate, estimate
 from repairops.style.degradation.words import findings, sentence
-
-CLEAN_SAMPLE = 2000  # train images that a style is fitted against
+from repairops.style.failures import fit_to_failures
+from repairops.training.loop import METHOD_IMAGES
+from repairops.training.parts import training_parts
 
 
 def fit_look(
-    failures: FailureBatch, clusters: Clusters, train: ImageSet, champion: Classifier, config: StyleConfig, seed: int
+    failures: FailureBatch,
+    clusters: Clusters,
+    train_set: ImageSet,
+    champion: Classifier,
+    config: Config,
+    device: torch.device,
 ) -> Style:
-    """The style that training will use, fitted on other draws.
+    """The style of a job: of its pictures and sentences, and of its training. The same arguments give the same one.
 
     Raises what `style.fit_style` raises, so a style that cannot be fitted is known before training starts.
     """
-    sample, generator = _sample(train, seed)
-    references, clean = to_unit(failures.images.pixels), to_unit(train.pixels[sample])
-    witness = None
-    if config.name == AUTO:
-        device = next((p.device for p in champion.parameters()), torch.device("cpu"))
-        witness = Witness(
-            champion,
-            torch.from_numpy(clusters.assignments).long(),
-            torch.from_numpy(failures.images.labels),
-            torch.from_numpy(train.labels)[sample],
-        )
-        references, clean = references.to(device), clean.to(device)
-    return fit_style(config.name, references, clean, config, generator, witness)
+    generator = torch.Generator().manual_seed(derive_seed(config.seed, "method"))
+    train = _train_sample(train_set, config)
+    return fit_to_failures(failures, clusters, train, lambda: copy.deepcopy(champion), config.style, device, generator)
 
 
-def find_degradation(style: Style, failures: FailureBatch, train: ImageSet, seed: int) -> Estimate:
+def find_degradation(style: Style, failures: FailureBatch, train_set: ImageSet, config: Config) -> Estimate:
     """What degradation shows in the failures: the style's own estimate where it has one, else a new one."""
     found: Estimate | None = getattr(style, "found", None)
     if found is not None:
         return found
-    sample, generator = _sample(train, seed)
+    generator = torch.Generator().manual_seed(derive_seed(config.seed, "look", "style"))
+    clean = to_unit(_train_sample(train_set, config).pixels)
     with torch.no_grad():
-        return estimate(to_unit(failures.images.pixels), to_unit(train.pixels[sample]), generator)
+        return estimate(to_unit(failures.images.pixels), clean, generator)
 
 
-def _sample(train: ImageSet, seed: int) -> tuple[torch.Tensor, torch.Generator]:
-    """Train images that a look is fitted against, int64, and the source of its other draws."""
-    order = np.random.default_rng(derive_seed(seed, "look")).permutation(len(train))[:CLEAN_SAMPLE]
-    return torch.from_numpy(order), torch.Generator().manual_seed(derive_seed(seed, "look", "style"))
+def _train_sample(train_set: ImageSet, config: Config) -> ImageSet:
+    """Images of the part that trains, never of the one that validates where the train set has to.
+
+    Clean validation images from elsewhere would only free that part for training too.
+    """
+    train_part, _ = training_parts(train_set, None, config.training, config.seed)
+    return train_set.subset(train_part[:METHOD_IMAGES])
 
 
 def describe_looks(style: Style, found: Estimate, clusters: Clusters) -> list[dict[str, Any]]:

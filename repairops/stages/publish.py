@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from repairops.errors import AliasMoved
+from repairops.errors import AliasMoved, PromotionRefused, RegistryRefused
 from repairops.evidence import Verdict
 from repairops.job import Job
 from repairops.network import Classifier
@@ -30,22 +30,22 @@ def publish(job: Job, client: MlflowClient, champion: Champion, challenger: Clas
         return outcome
     _register(job, client, champion, challenger)
     if job.config.register.promote == "auto":
-        return _promote(job, client)
+        job.values |= _promote(job, client, job.values["registered"]["version"], job.run.run_id)
+        return str(job.values["outcome"])
     return outcome
 
 
-def promote_earlier(job: Job, client: MlflowClient, earlier: Mapping[str, Any]) -> bool:
-    """With promote=auto, moves the alias to what an earlier run of the same job registered; whether it did.
+def promote_earlier(job: Job, client: MlflowClient, earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """With promote=auto, moves the alias to what an earlier run of this job registered; what changes in its outcome.
 
-    A version that was promoted before stays where it is: somebody rolled it back. Raises AliasMoved, PromotionRefused.
+    A version that was promoted since stays where it is: somebody rolled it back.
     """
     version = (earlier.get("registered") or {}).get("version")
     if job.config.register.promote != "auto" or not version:
-        return False
+        return {}
     if any(move.version_to == str(version) for move in promotions(client, job.ref.name)):
-        return False
-    _move_alias(job, client, str(version), str(earlier["earlier_run"]))
-    return True
+        return {"outcome": "passed"}
+    return _promote(job, client, str(version), str(earlier["earlier_run"]))
 
 
 def headline(job: Job, outcome: str) -> str:
@@ -56,8 +56,9 @@ def headline(job: Job, outcome: str) -> str:
         place = f"version {registered['version']} of {job.ref.name!r}, alias {registered['alias']!r}"
         promoted = f"; the alias {job.ref.alias!r} moved to it" if job.values["promoted"] else ""
         return f"The gate passed: {counts}; registered as {place}{promoted}."
-    if outcome == "alias_moved":
-        return f"The gate passed and version {registered['version']} is registered, but {job.values['alias_moved']}"
+    if registered and job.values.get("not_moved"):
+        place = f"version {registered['version']} is registered under the alias {registered['alias']!r}"
+        return f"The gate passed and {place}, but {job.ref.alias!r} was not moved to it. {job.values['not_moved']}"
     reasons = " ".join(
         check["summary"]
         for check in job.values["verdict"]["checks"]
@@ -109,24 +110,17 @@ def _register(job: Job, client: MlflowClient, champion: Champion, challenger: Cl
     job.say(f"version {number} of {name!r}, alias {alias!r}")
 
 
-def _promote(job: Job, client: MlflowClient) -> str:
-    """Moves the alias that the champion was found by; 'alias_moved' where another did so meanwhile."""
+def _promote(job: Job, client: MlflowClient, version: str, run_id: str) -> dict[str, Any]:
+    """Moves the alias that the champion was found by; what became of it, as values of the outcome.
+
+    The version is registered whatever comes of it. So a refusal is no error of the job: its outcome says that the
+    alias was not moved, and `not_moved` why.
+    """
+    alias, reason = job.ref.alias, f"gate passed in run {run_id}"
     try:
-        _move_alias(job, client, job.values["registered"]["version"], job.run.run_id)
+        promote(client, job.ref.name, alias, version, expected=job.ref.version, by="repairops", reason=reason)
     except AliasMoved as error:
-        job.values["alias_moved"] = str(error)
-        return "alias_moved"
-    job.values["promoted"] = True
-    return "passed"
-
-
-def _move_alias(job: Job, client: MlflowClient, version: str, run_id: str) -> None:
-    promote(
-        client,
-        job.ref.name,
-        job.ref.alias,
-        version,
-        expected=job.ref.version,
-        by="repairops",
-        reason=f"gate passed in run {run_id}",
-    )
+        return {"outcome": "alias_moved", "not_moved": str(error)}
+    except (PromotionRefused, RegistryRefused) as error:
+        return {"outcome": "not_promoted", "not_moved": str(error)}
+    return {"outcome": "passed", "promoted": True, "not_moved": ""}

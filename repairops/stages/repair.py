@@ -21,6 +21,7 @@ from repairops.records import Clusters, FailureBatch, FailureSplit, ImageSet
 from repairops.stages.gallery import StyledSample, style_grid, style_samples
 from repairops.stages.looks import describe_looks, find_degradation, fit_look
 from repairops.store.champion import Champion
+from repairops.style import Style
 from repairops.style.degradation.words import findings, sentence
 from repairops.training import TrainingResult
 from repairops.training.interpolation import trade_off
@@ -72,14 +73,14 @@ def cluster(job: Job, failures: FailureBatch) -> Clusters:
 
 def show_style(
     job: Job, champion: Champion, failures: FailureBatch, clusters: Clusters, train_set: ImageSet
-) -> list[StyledSample]:
-    """Each cluster's look in a sentence, and train images in it (styles.png), before training starts.
+) -> tuple[Style, list[StyledSample]]:
+    """The style that training will use, each cluster's look in a sentence, and train images in it (styles.png).
 
-    A glance shows a wrong style: failures, train images, and these restyled, side by side.
+    Before training starts, a glance shows a wrong style: failures, train images, and these restyled, side by side.
     """
     config, seed = job.config.style, job.config.seed
-    style = fit_look(failures, clusters, train_set, champion.classifier, config, seed)
-    found = find_degradation(style, failures, train_set, seed)
+    style = fit_look(failures, clusters, train_set, champion.classifier, job.config, torch.device(job.device))
+    found = find_degradation(style, failures, train_set, job.config)
     samples = style_samples(failures, clusters, train_set, style, per_cluster=4, seed=seed)
     looks = describe_looks(style, found, clusters)
     job.values["method"] = {
@@ -91,7 +92,7 @@ def show_style(
     job.values["clusters"] = [{**c, "look": k["look"]} for c, k in zip(job.values["clusters"], looks, strict=True)]
     job.log_picture("styles.png", _png(style_grid(samples, failures)))
     job.say(f"{config.name}, fitted to {len(failures)} failures; " + sentence(findings(found), len(failures)))
-    return samples
+    return style, samples
 
 
 def fine_tune(
@@ -101,10 +102,11 @@ def fine_tune(
     unseen: ImageSet | None,
     split: FailureSplit,
     clusters: Clusters,
+    style: Style,
 ) -> Classifier:
     """A copy of the champion, fine-tuned; the checkpoint is chosen on validation images and failures alone."""
     challenger = copy.deepcopy(champion.classifier)
-    work = Work(challenger, train_set, split.repair, split.validation, clusters, job.config, unseen)
+    work = Work(challenger, train_set, split.repair, split.validation, clusters, job.config, style, unseen)
     result, trials = fine_tune_everywhere(work, job.folder, job.log_epoch)
     training = dataclasses.asdict(result)
     training["tradeoff"] = _between(champion.classifier, work, result)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 OUTCOME_TAG = "repairops.outcome"
 JOB_TAG = "repairops.job_key"
-FINAL = ("passed", "failed", "inconclusive", "alias_moved")
+FINAL = ("passed", "failed", "inconclusive", "alias_moved", "not_promoted")
 
 
 def job_key(ref: ModelRef, digests: Sequence[str], datasets: Sequence[str], config: Config) -> str:

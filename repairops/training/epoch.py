@@ -47,6 +47,7 @@ class EpochRunner:
     jitter: Callable[[Tensor, Generator], Tensor]
     epochs: int
     batch_size: int
+    epoch_images: int
     learning_rate: float
     seed: int
     checkpoint: Path
@@ -56,8 +57,9 @@ class EpochRunner:
 
     @property
     def steps(self) -> int:
-        """Steps of one epoch; what is left over after whole batches waits for another epoch's shuffle."""
-        return max(1, len(self.source) // self.batch_size)
+        """Steps of one epoch; what is left over waits for another epoch's shuffle."""
+        images = min(len(self.source), self.epoch_images or len(self.source))
+        return max(1, images // self.batch_size)
 
     def run(self, epoch: int, deadline: float) -> Figures:
         """Trains epoch `epoch` (1 = the first), which ends early at `deadline` (of time.monotonic()).

@@ -141,6 +141,7 @@ def train(
             jitter=jitter,
             epochs=config.epochs,
             batch_size=config.batch_size,
+            epoch_images=config.epoch_images,
             learning_rate=config.learning_rate,
             seed=seed,
             checkpoint=checkpoint_path(work_dir),
@@ -154,8 +155,8 @@ def train(
                 on_epoch(len(run.history) - 1, run.history[-1])
     run.finish()
     return _result(
-        run, stop, train_images=len(train_part), batch_size=config.batch_size, seconds=time.monotonic() - began,
-        channels_last=channels_last, bfloat16=amp, unseen=unseen is not None,
+        run, stop, train_images=len(train_part), epoch_images=config.epoch_images, batch_size=config.batch_size,
+        seconds=time.monotonic() - began, channels_last=channels_last, bfloat16=amp, unseen=unseen is not None,
     )  # fmt: skip
 
 
@@ -194,6 +195,7 @@ def _result(
     stop: StoppingRule,
     *,
     train_images: int,
+    epoch_images: int,
     batch_size: int,
     seconds: float,
     channels_last: bool,
@@ -203,7 +205,7 @@ def _result(
     trained = run.history[1:]
     note = run.selection.note
     steps = sum(h["steps"] for h in trained)
-    planned = stop.epochs * max(1, train_images // batch_size)
+    planned = stop.epochs * max(1, min(train_images, epoch_images or train_images) // batch_size)
     if stop.out_of_time(run.history) and steps < planned:
         note = f"{note} Training stopped after {steps:.0f} of {planned} steps: max_minutes was reached.".strip()
     return TrainingResult(
@@ -237,6 +239,7 @@ def _check(config: TrainingConfig, train_set: ImageSet) -> None:
         "learning_rate": (0 < config.learning_rate < math.inf, "positive"),
         "momentum": (0 <= config.momentum < 1, "at least 0 and below 1"),
         "weight_decay": (config.weight_decay >= 0, "0 or more"),
+        "epoch_images": (config.epoch_images >= 0, "0 (all) or more"),
         "validation_fraction": (0 <= config.validation_fraction < 1, "at least 0 and below 1"),
         "max_minutes": (config.max_minutes >= 0, "0 (no limit) or more"),
         "ema": (0 <= config.ema < 1, "at least 0 (none) and below 1"),
