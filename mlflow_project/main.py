@@ -5,8 +5,8 @@ import sys
 from mlflow_project.arguments import call, flag, options, parse
 
 NAMES = (
-    "model", "failures", "train-set", "clean-set", "config", "set", "method", "preset", "max-minutes", "seed", "device",
-    "promote", "rerun",
+    "model", "failures", "train-set", "clean-set", "validation-set", "config", "set", "method", "preset", "max-minutes",
+    "seed", "device", "promote", "rerun",
 )  # fmt: skip
 
 

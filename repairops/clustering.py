@@ -61,28 +61,33 @@ def split_failures(
 
 
 def group_failures(batch: FailureBatch, similarity: float) -> np.ndarray:
-    """The group of each failure, int64 (N,), 0..groups-1 by the smallest sample id.
+    """The group of each failure, as `group_images`."""
+    return group_images(batch.images, batch.groups, similarity)
 
-    One group: the same non-empty `groups` name; the same sample id; near duplicates of one leader image. Leaders
+
+def group_images(images: ImageSet, names: np.ndarray, similarity: float) -> np.ndarray:
+    """The group of each image, int64 (N,), 0..groups-1 by the smallest sample id. names: (N,) strings, '' = none.
+
+    One group: the same non-empty name; the same sample id; near duplicates of one leader image. Leaders
     are found in the order of sample ids: an image without a group name joins the most similar leader of its label
     whose thumbnail correlates above `similarity` (images with a name are leaders all), else it becomes one. So
     every near duplicate is alike to its leader, and chains of slowly changing frames do not end in one group.
     """
-    n = len(batch)
-    order = np.argsort(batch.images.sample_ids, kind="stable")
+    n = len(images)
+    order = np.argsort(images.sample_ids, kind="stable")
     parent = np.arange(n)
 
-    def join(names: np.ndarray) -> None:
+    def join(same: np.ndarray) -> None:
         first: dict[str, int] = {}
         for i in order.tolist():
-            if name := str(names[i]):
+            if name := str(same[i]):
                 _union(parent, i, first.setdefault(name, i))
 
-    join(batch.groups)
-    join(batch.images.sample_ids)
-    for label in np.unique(batch.images.labels):
-        rows = order[batch.images.labels[order] == label]
-        for row, leader in _leaders(_thumbnails(batch.images.pixels, rows), rows, batch.groups[rows] != "", similarity):
+    join(names)
+    join(images.sample_ids)
+    for label in np.unique(images.labels):
+        rows = order[images.labels[order] == label]
+        for row, leader in _leaders(_thumbnails(images.pixels, rows), rows, names[rows] != "", similarity):
             _union(parent, row, leader)
     roots = np.array([_root(parent, i) for i in order], dtype=np.int64)
     _, first, inverse = np.unique(roots, return_index=True, return_inverse=True)

@@ -76,6 +76,8 @@ class SplitConfig:
     heldout_fraction: float = 0.3
     validation_fraction: float = 0.2  # of the failures that are not held out
     near_duplicate_similarity: float = 0.95  # correlation of 8x8 thumbnails, where there is no group column
+    clean_validation_fraction: float = 0.2  # of the clean set, which then choose and do not judge; 0 = none
+    min_clean_images: int = 4000  # a smaller clean set judges as a whole
 
 
 @dataclass(frozen=True)
@@ -126,13 +128,13 @@ class TrainingConfig:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     patience: int = 10  # epochs without a better validation score
-    validation_fraction: float = 0.1  # of the train set, kept for choosing the checkpoint
-    max_validation_images: int = 2000
+    validation_fraction: float = 0.1  # of the train set, kept for choosing where no unseen clean images do
+    max_validation_images: int = 2000  # clean ones that choose, wherever they come from
     max_train_images: int = 0  # 0 = all
     epoch_images: int = 0  # train images of an epoch, drawn anew for each; 0 = all
     crop_padding: int = -1  # pixels of random translation; -1 = an eighth of the side, 0 = none
     horizontal_flip: bool = False  # wrong for digits, text and signs, so never on unasked
-    max_clean_drop: float = 0.5  # points on the validation part that a selected checkpoint may lose
+    max_clean_drop: float = 0.5  # points on the clean validation images that what is chosen may lose
     max_minutes: float = 0.0  # 0 = no limit
     device: str = field(default="auto", metadata=_MACHINE)
     amp: Literal["auto", "on", "off"] = "auto"  # bfloat16 autocast; auto = on for CUDA

@@ -211,6 +211,14 @@ class NoSpaceForImages(RepairError):
         )
 
 
+class NoUnseenImages(RepairError):
+    def __init__(self, where: str, images: int, in_train_set: int, in_clean_set: int) -> None:
+        super().__init__(
+            f"None of the {images:,} images of the validation set {where} can choose: {in_train_set:,} are in the "
+            f"train set and {in_clean_set:,} in the clean set. Give one with images of its own, or none."
+        )
+
+
 # Failures
 
 

@@ -55,6 +55,7 @@ class Work:
     clusters: Clusters
     config: Config
     style: Style | None = None
+    unseen: ImageSet | None = None  # clean images that the champion was not trained on, to choose by
 
 
 def fine_tune_everywhere(
@@ -130,6 +131,7 @@ def _train(
         seed=seed,
         work_dir=work_dir,
         method_key=_digest(method, style, work.config.training.max_train_images),
+        unseen=work.unseen,
         on_epoch=on_epoch,
     )
 

@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from repairops import __version__
 from repairops.config import Config
 from repairops.device import resolve_device
@@ -81,6 +83,14 @@ class Job:
         file = self.folder / name
         file.write_bytes(png)
         self.run.log_file(file)
+
+    def log_role(self, role: str, sample_ids: np.ndarray) -> None:
+        """Logs which images have a role, roles/ROLE.txt: a sample id a line, sorted, so that files can be compared."""
+        folder = self.folder / "roles"
+        folder.mkdir(exist_ok=True)
+        file = folder / f"{role}.txt"
+        file.write_text("".join(f"{i}\n" for i in sorted(sample_ids.tolist())), encoding="utf-8")
+        self.run.log_file(file, "roles")
 
     def log_epoch(self, epoch: int, figures: Mapping[str, float]) -> None:
         """The training loop's figures of an epoch, as metrics of the run."""

@@ -43,6 +43,7 @@ def repair(
     failures: str = "auto",
     train_set: str | Path | None = None,
     clean_set: str | Path | None = None,
+    validation_set: str | Path | None = None,
     config: Config | None = None,
     rerun: bool = False,
     tracking_uri: str | None = None,
@@ -52,6 +53,8 @@ def repair(
     model: 'prod/cls', 'cls@prod' or 'models:/cls/3'; pinned at the start.
     failures: 'auto' for every logged batch that is not repaired yet, or run ids or digests, by comma.
     train_set, clean_set: ImageFolder or parquet; None for those that were logged with the model.
+    validation_set: clean images that the model was not trained on, to choose by and never to judge; None for those
+        that were logged with the model, else a part of a large clean set, else of the train set.
     rerun: also where this very job (model version, batches, data sets, configuration) has an outcome already.
 
     A job that was interrupted goes on where it stopped. Raises RepairError, with one line that says what to do;
@@ -63,7 +66,7 @@ def repair(
     ref = resolve_model(model, client)
     if config.register.promote == "auto" and not ref.alias:
         raise UsageError(f"promote=auto needs an alias to move, and {model!r} names none. Write it as prod/cls.")
-    sets = find_sets(client, ref.run_id, train_set, clean_set)
+    sets = find_sets(client, ref.run_id, train_set, clean_set, validation_set)
     logged = logged_batches(client, ref.name)
     batches = choose_batches(logged, failures, repaired_batches(client, ref))
     key = job_key(ref, [batch.digest for batch in batches], [found.digest for found in sets.values()], config)
@@ -89,9 +92,9 @@ def repair(
 def run_job(job: Job, inputs: Inputs) -> Outcome:
     """One repair, from what was pulled to a judged outcome; each stage times itself and says what it did."""
     with job.stage("pull"):
-        champion, train_set, clean, rows = pull(job, inputs)
+        champion, train_set, unseen, clean, rows = pull(job, inputs)
     with job.stage("validate"):
-        failures = validate_failures(job, rows, champion, train_set, clean)
+        failures = validate_failures(job, rows, champion, train_set, unseen, clean)
     with job.stage("split"):
         split = split_batch(job, failures)
     with job.stage("cluster"):
@@ -99,7 +102,7 @@ def run_job(job: Job, inputs: Inputs) -> Outcome:
     with job.stage("style"):
         style, samples = show_style(job, champion, split.repair, clusters, train_set)
     with job.stage("fine-tune"):
-        challenger = fine_tune(job, champion, train_set, split, clusters, style)
+        challenger = fine_tune(job, champion, train_set, unseen, split, clusters, style)
     with job.stage("evaluate"):
         evaluation = judge(job, champion, challenger, clean, split.heldout)
         evidence = weigh(job, champion, challenger, clean, split, clusters, evaluation)

@@ -148,11 +148,15 @@ class FailureBatch:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class CleanSet:
-    """The clean holdout. A class of its own, so that nothing that trains or selects accepts it by accident."""
+    """The clean holdout. A class of its own, so that nothing that trains or selects accepts it by accident.
+
+    rows: int64 (N,), each image's row in the data set that they come from; None = all of them, in its order.
+    """
 
     images: ImageSet
+    rows: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def test_three_ranks_with_shares_of_unequal_size(runs: dict[int, list[dict[str, 
 
 @pytest.mark.slow
 def test_mlflow_runs_a_job_on_two_processes_and_only_the_first_talks_to_mlflow(scene: Scene) -> None:
-    settings = ";".join([*OPTIONS, "training.epochs=2"])
+    settings = ";".join([*OPTIONS, "training.epochs=2", "split.min_clean_images=800", "gate.min_repair_rate=0.1"])
     done = subprocess.run(
         [
             sys.executable, "-m", "mlflow", "run", str(ROOT), "--env-manager=local", "-e", "repair_distributed",
@@ -112,7 +112,10 @@ def test_mlflow_runs_a_job_on_two_processes_and_only_the_first_talks_to_mlflow(s
     assert len(scene.client.get_metric_history(run.info.run_id, "loss")) == 2  # each epoch once
     assert scene.versions() == ["1", "2"]
     assert done.stdout.count("PASSED: cls version 1 -> version 2") == 1
-    assert scene.outcome(run.info.run_id)["training"]["ranks"] == 2
+    outcome = scene.outcome(run.info.run_id)
+    assert outcome["training"]["ranks"] == 2
+    assert outcome["training"]["validation_images"] == outcome["clean_validation"]["images"]
+    assert outcome["clean_validation"]["source"] == "clean set"
 
 
 # The manifests for Kubernetes

@@ -524,6 +524,25 @@ def test_quarantined_rows_are_listed_by_rule() -> None:
     assert found["quarantined"] == "156"
 
 
+def test_which_clean_images_chose_is_said_where_the_outcome_says_it() -> None:
+    old = made.passed()
+    assert lineage.quality(old)["clean"] == learning.training(old)["validation"] == ""
+    note = "2,000 of 10,000 images of the clean set choose; the other 8,000 judge."
+    outcome = old | {
+        "clean_validation": {"source": "clean set", "unseen": True, "images": 2000, "note": note},
+        "training": old["training"] | {"validation_unseen": True},
+        "sets": old["sets"] | {"clean_set": {"digest": "ef56" * 16, "images": 8000, "whole": {"images": 10_000}}},
+    }
+    assert lineage.quality(outcome)["clean"] == note
+    assert learning.training(outcome)["validation"] == learning.UNSEEN
+    page = render_page(outcome, Pictures())
+    assert note in page
+    assert "8,000 of 10,000 images, sha256 ef56" in page
+    assert f"Chosen by clean images too: {note}" in render_markdown(outcome)
+    outcome["training"] |= {"validation_unseen": False}
+    assert learning.REMEMBERED in render_page(outcome, Pictures())
+
+
 def test_every_quarantine_rule_has_its_meaning() -> None:
     assert list(lineage.RULES) == list(ROW_RULES)
 

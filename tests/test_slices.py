@@ -67,6 +67,19 @@ def test_slices_of_the_clean_set_are_paired(tmp_path: Path) -> None:
     assert _clean_slices(clean, "", evaluation([True] * 4, [True] * 4)) == []
 
 
+def test_slices_are_those_of_the_images_that_judge(tmp_path: Path) -> None:
+    """The first and the third image are cut off to choose; the column still has a value for each of the five."""
+    path = with_column(tmp_path / "clean.parquet", ["cut", "north", "cut", "south", "north"])
+    whole, rest = load_image_set(path, SPEC, ImagesConfig()), np.array([1, 3, 4])
+    found = _clean_slices(
+        CleanSet(whole.subset(rest), rest), "site", evaluation([True, True, False], [False, True, True])
+    )
+    assert [(part.value, part.counts) for part in found] == [
+        ("north", PairedCounts(0, 1, 1, 0)),
+        ("south", PairedCounts(1, 0, 0, 0)),
+    ]
+
+
 def test_a_column_that_names_every_image_makes_no_slices(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     count = MAX_SLICES + 1
     clean = CleanSet(load_image_set(with_column(tmp_path / "a.parquet", list(range(count))), SPEC, ImagesConfig()))

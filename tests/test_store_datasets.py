@@ -81,6 +81,21 @@ def test_given_paths_win_over_logged_ones(client: MlflowClient, tmp_path: Path) 
     assert found["evaluation"].digest == digit_set(4, 10).digest[:36]
 
 
+def test_a_validation_set_is_found_where_there_is_one(client: MlflowClient, tmp_path: Path) -> None:
+    sets = {"train_set": digit_set(4), "clean_set": digit_set(4, 10)}
+    without = log_model(TinyNet(), "cls", SPEC, **sets)
+    assert set(find_sets(client, without.run_id, None, None)) == set(CONTEXTS)
+    ref = log_model(TinyNet(), "cls", SPEC, **sets, validation_set=digit_set(6, 20))
+    found = find_sets(client, ref.run_id, None, None)
+    assert set(found) == {*CONTEXTS, "validation"}
+    path = fetch_dataset(found["validation"], "validation", tmp_path / "a")
+    assert load_image_set(path, SPEC, ImagesConfig()).digest == digit_set(6, 20).digest
+    folder = image_folder(tmp_path / "mine")
+    assert find_sets(client, ref.run_id, None, None, folder)["validation"].uri == str(folder)
+    with pytest.raises(DatasetNotFound, match=r"validation set.*nowhere"):
+        find_sets(client, ref.run_id, None, None, tmp_path / "nowhere")
+
+
 def test_missing_sets_name_the_option(client: MlflowClient, tmp_path: Path) -> None:
     ref = log_model(TinyNet(), "cls", SPEC, train_set=digit_set(4))
     with pytest.raises(DatasetNotFound, match=rf"clean set.*{ref.run_id} logged none.*-P clean_set=PATH"):

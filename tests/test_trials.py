@@ -62,7 +62,11 @@ def test_the_chosen_candidate_trains_at_its_own_rate_for_the_time_that_is_left()
 
 
 def test_a_job_with_auto_says_what_it_tried(scene: Scene) -> None:
-    outcome = repair(config=load_config(overrides=[*OPTIONS, "method.name=auto"]))
+    outcome = repair(
+        config=load_config(
+            overrides=[*OPTIONS, "method.name=auto", "split.min_clean_images=800", "gate.min_repair_rate=0.1"]
+        )
+    )
     trials = outcome.values["training"]["trials"]
     assert [t["method"] for t in trials] == [c.method for c in CANDIDATES]
     assert sum(t["chosen"] for t in trials) == 1
@@ -70,4 +74,6 @@ def test_a_job_with_auto_says_what_it_tried(scene: Scene) -> None:
     assert outcome.values["method"]["chosen"] == chosen["method"]
     assert outcome.values["training"]["history"][0]["learning_rate"] <= chosen["learning_rate"]
     assert all(t["validation_failures"] == outcome.values["training"]["validation_failures"] for t in trials)
+    assert {t["validation_images"] for t in trials} == {outcome.values["clean_validation"]["images"]}
+    assert outcome.values["clean_validation"]["source"] == "clean set"
     assert outcome.kind == "passed"

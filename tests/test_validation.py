@@ -122,6 +122,7 @@ def test_every_row_rule_quarantines_its_row_with_a_reason() -> None:
         "two labels a": (row(image(9), "dog"), "conflicting_labels"),
         "two labels b": (row(image(9), "eel"), "conflicting_labels"),
         "clean": (row(image(10)), "in_clean_set"),
+        "chooses": (row(image(16)), "in_validation_set"),
         "train": (row(image(11)), "in_train_set"),
         "stale": (row(image(12, answer=1), "dog"), "stale"),
         "confidence": (row(image(13), confidence=1.2), "out_of_range"),
@@ -130,7 +131,8 @@ def test_every_row_rule_quarantines_its_row_with_a_reason() -> None:
     }
     good = sound(4)
     rows = [*good, good[1], *(r for r, _ in bad.values())]
-    report = check(rows, clean_ids=[sample_id(image(10))], train_ids=np.array([sample_id(image(11))]))
+    ids = {"clean_ids": [sample_id(image(10))], "validation_ids": {sample_id(image(16))}}
+    report = check(rows, **ids, train_ids=np.array([sample_id(image(11))]))
     wanted = ["duplicate", *(rule for _, rule in bad.values())]
     assert report.quarantine["rule"].tolist() == wanted
     assert report.quarantine.index.tolist() == list(range(4, len(rows)))
@@ -147,7 +149,8 @@ def test_every_row_rule_quarantines_its_row_with_a_reason() -> None:
     assert report.results["unknown_label"]["unexpected_count"] == 2
     json.dumps(report.results, allow_nan=False)
 
-    assert report.passed
+    assert len(report.broken) == 1
+    assert "different images are in the clean or validation set" in report.broken[0]  # one of each
     assert report.accepted is not None
     assert report.accepted.images.sample_ids.tolist() == [r["sample_id"] for r in good]
     assert report.accepted.images.labels.tolist() == [1, 2, 1, 2]
@@ -312,9 +315,12 @@ def test_overlap_with_the_clean_set_fails_the_batch_from_the_second_image() -> N
     assert one.passed
     assert one.counts["in_clean_set"] == 1
     two = check(rows, clean_ids=[rows[0]["sample_id"], rows[5]["sample_id"]])
-    assert two.broken == ("2 of 20 different images are in the clean set, the limit is 1",)
+    assert two.broken == ("2 of 20 different images are in the clean or validation set, the limit is 1",)
     assert two.accepted is not None
     assert len(two.accepted) == 18
+    each = check(rows, clean_ids=[rows[0]["sample_id"]], validation_ids=[rows[5]["sample_id"]])
+    assert each.broken == two.broken
+    assert (each.counts["in_clean_set"], each.counts["in_validation_set"]) == (1, 1)
     train = check(rows, train_ids=[r["sample_id"] for r in rows[:5]])
     assert train.passed
     assert train.counts["in_train_set"] == 5

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 @click.option("--train-set", required=True, help="ImageFolder or parquet that the model was trained on.")
 @click.option("--clean-set", required=True, help="ImageFolder or parquet that it never saw.")
 @click.option(
+    "--validation-set", help="More images that it never saw; repairs choose by them, and never judge by them."
+)
+@click.option(
     "--set", "overrides", multiple=True, metavar="OPTION=VALUE", help="mean, std, image_size, class_names ..."
 )
 @click.option("--alias", default="prod", show_default=True, help="Moved to the new version; '' for none.")
@@ -40,6 +43,7 @@ def log(
     weights: str,
     train_set: str,
     clean_set: str,
+    validation_set: str | None,
     overrides: tuple[str, ...],
     alias: str,
     serialization: str,
@@ -66,6 +70,7 @@ def log(
         spec,
         train_set=train_set,
         clean_set=clean_set,
+        validation_set=validation_set,
         alias=alias,
         serialization_format=serialization,
         model_factory=factory,

@@ -15,6 +15,9 @@ from repairops.cli.console import json_option, print_json
 @click.option("--train-set", help="ImageFolder or parquet; default: the one logged with the model.")
 @click.option("--clean-set", help="ImageFolder or parquet that judges; default: the one logged with the model.")
 @click.option(
+    "--validation-set", help="Clean images new to the model, to choose by; default: as --clean-set, else a part."
+)
+@click.option(
     "--config", "config_file", envvar="REPAIROPS_CONFIG", help="YAML file with options by stage; also REPAIROPS_CONFIG."
 )
 @click.option("--set", "overrides", multiple=True, metavar="STAGE.OPTION=VALUE", help="One option; may be repeated.")
@@ -34,6 +37,7 @@ def repair(
     failures: str,
     train_set: str | None,
     clean_set: str | None,
+    validation_set: str | None,
     config_file: str | None,
     overrides: tuple[str, ...],
     policy: str | None,
@@ -76,6 +80,7 @@ def repair(
             failures=failures,
             train_set=train_set,
             clean_set=clean_set,
+            validation_set=validation_set,
             config=load_config(config_file, [*overrides, *given]),
             rerun=rerun,
             tracking_uri=tracking_uri,

@@ -6,6 +6,7 @@ from repairops.images.sets import (
     load_image_set,
     peek_class_names,
     peek_image_size,
+    pick_images,
     to_pixels,
     write_parquet,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "peek_class_names",
     "peek_image_size",
     "peek_shape",
+    "pick_images",
     "resolve_label",
     "sample_id",
     "sample_ids",

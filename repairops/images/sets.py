@@ -96,6 +96,22 @@ def load_image_set(
     return ImageSet(pixels, labels, spec.class_names, ids, str(path))
 
 
+def pick_images(
+    image_set: ImageSet, indices: np.ndarray, images: ImagesConfig, *, role: str, cache_dir: Path | None = None
+) -> ImageSet:
+    """The images at `indices` (int64), in that order: a copy in memory, or as `load_image_set` where it is large.
+
+    Raises NoSpaceForImages.
+    """
+    shape = (len(indices), *image_set.pixels.shape[1:])
+    pixels = _allocate(shape, images, role, cache_dir)
+    for start in range(0, len(indices), _ROW_GROUP):
+        part = torch.from_numpy(indices[start : start + _ROW_GROUP])
+        pixels[start : start + _ROW_GROUP] = image_set.pixels[part]
+    labels, ids = image_set.labels[indices], image_set.sample_ids[indices]
+    return ImageSet(pixels, labels, image_set.class_names, ids, image_set.source)
+
+
 def peek_class_names(path: str | Path) -> tuple[str, ...] | None:
     """The class names that a data set carries, in its own order; None where it has integer labels alone."""
     return peek_names(_existing(path))

@@ -145,6 +145,12 @@ def clean_change_points(outcome: Outcome) -> float | None:
     return None if before is None or after is None else 100 * (after - before)
 
 
+def clean_validation(outcome: Outcome) -> str:
+    """Which clean images chose, in a sentence; empty where the outcome does not say."""
+    note = dig(outcome, "clean_validation", "note")
+    return plain(note) if note else ""
+
+
 def headline(outcome: Outcome) -> str:
     """The verdict as one plain sentence."""
     match kind(outcome):

@@ -29,6 +29,12 @@ SHARES = (
     ("repair_failures_accuracy", "Accuracy on repair failures", "c3"),
 )
 
+UNSEEN = "The champion was not trained on the clean validation images: what is lost there is lost on new images too."
+REMEMBERED = (
+    "The clean validation images are of the train set, which the champion probably remembers: they cannot show well "
+    "what is lost on new images; the clean set shows it."
+)
+
 
 def training(outcome: Outcome) -> dict[str, Any]:
     values = mapping(outcome.get("training"))
@@ -47,10 +53,18 @@ def training(outcome: Outcome) -> dict[str, Any]:
         "from_champion": bool(start),
         "rows": [_epoch(row, epoch, best) for row, epoch in zip(history, epochs, strict=True)],
         "note": plain(values["note"]) if values.get("note") else "",
+        "validation": _validation(values.get("validation_unseen")),
         "time": _effort(values),
         "trials": [_trial(row) for row in mappings(values.get("trials"))],
         "trade_off": _trade_off(outcome),
     }
+
+
+def _validation(unseen: Any) -> str:
+    """What the clean validation images can show; empty where an older outcome does not say which they were."""
+    if unseen is None:
+        return ""
+    return UNSEEN if unseen is True else REMEMBERED
 
 
 def _trial(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from repairops.report import commands
-from repairops.report.facts import Outcome
+from repairops.report.facts import Outcome, clean_validation
 from repairops.report.figures import share_bar
 from repairops.report.wording import DASH, count, dig, duration, mapping, mappings, number, plain, short, when
 
@@ -22,6 +22,7 @@ RULES = {  # meanings of `row_facts.ROW_RULES`; a rule that is not here shows it
     "conflicting_labels": "the same pixels with another label",
     "duplicate": "the same pixels and label as another row",
     "in_clean_set": "also in the clean set",
+    "in_validation_set": "also among the clean validation images",
     "in_train_set": "also in the train set",
     "stale": "the pinned version gets it right",
     "out_of_range": "a value outside its range",
@@ -53,6 +54,7 @@ def quality(outcome: Outcome) -> dict[str, Any]:
         ],
         "broken": [plain(b) for b in values.get("broken") or []],
         "split": [(name, count(split[key])) for key, name in SPLIT if key in split],
+        "clean": clean_validation(outcome),
     }
 
 
@@ -110,7 +112,8 @@ def _lineage_facts(outcome: Outcome) -> list[tuple[str, str, bool]]:
 
 
 def _set(found: Mapping[str, Any]) -> str:
-    """A train or clean set: how many images, and what they can be told by."""
-    images = number(found.get("images"))
-    parts = [f"{count(images)} images" if images is not None else "", f"sha256 {short(found.get('digest'))}"]
+    """A data set: how many images, of how many where some have another role, and what they can be told by."""
+    images, whole = number(found.get("images")), number(dig(found, "whole", "images"))
+    among = f" of {count(whole)}" if whole is not None else ""
+    parts = [f"{count(images)}{among} images" if images is not None else "", f"sha256 {short(found.get('digest'))}"]
     return ", ".join(part for part in parts if part)

@@ -72,6 +72,8 @@ def _lineage(outcome: Outcome) -> str:
     method = mapping(outcome.get("method"))
     if method:
         lines.append(f"- Method: {escaped(method.get('name'))}, style {escaped(method.get('style'))}")
+    chosen = facts.clean_validation(outcome)
+    lines += [f"- Chosen by clean images too: {escaped(chosen)}"] if chosen else []
     made = [f"commit `{_code(short(outcome['commit']))}`"] if outcome.get("commit") else []
     made += [f"run `{_code(_run(outcome))}`"] if _run(outcome) != DASH else []
     lines += [f"- Made by {', '.join(made)} on {escaped(when(outcome.get('created_at')))}"] if made else []

@@ -152,6 +152,7 @@ def _clean_slices(clean: CleanSet, column: str, evaluation: Evaluation) -> list[
     if not column:
         return []
     values = read_column(clean.images.source, column, "gate.clean_slices")
+    values = values if clean.rows is None else values[clean.rows]
     names = sorted(set(values.tolist()) - {""})
     if not _usable(names):
         log.warning("Warning: the column %r has %d values, so it makes no slices.", column, len(names))

@@ -1,4 +1,4 @@
-"""What a repair starts from, pulled from MLflow: champion, train set, clean set, logged failures."""
+"""What a repair starts from, pulled from MLflow: champion, image sets, logged failures."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from repairops.images import load_image_set, peek_class_names
 from repairops.images.columns import read_column
 from repairops.job import Job
 from repairops.records import CleanSet, ImageSet
+from repairops.stages.roles import assign_clean_roles
 from repairops.store.champion import Champion, load_champion
-from repairops.store.datasets import CONTEXTS, ROLE, Context, DatasetRef, fetch_dataset, log_reference
+from repairops.store.datasets import ROLE, Context, DatasetRef, fetch_dataset, log_reference
 from repairops.store.failure_rows import FailureRows
 from repairops.store.failures import LoggedBatch, fetch_rows
 from repairops.store.models import ModelRef
@@ -29,30 +30,36 @@ class Inputs:
     sets: dict[Context, DatasetRef]
 
 
-def pull(job: Job, inputs: Inputs) -> tuple[Champion, ImageSet, CleanSet, FailureRows]:
-    """Downloads and loads everything; class names that the model does not state are taken from the clean set.
+def pull(job: Job, inputs: Inputs) -> tuple[Champion, ImageSet, ImageSet | None, CleanSet, FailureRows]:
+    """Downloads and loads everything: champion, train set, clean images that choose (if any), that judge, failures.
 
-    Both sets become inputs of the job's run, where the repair of the version that it registers will look for them.
-    Raises DatasetNotFound, UnreadableDataset, ClassMismatch, FailureBatchDamaged, and what `load_champion` raises.
+    Class names that the model does not state are taken from the clean set. All sets become inputs of the job's run,
+    where the repair of the version that it registers will look for them. What chooses is settled here, and what
+    judges is the rest: no later stage sees the two together (`assign_clean_roles`).
+    Raises DatasetNotFound, UnreadableDataset, ClassMismatch, NoUnseenImages, FailureBatchDamaged, and what
+    `load_champion` raises.
     """
     paths = {c: fetch_dataset(found, c, job.folder / "sets") for c, found in inputs.sets.items()}
     if column := job.config.gate.clean_slices:
         read_column(paths["evaluation"], column, "gate.clean_slices")  # a wrong name is known before training
     names = peek_class_names(paths["evaluation"]) or ()
     champion = load_champion(inputs.ref, job.config.model, job.folder / "champion", tuple(names))
-    train_set, clean = (
-        load_image_set(paths[c], champion.spec, job.config.images, role=ROLE[c], cache_dir=job.folder / "mapped")
-        for c in CONTEXTS
-    )
+    sets = {
+        c: load_image_set(path, champion.spec, job.config.images, role=ROLE[c], cache_dir=job.folder / "mapped")
+        for c, path in paths.items()
+    }
     for context, found in inputs.sets.items():
         log_reference(inputs.client, job.run.run_id, context, found)
     rows = fetch_rows(inputs.client, inputs.batches)
     job.values["sets"] = {
         ROLE[c].replace(" ", "_"): {"uri": inputs.sets[c].uri, "digest": images.digest, "images": len(images)}
-        for c, images in zip(CONTEXTS, (train_set, clean), strict=True)
+        for c, images in sets.items()
     }
+    train_set = sets["training"]
+    unseen, clean = assign_clean_roles(job, train_set, sets["evaluation"], sets.get("validation"))
+    chosen = f" and {len(unseen)} that choose" if unseen else ""
     job.say(
-        f"{inputs.ref}, {len(train_set)} train and {len(clean)} clean images, "
+        f"{inputs.ref}, {len(train_set)} train images, {len(clean.images)} clean ones that judge{chosen}, "
         f"{len(rows)} failures in {len(inputs.batches)} batch{'es' if len(inputs.batches) > 1 else ''}"
     )
-    return champion, train_set, CleanSet(clean), rows
+    return champion, train_set, unseen, clean, rows

@@ -27,17 +27,26 @@ from repairops.training import TrainingResult
 from repairops.training.interpolation import trade_off
 
 log = logging.getLogger("repairops")
+NO_POINT = (
+    "No point between the champion's and the fine-tuned weights kept clean accuracy on the validation images and "
+    "repaired more failures; the challenger is the champion."
+)
 
 
 def split_batch(job: Job, failures: FailureBatch) -> FailureSplit:
     """Repair, validation and held-out failures. Raises CannotSplit."""
-    options = dataclasses.asdict(job.config.split)
-    split = split_failures(failures, **options, seed=derive_seed(job.config.seed, "split"))
-    counts = {
-        "repair": len(split.repair),
-        "validation": len(split.validation),
-        "heldout": len(split.heldout.batch),
-    }
+    options = job.config.split
+    split = split_failures(
+        failures,
+        heldout_fraction=options.heldout_fraction,
+        validation_fraction=options.validation_fraction,
+        near_duplicate_similarity=options.near_duplicate_similarity,
+        seed=derive_seed(job.config.seed, "split"),
+    )
+    parts = {"repair": split.repair, "validation": split.validation, "heldout": split.heldout.batch}
+    for role, part in parts.items():
+        job.log_role(f"{role}_failures", part.images.sample_ids)
+    counts = {role: len(part) for role, part in parts.items()}
     job.values["split"] = counts
     job.say(", ".join(f"{count} {part}" for part, count in counts.items()))
     return split
@@ -87,35 +96,45 @@ def show_style(
 
 
 def fine_tune(
-    job: Job, champion: Champion, train_set: ImageSet, split: FailureSplit, clusters: Clusters, style: Style
+    job: Job,
+    champion: Champion,
+    train_set: ImageSet,
+    unseen: ImageSet | None,
+    split: FailureSplit,
+    clusters: Clusters,
+    style: Style,
 ) -> Classifier:
-    """A copy of the champion, fine-tuned; the checkpoint is chosen on validation parts alone."""
+    """A copy of the champion, fine-tuned; the checkpoint is chosen on validation images and failures alone."""
     challenger = copy.deepcopy(champion.classifier)
-    work = Work(challenger, train_set, split.repair, split.validation, clusters, job.config, style=style)
+    work = Work(challenger, train_set, split.repair, split.validation, clusters, job.config, style, unseen)
     result, trials = fine_tune_everywhere(work, job.folder, job.log_epoch)
     training = dataclasses.asdict(result)
-    training["tradeoff"] = _between(job, champion.classifier, challenger, train_set, split.validation, result)
+    training["tradeoff"] = _between(champion.classifier, work, result)
+    if any(point["chosen"] and point["weight"] == 0 for point in training["tradeoff"]):
+        training["note"] = f"{result.note} {NO_POINT}".strip()
+    job.values["clean_validation"]["images"] = result.validation_images
     training["history"] = [{"epoch": number, **figures} for number, figures in enumerate(result.history, 1)]
     job.values["training"] = training | {"trials": trials}
     job.values["method"] |= {"chosen": next((t["method"] for t in trials if t["chosen"]), job.config.method.name)}
     job.say(
         f"{len(result.history)} epochs on {result.device}, {result.images_per_second:.0f} images/s; "
-        f"epoch {result.best_epoch} chosen" + (f". {result.note}" if result.note else "")
+        f"epoch {result.best_epoch} chosen" + (f". {training['note']}" if training["note"] else "")
     )
     return challenger
 
 
-def _between(
-    job: Job,
-    champion: Classifier,
-    challenger: Classifier,
-    train_set: ImageSet,
-    validation_failures: FailureBatch,
-    result: TrainingResult,
-) -> list[dict[str, Any]]:
+def _between(champion: Classifier, work: Work, result: TrainingResult) -> list[dict[str, Any]]:
     """The points between champion and fine-tuned weights; the challenger holds the chosen one's afterwards."""
-    options = job.config.training
-    points = trade_off(champion, challenger, train_set, validation_failures, result, options, seed=job.config.seed)
+    points = trade_off(
+        champion,
+        work.classifier,
+        work.train_set,
+        work.validation,
+        result,
+        work.config.training,
+        seed=work.config.seed,
+        unseen=work.unseen,
+    )
     for point in points:
         if point.chosen and point.weight < 1:
             log.info("           weights %.0f%% of the way from the champion chosen", 100 * point.weight)

@@ -21,7 +21,7 @@ log = logging.getLogger("repairops")
 
 
 def validate_failures(
-    job: Job, rows: FailureRows, champion: Champion, train_set: ImageSet, clean: CleanSet
+    job: Job, rows: FailureRows, champion: Champion, train_set: ImageSet, unseen: ImageSet | None, clean: CleanSet
 ) -> FailureBatch:
     """The failures that pass validation against the pinned champion.
 
@@ -50,6 +50,7 @@ def validate_failures(
         classify,
         clean_ids=set(clean.images.sample_ids.tolist()),
         train_ids=set(train_set.sample_ids.tolist()),
+        validation_ids=set(unseen.sample_ids.tolist()) if unseen else (),
         images=job.config.images,
         config=job.config.validation,
         digests=tuple(batch["digest"] for batch in job.values["batches"]),

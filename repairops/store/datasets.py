@@ -1,4 +1,4 @@
-"""Train and clean sets as MLflow dataset inputs: logged with a model, found again for its repair."""
+"""Train, clean and validation sets as MLflow dataset inputs: logged with a model, found again for its repair."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from repairops.store.connection import talking
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-Context = Literal["training", "evaluation"]
-CONTEXTS: tuple[Context, Context] = ("training", "evaluation")
-ROLE = {"training": "train set", "evaluation": "clean set"}
-OPTION = {"training": "train_set", "evaluation": "clean_set"}
+Context = Literal["training", "evaluation", "validation"]
+CONTEXTS: tuple[Context, Context] = ("training", "evaluation")  # what every repair needs; a validation set may be there
+ROLE: dict[Context, str] = {"training": "train set", "evaluation": "clean set", "validation": "validation set"}
+OPTION: dict[Context, str] = {"training": "train_set", "evaluation": "clean_set", "validation": "validation_set"}
 _CONTEXT_TAG = "mlflow.data.context"
 
 
@@ -30,7 +30,7 @@ class DatasetRef:
 
 
 def log_dataset(client: MlflowClient, run_id: str, context: Context, data: ImageSet | str | Path) -> DatasetRef:
-    """Logs a run's train or clean set: a path by reference, an image set as a parquet artifact of the run.
+    """Logs a run's train, clean or validation set: a path by reference, an image set as a parquet artifact of the run.
 
     Raises DatasetNotFound, RegistryUnreachable.
     """
@@ -81,10 +81,18 @@ def find_dataset(client: MlflowClient, run_id: str, context: Context) -> Dataset
 
 
 def find_sets(
-    client: MlflowClient, run_id: str, train_set: str | Path | None, clean_set: str | Path | None
+    client: MlflowClient,
+    run_id: str,
+    train_set: str | Path | None,
+    clean_set: str | Path | None,
+    validation_set: str | Path | None = None,
 ) -> dict[Context, DatasetRef]:
-    """The train and clean set: the given paths, else what the source run logged. Raises DatasetNotFound."""
-    given: dict[Context, str | Path | None] = {"training": train_set, "evaluation": clean_set}
+    """The given paths, else what the source run logged; a validation set need not exist. Raises DatasetNotFound."""
+    given: dict[Context, str | Path | None] = {
+        "training": train_set,
+        "evaluation": clean_set,
+        "validation": validation_set,
+    }
     found: dict[Context, DatasetRef] = {}
     for context, path in given.items():
         if path:
@@ -94,6 +102,8 @@ def find_sets(
             found[context] = DatasetRef(str(local), _path_digest(local))
             continue
         logged = find_dataset(client, run_id, context)
+        if logged is None and context not in CONTEXTS:
+            continue
         if logged is None:
             raise DatasetNotFound(
                 ROLE[context],

@@ -26,7 +26,7 @@ FINAL = ("passed", "failed", "inconclusive", "alias_moved", "not_promoted")
 
 
 def job_key(ref: ModelRef, digests: Sequence[str], datasets: Sequence[str], config: Config) -> str:
-    """sha256 that names a job: model version, batch digests, train and clean set, configuration."""
+    """sha256 that names a job: model version, batch digests, train, clean and validation set, configuration."""
     parts = [ref.name, ref.version, *sorted(digests), *datasets, config.digest()]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 

@@ -13,7 +13,7 @@ from repairops.network import Classifier
 from repairops.records import ImageSet, InputSpec
 from repairops.store.champion import METADATA_KEY
 from repairops.store.connection import connect, talking
-from repairops.store.datasets import log_dataset
+from repairops.store.datasets import Context, log_dataset
 from repairops.store.flavors import ClassifierFlavors, default_requirements
 from repairops.store.models import ModelRef, version_at
 from repairops.store.moves import Promotion, record_move, user
@@ -32,6 +32,7 @@ def log_model(
     *,
     train_set: ImageSet | str | Path | None = None,
     clean_set: ImageSet | str | Path | None = None,
+    validation_set: ImageSet | str | Path | None = None,
     alias: str = "prod",
     serialization_format: str = "pickle",
     model_factory: str = "",
@@ -45,6 +46,8 @@ def log_model(
         tensor too. Logged in eval mode, on the CPU.
     train_set, clean_set: image sets (stored as parquet artifacts) or paths (stored by reference) of an ImageFolder
         or parquet; the clean set must hold no image of the train set.
+    validation_set: more images that the model was not trained on, in neither of the two; a repair chooses by them.
+        Without one, a large clean set gives some of its images for that (`split.clean_validation_fraction`).
     alias: moved to the new version; '' moves none.
     serialization_format: 'pickle' (fine-tunes as the original class; `code_paths` for a class from a package of
         yours) or 'pt2' (traced, no pickle; give `model_factory`, 'package.module:function', or BatchNorm stays
@@ -76,10 +79,14 @@ def log_model(
     status = "FAILED"
     try:
         run_id = run.info.run_id
-        if train_set is not None:
-            log_dataset(client, run_id, "training", train_set)
-        if clean_set is not None:
-            log_dataset(client, run_id, "evaluation", clean_set)
+        sets: dict[Context, ImageSet | str | Path | None] = {
+            "training": train_set,
+            "evaluation": clean_set,
+            "validation": validation_set,
+        }
+        for context, data in sets.items():
+            if data is not None:
+                log_dataset(client, run_id, context, data)
         with talking("store the model"):
             logged = Model.log(
                 None, name="model", flavor=flavors, run_id=run_id, metadata=metadata, flavor_name="pytorch"

@@ -98,7 +98,8 @@ def train(
     """
     _check(config, train_set)
     began, device, ranks = time.monotonic(), resolve_device(config.device), current_ranks()
-    strict = unseen is not None and not config.interpolation  # else the line to the champion offers what it lost
+    line = config.interpolation and len(validation_failures)  # it offers what the epochs lost
+    strict = unseen is not None and not line
     amp = use_bfloat16(config.amp, device)
     train_part, validation = training_parts(train_set, unseen, config, seed)
     settings = dataclasses.asdict(config) | {"device": device.type, "amp": amp, "workers": 0}
@@ -108,7 +109,7 @@ def train(
     run = TrainingState(
         classifier,
         device,
-        ValidationSets(validation, validation_failures.images, failures.images, strict),
+        ValidationSets(validation, validation_failures.images, failures.images, strict, unseen is None),
         _make_optimizer(classifier, config.learning_rate, config.momentum, config.weight_decay),
         {"settings": settings, "seed": seed, "method": method_key, "sets": sets, "clusters": _digest(clusters)},
         work_dir,

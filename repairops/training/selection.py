@@ -28,6 +28,7 @@ def select_epoch(
     failures: int,
     max_clean_drop: float,
     strict: bool = False,
+    remembered: bool = True,
 ) -> Selection:
     """The epoch with most validation failures repaired among those that keep clean accuracy.
 
@@ -38,6 +39,7 @@ def select_epoch(
     standard error is Breiman's rule (CART, 1984): differences below it are noise. The gate's clean set judges.
     strict: kept is what lies at most `max_clean_drop` points below the champion, without allowance: for images that the
     champion was not trained on, whose loss is a real one.
+    remembered: whether the champion was trained on the clean images, so that a loss of all epochs wants a word.
 
     Ties go to the higher clean accuracy, then to the earlier epoch, so the champion (epoch 0) stays where no epoch
     that keeps clean accuracy repairs more than it. Epochs are taken in turn, and each either replaces the choice so
@@ -63,7 +65,7 @@ def select_epoch(
         return Selection(
             0, "No epoch that kept clean accuracy repaired more validation failures; the weights are the champion's."
         )
-    note = "" if strict else _forgotten(counts[0].clean_right - best, clean_images, max_clean_drop)
+    note = _forgotten(counts[0].clean_right - best, clean_images, max_clean_drop) if remembered and not strict else ""
     if not failures:
         note = f"There are no validation failures; the last epoch that kept clean accuracy was taken. {note}".strip()
     return Selection(chosen, note)
@@ -86,6 +88,6 @@ def _forgotten(lost: int, clean_images: int, max_clean_drop: float) -> str:
     if lost <= max(1, clean_images * max_clean_drop / 100):
         return ""
     return (
-        f"Every epoch lost at least {lost} of {clean_images} clean validation images against the champion. Where it "
-        "was trained on them, that may be less on new images; the gate's clean set tells."
+        f"On the validation part of the train set every epoch lost at least {lost} of {clean_images} images against "
+        "the champion, which was probably trained on them; the gate's clean set tells what that means for new images."
     )

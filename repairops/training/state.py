@@ -41,13 +41,14 @@ EVALUATED_AT_ONCE = 500  # images
 class ValidationSets:
     """What is measured after each epoch: two sets that select, and the repair failures, which only inform.
 
-    strict: see `select_epoch`.
+    strict, remembered: see `select_epoch`.
     """
 
     clean: ImageSet
     failures: ImageSet
     repair_failures: ImageSet
     strict: bool = False
+    remembered: bool = True
 
     def measure(self, classifier: Classifier, device: torch.device, ranks: Ranks) -> Figures:
         sets = (self.clean, self.failures, self.repair_failures)
@@ -65,6 +66,7 @@ class ValidationSets:
             failures=len(self.failures),
             max_clean_drop=max_clean_drop,
             strict=self.strict,
+            remembered=self.remembered,
         )
 
 

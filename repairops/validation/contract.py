@@ -62,6 +62,7 @@ def validate(
     *,
     clean_ids: Collection[str],
     train_ids: Collection[str],
+    validation_ids: Collection[str] = (),
     images: ImagesConfig,
     config: ValidationConfig,
     digests: tuple[str, ...] = (),
@@ -72,14 +73,22 @@ def validate(
     rows: logged rows with the columns sample_id, image (encoded bytes), label (class name or index as text; a name
         wins), predicted, confidence, captured_at (ISO 8601), source, group, batch; missing values are '', NaN, None.
     predict: the pinned version, uint8 (N, C, H, W) to labels int64 (N,) and confidence float32 (N,).
-    clean_ids, train_ids: `images.sample_ids` of the two sets, decoded for the same `spec`.
+    clean_ids, train_ids, validation_ids: `images.sample_ids` of the sets, decoded for the same `spec`.
     digests: of the logged batches, kept in the accepted batch.
     docs_dir: where Great Expectations' Data Docs go; None writes none.
 
     Raises ValidationEngineFailed where Great Expectations could not evaluate a rule.
     """
     rows = rows.reset_index(drop=True)
-    facts = gather(rows, spec, predict, clean_ids=_as_set(clean_ids), train_ids=_as_set(train_ids), images=images)
+    facts = gather(
+        rows,
+        spec,
+        predict,
+        clean_ids=_as_set(clean_ids),
+        train_ids=_as_set(train_ids),
+        validation_ids=_as_set(validation_ids),
+        images=images,
+    )
     context = _context(docs_dir)
     results = _assert_rows(context, facts.holds)
     breaks = _breaks(results, len(rows))

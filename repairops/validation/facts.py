@@ -34,6 +34,7 @@ ROW_RULES: dict[str, str] = {  # in the order in which the first broken one is n
     "conflicting_labels": "the same pixels were logged under different labels",
     "duplicate": "the same pixels and label stand earlier in the batch",
     "in_clean_set": "the image is in the clean set, which only judges",
+    "in_validation_set": "the image is one of the clean validation images, which only choose",
     "in_train_set": "the image is in the train set already",
     "stale": "the pinned version answers this image correctly",
     "out_of_range": "a value is out of range",
@@ -91,6 +92,7 @@ def gather(
     *,
     clean_ids: Collection[str],
     train_ids: Collection[str],
+    validation_ids: Collection[str] = (),
     images: ImagesConfig,
     now: datetime | None = None,
 ) -> RowFacts:
@@ -106,7 +108,8 @@ def gather(
     predicted, confidence = _predictions(predict, pixels, position)
     _out_of_range(rows, confidence, decodes, now or datetime.now(UTC), broken)
     _repeated(ids, labels, decodes, broken)
-    for rule, known in (("in_clean_set", clean_ids), ("in_train_set", train_ids)):
+    sets = {"in_clean_set": clean_ids, "in_validation_set": validation_ids, "in_train_set": train_ids}
+    for rule, known in sets.items():
         broken.masks[rule] = np.array([bool(i) and i in known for i in ids], dtype=bool)
     broken.masks["stale"] = decodes & (labels >= 0) & (predicted == labels)
     return RowFacts(

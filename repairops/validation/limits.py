@@ -32,8 +32,8 @@ def batch_limits(
 
     breaks: bool (N, rules) in the order of `ROW_RULES`. Rows that are only stale or duplicate are no defects and are
     left out of the quarantined share altogether. The source rule applies where two or more sources are named.
-    Images of the clean set are quarantined row by row; more than one of them, and more than 1% of the batch's
-    different images, also fails the batch: what logs the failures then reads the data that judges.
+    Images of the clean and the validation set are quarantined row by row; more than one of them, and more than 1% of
+    the batch's different images, also fails the batch: what logs the failures then reads the data that judges.
     """
     rules = list(ROW_RULES)
     labels = accepted.images.labels if accepted else np.empty(0, dtype=np.int64)
@@ -67,7 +67,8 @@ def batch_limits(
         name, count = _most_frequent(sources.tolist())
         fact = f"{count} of {left} failures left come from the source {name!r}"
         limits.append(_share("max_source_share", fact, count, left, config.max_source_share))
-    return [*limits, _clean_overlap(facts.ids, breaks[:, rules.index("in_clean_set")])]
+    overlaps = breaks[:, rules.index("in_clean_set")] | breaks[:, rules.index("in_validation_set")]
+    return [*limits, _clean_overlap(facts.ids, overlaps)]
 
 
 def _share(rule: str, fact: str, count: int, total: int, most: float) -> BatchLimit:
@@ -80,9 +81,9 @@ def _most_frequent(names: Sequence[str]) -> tuple[str, int]:
     return str(values[counts.argmax()]), int(counts.max())
 
 
-def _clean_overlap(ids: np.ndarray, in_clean_set: np.ndarray) -> BatchLimit:
+def _clean_overlap(ids: np.ndarray, overlaps: np.ndarray) -> BatchLimit:
     different = len(set(ids.tolist()) - {""})
-    found = len(set(ids[in_clean_set].tolist()))
+    found = len(set(ids[overlaps].tolist()))
     most = max(1, int(CLEAN_OVERLAP_SHARE * different))
-    sentence = f"{found} of {different} different images are in the clean set, the limit is {most}"
+    sentence = f"{found} of {different} different images are in the clean or validation set, the limit is {most}"
     return BatchLimit("clean_set_overlap", found, sentence, most=most)

@@ -1,0 +1,96 @@
+"""Which clean images choose and which judge: settled once, before anything has looked at them."""
+
+from __future__ import annotations
+
+from repairops.config import Config, derive_seed
+from repairops.errors import InvalidOption, NoUnseenImages
+from repairops.images import pick_images
+from repairops.job import Job
+from repairops.records import CleanSet, ImageSet
+from repairops.unseen import choose_rows, cut_rows
+
+REMEMBERED = "A part of the train set chooses, which the champion probably remembers: "
+
+
+def assign_clean_roles(
+    job: Job, train_set: ImageSet, clean: ImageSet, given: ImageSet | None
+) -> tuple[ImageSet | None, CleanSet]:
+    """Clean images new to the champion that choose, and those that judge.
+
+    given: the validation set, whose images choose but for those that stand in another set; None: a part is cut from
+    the clean set. The first is None where a part of the train set chooses instead. The ids of what chooses are
+    logged, and the outcome says where it comes from.
+    """
+    if not 0 <= job.config.split.clean_validation_fraction < 1:
+        value = job.config.split.clean_validation_fraction
+        raise InvalidOption("split.clean_validation_fraction", value, "at least 0 and below 1")
+    unseen, judging = _take(job, train_set, clean, given) if given else _cut(job, train_set, clean)
+    if unseen:
+        job.log_role("clean_validation", unseen.sample_ids)
+    return unseen, judging
+
+
+def _take(job: Job, train_set: ImageSet, clean: ImageSet, given: ImageSet) -> tuple[ImageSet, CleanSet]:
+    """The validation set without what the champion remembers and what judges, at most as many as are wanted."""
+    found = choose_rows(
+        given,
+        train_set.sample_ids.tolist(),
+        clean.sample_ids.tolist(),
+        most=max(job.config.training.max_validation_images, 1),
+        seed=derive_seed(job.config.seed, "clean validation"),
+    )
+    if not len(found.rows):
+        raise NoUnseenImages(given.source, len(given), found.in_train_set, found.in_clean_set)
+    refused = found.in_train_set + found.in_clean_set
+    note = f"{len(found.rows):,} of {len(given):,} images of the validation set choose; none of them judges or trains."
+    if refused:
+        note += f" {found.in_train_set:,} that stand in the train set and {found.in_clean_set:,} that judge do not."
+    unseen = given.subset(found.rows)
+    _record(job, "validation set", unseen, note)
+    job.values["clean_validation"] |= {"in_train_set": found.in_train_set, "in_clean_set": found.in_clean_set}
+    return unseen, CleanSet(clean)
+
+
+def _cut(job: Job, train_set: ImageSet, clean: ImageSet) -> tuple[ImageSet | None, CleanSet]:
+    """A part of the clean set and the rest of it; none where there is too little to spare, and why."""
+    config = job.config
+    if reason := _too_little(len(clean), config):
+        _record(job, "train set", None, f"{REMEMBERED}{reason}.")
+        return None, CleanSet(clean)
+    cut, rest = cut_rows(
+        clean,
+        train_set.sample_ids.tolist(),
+        fraction=config.split.clean_validation_fraction,
+        most=config.training.max_validation_images,
+        similarity=config.split.near_duplicate_similarity,
+        seed=derive_seed(config.seed, "clean validation"),
+    )
+    if not len(cut):
+        _record(job, "train set", None, f"{REMEMBERED}nothing could be cut from the clean set without parting copies.")
+        return None, CleanSet(clean)
+    unseen = clean.subset(cut)
+    note = f"{len(cut):,} of {len(clean):,} images of the clean set choose; the other {len(rest):,} judge."
+    _record(job, "clean set", unseen, note)
+    judging = pick_images(clean, rest, config.images, role="clean set", cache_dir=job.folder / "mapped")
+    whole = job.values["sets"]["clean_set"]
+    job.values["sets"]["clean_set"] = whole | {"digest": judging.digest, "images": len(rest), "whole": whole}
+    return unseen, CleanSet(judging, rest)
+
+
+def _too_little(images: int, config: Config) -> str:
+    """Why a clean set of this size is not cut; '' where it is."""
+    split = config.split
+    if not split.clean_validation_fraction or not config.training.max_validation_images:
+        return "no validation set was given, and the options ask for no part of the clean set"
+    if images < split.min_clean_images:
+        return (
+            f"no validation set was given, and the clean set holds {images:,} images, fewer than the "
+            f"{split.min_clean_images:,} (split.min_clean_images) from which some can be spared"
+        )
+    return ""
+
+
+def _record(job: Job, source: str, unseen: ImageSet | None, note: str) -> None:
+    """The outcome's account of it; how many of the train set choose is known after training."""
+    known = {"images": len(unseen), "digest": unseen.digest} if unseen else {}
+    job.values["clean_validation"] = {"source": source, "unseen": unseen is not None, **known, "note": note}
