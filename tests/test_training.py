@@ -344,6 +344,19 @@ def test_ties_go_to_clean_accuracy_then_to_the_earlier_epoch():
     assert choose((900, 0), (900, 30), (902, 30), (902, 30)).epoch == 2
 
 
+def test_with_a_falling_rate_the_latest_of_alike_epochs_is_chosen():
+    def annealed(*repaired: int) -> int:
+        counts = [ValidationCounts(900, r) for r in (0, *repaired)]
+        return select_epoch(counts, clean_images=1000, failures=100, max_clean_drop=0.5, annealed=True).epoch
+
+    assert annealed(50, 46, 45) == 3  # one standard error of 50 in 100 is 5
+    assert annealed(50, 46, 44) == 2
+    assert annealed(50, 44, 43) == 1
+    assert annealed(46, 44, 50, 30) == 3
+    assert annealed(0, 0) == 0  # as the champion does
+    assert annealed(1, 0) == 1  # no repair is alike to none
+
+
 def test_one_image_of_slack_on_small_sets():
     assert choose((20, 0), (19, 5), clean=20).epoch == 1
     assert choose((20, 0), (20, 1), (18, 5), clean=20).epoch == 1

@@ -29,6 +29,7 @@ def select_epoch(
     max_clean_drop: float,
     strict: bool = False,
     remembered: bool = True,
+    annealed: bool = False,
 ) -> Selection:
     """The epoch with most validation failures repaired among those that keep clean accuracy.
 
@@ -40,6 +41,9 @@ def select_epoch(
     strict: kept is what lies at most `max_clean_drop` points below the champion, without allowance: for images that the
     champion was not trained on, whose loss is a real one.
     remembered: whether the champion was trained on the clean images, so that a loss of all epochs wants a word.
+    annealed: the learning rate falls from epoch to epoch. Then epochs that repair as many as the best one, but for one
+    standard error of its repair rate, are alike, and the latest of them is taken: its weights hold least of the noise
+    of large steps, which a few validation failures cannot tell from a repair.
 
     Ties go to the higher clean accuracy, then to the earlier epoch, so the champion (epoch 0) stays where no epoch
     that keeps clean accuracy repairs more than it. Epochs are taken in turn, and each either replaces the choice so
@@ -48,7 +52,7 @@ def select_epoch(
     trained = range(1, len(counts))
     if not trained:
         return Selection(0, "No epoch was trained; the weights are the champion's.")
-    chosen, best = 0, 0
+    chosen, best, most = 0, 0, counts[0].failures_right
     for epoch in trained:
         best = max(best, counts[epoch].clean_right)
         if strict:
@@ -58,7 +62,10 @@ def select_epoch(
             floor = reference - _allowed(reference, clean_images, max_clean_drop)
         if counts[epoch].clean_right < floor:
             continue
-        better = not failures or _order(counts[epoch]) > _order(counts[chosen])
+        most = max(most, counts[epoch].failures_right)
+        alike = annealed and counts[epoch].failures_right >= most - _standard_error(most, failures)
+        repairs = counts[epoch].failures_right > counts[0].failures_right
+        better = not failures or (alike and repairs) or _order(counts[epoch]) > _order(counts[chosen])
         if better or (chosen and counts[chosen].clean_right < floor):
             chosen = epoch
     if chosen == 0:
@@ -79,8 +86,12 @@ def _allowed(reference: int, clean_images: int, max_clean_drop: float) -> float:
     """Images that may be lost: the configured points, one standard error, and one image, whichever is most."""
     if not clean_images:
         return 0
-    share = reference / clean_images
-    return max(1.0, clean_images * max_clean_drop / 100, math.sqrt(clean_images * share * (1 - share)))
+    return max(1.0, clean_images * max_clean_drop / 100, _standard_error(reference, clean_images))
+
+
+def _standard_error(right: int, images: int) -> float:
+    """Of a number of right answers among `images`."""
+    return math.sqrt(right * (1 - right / images)) if images else 0.0
 
 
 def _forgotten(lost: int, clean_images: int, max_clean_drop: float) -> str:

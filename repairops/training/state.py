@@ -67,6 +67,7 @@ class ValidationSets:
             max_clean_drop=max_clean_drop,
             strict=self.strict,
             remembered=self.remembered,
+            annealed=True,
         )
 
 
