@@ -17,7 +17,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from repairops.errors import InvalidOption, UnknownOption, UsageError
 from repairops.evidence import Level
-from repairops.presets import with_preset
+from repairops.presets import with_margin, with_preset
 
 # A field with this metadata does not change what a job makes and decides: it is not in the digest.
 _MACHINE = {"affects_result": False}
@@ -134,7 +134,7 @@ class TrainingConfig:
     epoch_images: int = 0  # train images of an epoch, drawn anew for each; 0 = all
     crop_padding: int = -1  # pixels of random translation; -1 = an eighth of the side, 0 = none
     horizontal_flip: bool = False  # wrong for digits, text and signs, so never on unasked
-    max_clean_drop: float = 0.5  # points on the clean validation images that what is chosen may lose
+    max_clean_drop: float = 0.5  # points on the clean validation images that a choice may lose; as the gate's margin
     max_minutes: float = 0.0  # 0 = no limit
     device: str = field(default="auto", metadata=_MACHINE)
     amp: Literal["auto", "on", "off"] = "auto"  # bfloat16 autocast; auto = on for CUDA
@@ -241,7 +241,7 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
 
 def config_from_dict(values: Mapping[str, Any]) -> Config:
     """A configuration from nested plain values, each converted to its field's type or refused by name."""
-    built: Config = _build(Config, with_preset(values), prefix="")
+    built: Config = _build(Config, with_margin(with_preset(values)), prefix="")
     return built
 
 

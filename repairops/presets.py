@@ -30,3 +30,18 @@ def with_preset(values: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(given, Mapping):  # anything else is refused where it is read
             merged[stage] = {**options, **given}
     return merged
+
+
+def with_margin(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The options, with `training.max_clean_drop` as large as `gate.margin_points` where only the latter is given.
+
+    What chooses and what judges then allow the same loss: else a team with a wide margin would get timid repairs.
+    """
+    gate, training = values.get("gate", {}), values.get("training", {})
+    if not isinstance(gate, Mapping) or not isinstance(training, Mapping) or "margin_points" not in gate:
+        return dict(values)
+    try:
+        float(gate["margin_points"])
+    except (TypeError, ValueError):
+        return dict(values)  # refused where it is read
+    return {**values, "training": {"max_clean_drop": gate["margin_points"], **training}}

@@ -134,6 +134,16 @@ def test_a_preset_fills_in_what_is_not_given() -> None:
     assert load_config(overrides=["preset=quick"]).digest() != Config().digest()
 
 
+def test_what_chooses_allows_the_loss_that_the_gate_allows() -> None:
+    wide = load_config(overrides=["training.epochs=7", "gate.margin_points=2"])
+    assert (wide.training.epochs, wide.training.max_clean_drop) == (7, 2.0)
+    assert load_config(overrides=["gate.margin_points=2", "training.max_clean_drop=0.3"]).training.max_clean_drop == 0.3
+    assert load_config(overrides=["gate.class_margin_points=2"]).training.max_clean_drop == 0.5
+    assert Config().training.max_clean_drop == Config().gate.margin_points
+    with pytest.raises(InvalidOption, match=r"gate\.margin_points"):
+        load_config(overrides=["training.epochs=7", "gate.margin_points=wide"])
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_a_configuration_whose_values_stand_in_it(name: str) -> None:
     config = load_config(overrides=[f"preset={name}"])
