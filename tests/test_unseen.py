@@ -148,7 +148,7 @@ def fine_tune(data: RepairData) -> Method:
 def test_unseen_images_keep_the_clean_accuracy_that_a_remembered_part_cannot_see(tmp_path: Path) -> None:
     """Three overtrained champions, each repaired twice; 497 other images judge, which neither choice has seen."""
     config = TrainingConfig(
-        epochs=4, batch_size=25, learning_rate=0.02, device="cpu", crop_padding=0, validation_fraction=0.3
+        epochs=4, batch_size=25, learning_rate=0.05, device="cpu", crop_padding=0, validation_fraction=0.3
     )
     lost: dict[str, list[float]] = {"remembered": [], "unseen": []}
     for seed in range(3):

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,9 +68,10 @@ def trade_off(
 
     The points, with both ends, come in the order of their weights. The validation images are those that chose the
     epoch (`unseen`, else a part of the train set); nothing here sees the images that judge. On unseen images the chosen
-    point repairs most among those that lose at most `config.max_clean_drop` points against the champion. On a part of
-    the train set the rule is that of the epochs (`select_epoch`), on a clean accuracy that counts at most as high as
-    the best epoch's: a point near the champion remembers images that it was trained on, and would raise the bar.
+    point repairs most among those that lose at most `config.max_clean_drop` points against the champion, by a curve
+    through the losses of all points (`smooth_losses`). On a part of the train set the rule is that of the epochs
+    (`select_epoch`), on a clean accuracy that counts at most as high as the best epoch's: a point near the champion
+    remembers images that it was trained on, and would raise the bar.
 
     Empty where there is nothing to choose: no point wanted, the champion's weights chosen, no validation failures, or
     no validation images.
@@ -88,7 +90,7 @@ def trade_off(
             load_tensors(tuned, interpolate(*ends, weight))
             parts = (validation, validation_failures.images)
             counts.append(ValidationCounts(*(count_right(tuned, part, device) for part in parts)))
-    chosen = _choose(counts, result, config.max_clean_drop)
+    chosen = _choose(weights, counts, result, config.max_clean_drop)
     load_tensors(tuned, interpolate(*ends, weights[chosen]))
     tuned.to("cpu")
     points = [
@@ -98,18 +100,43 @@ def trade_off(
     return points[::-1]
 
 
-def _choose(counts: Sequence[ValidationCounts], result: TrainingResult, max_clean_drop: float) -> int:
+def _choose(
+    weights: Sequence[float], counts: Sequence[ValidationCounts], result: TrainingResult, max_clean_drop: float
+) -> int:
     """Index of the chosen point; `counts` go from the fine-tuned network (index 0) to the champion (the last)."""
+    if result.validation_unseen:
+        return _most_repaired(weights, counts, result.validation_images, max_clean_drop)
     best = max(int(figures["validation_right"]) for figures in result.history)
-    strict = result.validation_unseen
-    candidates = [c if strict else ValidationCounts(min(c.clean_right, best), c.failures_right) for c in counts[:-1]]
+    candidates = [ValidationCounts(min(c.clean_right, best), c.failures_right) for c in counts[:-1]]
     selection = select_epoch(
         [counts[-1], *candidates],
         clean_images=result.validation_images,
         failures=result.validation_failures,
         max_clean_drop=max_clean_drop,
-        strict=strict,
     )
-    if strict and not selection.epoch:
-        return len(counts) - 1
     return max(selection.epoch - 1, 0)
+
+
+def _most_repaired(
+    weights: Sequence[float], counts: Sequence[ValidationCounts], images: int, max_clean_drop: float
+) -> int:
+    """The point with most failures right among those whose smoothed loss is allowed; ties go to the smaller loss."""
+    champion = counts[-1].clean_right
+    lost = smooth_losses(weights, [(champion - count.clean_right) / images for count in counts])
+    allowed = [index for index, share in enumerate(lost) if 100 * share <= max_clean_drop + 1e-9]
+    return max(allowed, key=lambda index: (counts[index].failures_right, -lost[index]))
+
+
+def smooth_losses(weights: Sequence[float], losses: Sequence[float]) -> list[float]:
+    """What the points lose by a curve a w + b w^2 through the champion, a and b at least 0, fitted to all of them.
+
+    losses: shares of the validation images, negative for a gain. Near the champion a loss grows linearly, or, where it
+    sits in a minimum, with the square of the distance. The losses of single points have a noise that is as large as
+    what is allowed; the curve rests on the far points, whose losses stand out of it.
+    """
+    from scipy.optimize import nnls
+
+    powers = np.stack([np.asarray(weights), np.square(weights)], axis=1)
+    factors, _ = nnls(powers, np.asarray(losses))
+    smooth: list[float] = (powers @ factors).tolist()
+    return smooth
