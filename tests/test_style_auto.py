@@ -13,9 +13,11 @@ from torch import Generator, Tensor, nn
 from repairops.config import StyleConfig
 from repairops.errors import StyleNotFittable
 from repairops.style import Witness, fit_style
-from repairops.style.auto import Seen, choose, nearest_mix, same_classes, weigh
+from repairops.style.auto import choose
 from repairops.style.base import Style
 from repairops.style.depths import choose_layers, pooled, see
+from repairops.style.likeness import Seen, compare, same_classes
+from repairops.style.trial import run_trials, chance_of_best
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,8 @@ def champion(labels: Tensor) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = nn.Sequential(
-            nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(),
-            nn.Flatten(), nn.Linear(256, 10),
+            nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(256, 10),
         )  # fmt: skip
     optimiser = torch.optim.Adam(network.parameters(), 3e-3)
     for _ in range(60):
@@ -115,7 +117,7 @@ def test_chance_is_not_taken_for_distance() -> None:
         logits[:, 1] = 1 + torch.rand(count, generator=draw)
         return Seen([torch.randn(count, 50, generator=draw) + shift], logits, torch.zeros(count, dtype=torch.int64))
 
-    _, figures = weigh(["alike", "few", "other"], [seen(300, 0.0), seen(40, 0.0), seen(300, 0.5)], seen(2000, 0.0))
+    figures = compare([seen(300, 0.0), seen(40, 0.0), seen(300, 0.5)], seen(2000, 0.0))
     assert max(figures[0].distance, figures[1].distance) < 0.08
     assert figures[2].distance > 0.2
 

@@ -109,6 +109,7 @@ def make_styles(data: RepairData, method: MethodConfig, style: StyleConfig, gene
     if style.name == AUTO:
         clusters, labels = (torch.from_numpy(x) for x in (data.clusters.assignments, data.failures.images.labels))
         champion = data.champion().to(data.device)
+        champion = Classifier(champion.network, champion.spec)  # bare: trials train it alone, in float32, on each rank
         witness = Witness(champion, clusters.long(), labels, torch.from_numpy(data.train.labels)[sample])
     fitted = fit_style(style.name, references, clean, style, generator, witness)
     weights = reference_weights(data.clusters, uniform=method.references == "uniform")
