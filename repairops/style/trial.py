@@ -107,9 +107,9 @@ def chance_of_best(right: Tensor, clusters: Tensor, generator: Generator) -> tup
         means = (counts @ answers.flatten(0, 1).T / size).view(RESAMPLES, styles, trials)
         resampled[:, number] = means.gather(2, picked)[..., 0]
     pooled, departures = _split(resampled, sizes)
-    chance = departures.var(0).mean(1)
-    excess = (_split(own, sizes)[1].square().mean(1) - chance)[sizes > 0].mean().clamp_min(0)
-    kept = torch.where(sizes > 0, excess / (excess + chance).clamp_min(1e-12), 0.0)
+    chance = (departures.var(0).mean(1) * sizes * sizes).sum() / sizes.sum() / sizes.clamp_min(1)
+    excess = ((_split(own, sizes)[1].square().mean(1) - chance) * sizes / sizes.sum()).sum().clamp_min(0)
+    kept = excess / (excess + chance).clamp_min(1e-12)
     scores = pooled.unsqueeze(1) + kept[:, None] * departures
     scores += 1e-6 * torch.rand(scores.shape, generator=generator, dtype=torch.float64)  # ties are drawn by lot
     return F.one_hot(scores.argmax(2), styles).float().mean(0), own.float()
