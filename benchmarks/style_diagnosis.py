@@ -9,14 +9,15 @@ the Markdown table from it. The truth is that of the failures themselves: the me
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
-from style_failures import Failures, champion, failures, load_sets
+from style_failures import Failures, champion, failures, load_sets, run_missing
 
 from repairops.bench.corruptions import CORRUPTIONS, blur, corrupt, weather
 from repairops.network import to_unit
@@ -124,22 +125,21 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    given.folder.mkdir(parents=True, exist_ok=True)
-    file = given.folder / "diagnosis.jsonl"
-    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    missing = [c for c in given.corruptions.split(",") if c not in {line["corruption"] for line in lines}]
-    if missing:
+
+    def prepare() -> Callable[[str], dict[str, Any]]:
         train, clean = load_sets(given.train, given.clean)
         classifier = champion(given.champions or given.folder / "champions", train, given.epochs)
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:2000]
         scenes = to_unit(train.pixels[order])
-        for corruption in missing:
+
+        def run(corruption: str) -> dict[str, Any]:
             batch = failures(given.folder, classifier, clean, corruption, given.photos, given.batch, 0)
-            line = examine(corruption, batch, scenes)
-            with file.open("a") as out:
-                out.write(json.dumps(line) + "\n")
-            lines.append(line)
-            sys.stderr.write(f"{corruption}: {line['said']}\n")
+            return examine(corruption, batch, scenes)
+
+        return run
+
+    wanted = [(corruption,) for corruption in given.corruptions.split(",")]
+    lines = run_missing(given.folder / "diagnosis.jsonl", wanted, ("corruption",), prepare)
     if given.table:
         sys.stdout.write(table(lines) + "\n")
 

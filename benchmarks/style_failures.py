@@ -1,9 +1,14 @@
-"""What the benchmarks of styles share: a small champion, and its failures under a corruption, each made once."""
+"""What the benchmarks of styles share: a small champion, its failures under a corruption, and cells, each made once."""
 
 from __future__ import annotations
 
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,3 +102,32 @@ def failures(
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(made, path)
     return Failures(**made)
+
+
+def run_missing(
+    file: Path,
+    wanted: Iterable[tuple[Any, ...]],
+    names: tuple[str, ...],
+    prepare: Callable[[], Callable[..., dict[str, Any]]],
+    minutes: float = 0,
+) -> list[dict[str, Any]]:
+    """The JSON lines of FILE, after the wanted cells that it lacks were run and appended, one by one.
+
+    names: the fields of a line that tell its cell. prepare: called if a cell is missing, gives what runs one. No cell
+    begins after `minutes`, 0 = no limit.
+    """
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    done = {tuple(line[name] for name in names) for line in lines}
+    missing = [cell for cell in wanted if cell not in done]
+    began = time.monotonic()
+    run = prepare() if missing else None
+    for cell in missing:
+        if run is None or (minutes and time.monotonic() - began > 60 * minutes):
+            break
+        line = run(*cell)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("a") as out:
+            out.write(json.dumps(line) + "\n")
+        lines.append(line)
+        sys.stderr.write(f"{json.dumps(line)}\n")
+    return lines

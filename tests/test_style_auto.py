@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
 import pytest
@@ -13,9 +14,11 @@ from torch import Generator, Tensor, nn
 from repairops.config import StyleConfig
 from repairops.errors import StyleNotFittable
 from repairops.style import Witness, fit_style
-from repairops.style.auto import Seen, choose, nearest_mix, same_classes, weigh
+from repairops.style.auto import choose, mix
 from repairops.style.base import Style
 from repairops.style.depths import choose_layers, pooled, see
+from repairops.style.likeness import Seen, compare, same_classes
+from repairops.style.trial import chance_of_best, run_trials
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,8 @@ def champion(labels: Tensor) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = nn.Sequential(
-            nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(),
-            nn.Flatten(), nn.Linear(256, 10),
+            nn.Conv2d(1, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.Flatten(), nn.Linear(256, 10),
         )  # fmt: skip
     optimiser = torch.optim.Adam(network.parameters(), 3e-3)
     for _ in range(60):
@@ -84,6 +87,7 @@ def test_each_cluster_gets_the_style_that_made_it(champion: nn.Module, labels: T
     )
     by_name = {row["style"]: row for row in told}
     assert by_name["pale"]["distance"] < by_name["noise"]["distance"]
+    assert by_name["pale"]["repaired"] > by_name["none"]["repaired"] + 0.3
     assert by_name["none"]["error_rate"] < by_name["pale"]["error_rate"]
 
     content, reference = digits()[:40], torch.zeros(40, dtype=torch.int64)
@@ -94,16 +98,79 @@ def test_each_cluster_gets_the_style_that_made_it(champion: nn.Module, labels: T
     assert pale.float().mean() > 0.6
 
 
-def test_the_nearest_mix_is_that_of_the_moments() -> None:
-    def gram(rows: list[list[float]]) -> Tensor:
-        differences = torch.tensor(rows, dtype=torch.float64)
-        return differences @ differences.T
+def answers(shares: list[list[float]], sizes: list[int], trials: int = 3) -> tuple[Tensor, Tensor]:
+    """Right answers (S, trials, R) by chance, right with shares[style][cluster]; clusters (R,)."""
+    clusters = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    chances = torch.tensor(shares)[:, clusters]
+    draws = torch.rand(len(shares), trials, len(clusters), generator=generator(5))
+    return draws < chances.unsqueeze(1), clusters
 
-    halves = nearest_mix(gram([[1.0, 0.0], [-1.0, 0.0], [0.0, 5.0]]))
-    torch.testing.assert_close(halves, torch.tensor([0.5, 0.5, 0.0]), atol=1e-3, rtol=0)
-    alone = nearest_mix(gram([[0.1, 0.0], [1.0, 0.0], [3.0, 0.0]]))
-    torch.testing.assert_close(alone, torch.tensor([1.0, 0.0, 0.0]), atol=0.01, rtol=0)
-    assert nearest_mix(torch.zeros(3, 3, dtype=torch.float64)).sum().item() == pytest.approx(1)
+
+def test_a_clear_winner_has_all_and_equals_share() -> None:
+    right, clusters = answers([[0.3, 0.3], [0.5, 0.5], [0.2, 0.2]], [300, 200])
+    best, repaired = chance_of_best(right, clusters, generator())
+    assert best[:, 1].min() > 0.99
+    torch.testing.assert_close(best.sum(1), torch.ones(2))
+    torch.testing.assert_close(repaired[0], right[..., :300].float().mean((1, 2)))
+
+    alike = right[:1].expand(4, -1, -1)  # four styles with the very same answers
+    best, _ = chance_of_best(alike[:, :1], clusters, generator())
+    assert (best - 0.25).abs().max() < 0.06
+
+
+def test_a_cluster_departs_from_all_failures_only_where_its_own_evidence_is_clear() -> None:
+    opposite, clusters = answers([[0.6, 0.1], [0.1, 0.4]], [250, 150])
+    best, _ = chance_of_best(opposite, clusters, generator())
+    assert best.argmax(1).tolist() == [0, 1]
+    assert best.amax(1).min() > 0.95
+
+    right, clusters = answers([[0.45] * 5, [0.3] * 5], [150, 150, 150, 150, 6])
+    right[0, :, -6:] = torch.tensor([1, 1, 0, 0, 0, 0]).bool()
+    right[1, :, -6:] = torch.tensor([0, 1, 1, 1, 0, 0]).bool()  # the other style looks better in the smallest cluster
+    best, repaired = chance_of_best(right, clusters, generator())
+    assert repaired[4].tolist() == pytest.approx([1 / 3, 1 / 2])
+    assert best[:, 0].min() > 0.95
+
+
+def test_few_failures_and_an_empty_cluster_give_a_mix_all_the_same() -> None:
+    right = torch.tensor([[[True, False]], [[False, False]]])
+    best, repaired = chance_of_best(right, torch.tensor([0, 2]), generator())
+    assert best.shape == repaired.shape == (3, 2)
+    assert best.isfinite().all()
+    assert repaired[1].tolist() == [0, 0]
+    one, _ = chance_of_best(right[..., :1], torch.tensor([0]), generator())
+    assert one.tolist() == [[1, 0]]
+
+
+def test_a_look_far_from_the_failures_weighs_little_and_small_shares_are_dropped() -> None:
+    shares = mix(torch.tensor([0.5, 0.45, 0.03]), torch.tensor([3.5, 0.1, 0.1]))
+    torch.testing.assert_close(shares, torch.tensor([0.0, 1.0, 0.0]))
+    assert mix(torch.tensor([0.0, 1.0]), torch.tensor([0.1, 50.0])).tolist() == [0, 1]
+    torch.testing.assert_close(mix(torch.full((20,), 0.05), torch.zeros(20)), torch.full((20,), 0.05))
+
+
+def test_trials_repair_failures_and_leave_the_champion_and_all_else_alone(champion: nn.Module, labels: Tensor) -> None:
+    images, truth = failures(champion, labels, STYLES["pale"])
+    before = {name: value.clone() for name, value in champion.state_dict().items()}
+    state = torch.get_rng_state()
+    weights = torch.ones(len(images), dtype=torch.float64)
+    clean = (digits()[:800], labels[:800])
+
+    def run(network: nn.Module, *styles: Style) -> Tensor:
+        return run_trials(network, styles, clean, weights, (images, truth), generator())
+
+    right = run(champion, STYLES["pale"], STYLES["none"])
+    assert right.shape == (2, 3, len(images))
+    assert right[0].float().mean() > right[1].float().mean() + 0.3
+    assert torch.equal(right, run(champion, STYLES["pale"], STYLES["none"]))
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(before[name], value) for name, value in champion.state_dict().items())
+    assert not champion.training
+    assert not any(p.requires_grad for p in champion.parameters())
+
+    broken = copy.deepcopy(champion)
+    broken[0].weight.fill_(1e30)  # the first step makes it NaN
+    assert not run(broken, STYLES["none"]).any()
 
 
 def test_chance_is_not_taken_for_distance() -> None:
@@ -115,7 +182,7 @@ def test_chance_is_not_taken_for_distance() -> None:
         logits[:, 1] = 1 + torch.rand(count, generator=draw)
         return Seen([torch.randn(count, 50, generator=draw) + shift], logits, torch.zeros(count, dtype=torch.int64))
 
-    _, figures = weigh(["alike", "few", "other"], [seen(300, 0.0), seen(40, 0.0), seen(300, 0.5)], seen(2000, 0.0))
+    figures = compare([seen(300, 0.0), seen(40, 0.0), seen(300, 0.5)], seen(2000, 0.0))
     assert max(figures[0].distance, figures[1].distance) < 0.08
     assert figures[2].distance > 0.2
 

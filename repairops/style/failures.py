@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Generator, nn
+from torch import Generator
 
 from repairops.config import StyleConfig
-from repairops.network import to_unit
+from repairops.network import Classifier, to_unit
 from repairops.records import Clusters, FailureBatch, ImageSet
 from repairops.style import AUTO, Style, Witness, fit_style
 
@@ -19,7 +19,7 @@ def fit_to_failures(
     failures: FailureBatch,
     clusters: Clusters,
     train: ImageSet,
-    champion: Callable[[], nn.Module],
+    champion: Callable[[], Classifier],
     config: StyleConfig,
     device: torch.device,
     generator: Generator,
@@ -37,5 +37,7 @@ def fit_to_failures(
     if config.name == AUTO:
         assignments, labels = (torch.from_numpy(x) for x in (clusters.assignments, failures.images.labels))
         truth = torch.from_numpy(train.labels)[sample]
-        witness = Witness(champion().to(device), assignments.long(), labels, truth)
+        model = champion().to(device)
+        bare = Classifier(model.network, model.spec)  # trials train it alone, in float32, on each rank
+        witness = Witness(bare, assignments.long(), labels, truth)
     return fit_style(config.name, references, clean, config, generator, witness)
