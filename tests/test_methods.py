@@ -276,9 +276,9 @@ def test_every_method_can_leave_the_failures_out():
     for name in METHODS:
         shares = {}
         for use in ("auto", "on", "off"):
-            method = make_method(MethodConfig(name=name, use_failures=use), StyleConfig(), repair_data(), Generator())
-            shares[use] = method.failures.share
-        assert shares == {"auto": 0.4, "on": 0.4, "off": 0.0}, name
+            config = MethodConfig(name=name, use_failures=use, failure_share=0.3)
+            shares[use] = make_method(config, StyleConfig(), repair_data(), Generator()).failures.share
+        assert shares == {"auto": 0.3, "on": 0.3, "off": 0.0}, name
 
 
 def test_without_clustering_only_the_choice_of_references_differs():
