@@ -48,8 +48,9 @@ _MINI = Preset(
     budget_seconds=12,
     corruptions=("gaussian_noise", "defocus_blur", "fog", "contrast"),
     rivals=("style_guided", "fine_tune", "augmix", "batch_norm", "oracle", "none"),
-    residuals=5000,
-    corrupted=5000,
+    residuals=3000,
+    corrupted=2500,
+    unseen=1000,
 )
 PRESETS: dict[str, Preset] = {
     "digits": Preset(
@@ -71,6 +72,9 @@ PRESETS: dict[str, Preset] = {
         corruptions=tuple(CORRUPTIONS),
         rivals=(),
         budget_seconds=24,
+        residuals=5000,
+        corrupted=5000,
+        unseen=2000,
     ),
     "paper": Preset(
         summary="the paper's five networks at full size, five seeds; days on a GPU",
