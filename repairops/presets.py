@@ -40,8 +40,5 @@ def with_margin(values: Mapping[str, Any]) -> dict[str, Any]:
     gate, training = values.get("gate", {}), values.get("training", {})
     if not isinstance(gate, Mapping) or not isinstance(training, Mapping) or "margin_points" not in gate:
         return dict(values)
-    try:
-        float(gate["margin_points"])
-    except (TypeError, ValueError):
-        return dict(values)  # refused where it is read
-    return {**values, "training": {"max_clean_drop": gate["margin_points"], **training}}
+    # The gate comes first, so that a number that is none is refused by the name that was given.
+    return {"gate": gate, **values, "training": {"max_clean_drop": gate["margin_points"], **training}}

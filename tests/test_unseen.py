@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Generator, nn
-from training_helpers import SPEC, SmallNet, degrade, digits, failure_batch, image_set, one_cluster
+from torch import Generator
+from training_helpers import SPEC, SmallNet, degrade, digits, failure_batch, image_set, learn, one_cluster
 
 from repairops.config import ImagesConfig, MethodConfig, StyleConfig, TrainingConfig
 from repairops.images import from_arrays, pick_images
@@ -120,13 +120,7 @@ def overtrained(train_set: ImageSet, seed: int) -> Classifier:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         classifier = Classifier(SmallNet(dropout=0), SPEC)
-        optimizer = torch.optim.Adam(classifier.parameters(), lr=3e-3)
-        pixels, labels = to_unit(train_set.pixels), torch.from_numpy(train_set.labels)
-        for _ in range(20):
-            for index in torch.randperm(len(labels)).split(32):
-                optimizer.zero_grad()
-                nn.functional.cross_entropy(classifier(pixels[index]), labels[index]).backward()
-                optimizer.step()
+        learn(classifier, train_set, epochs=20, batch_size=32)
     return classifier.eval()
 
 

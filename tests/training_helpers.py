@@ -57,14 +57,19 @@ def _trained() -> dict[str, Tensor]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         classifier = Classifier(SmallNet(), SPEC)
-        optimizer = torch.optim.Adam(classifier.parameters(), lr=3e-3)
-        images, labels = to_unit(train.pixels), torch.from_numpy(train.labels)
-        for _ in range(6):
-            for index in torch.randperm(len(labels)).split(64):
-                optimizer.zero_grad()
-                nn.functional.cross_entropy(classifier(images[index]), labels[index]).backward()
-                optimizer.step()
+        learn(classifier, train, epochs=6, batch_size=64)
     return classifier.network.state_dict()
+
+
+def learn(classifier: Classifier, train: ImageSet, *, epochs: int, batch_size: int) -> None:
+    """Trains in place with Adam, in an order drawn from torch's global generator."""
+    optimizer = torch.optim.Adam(classifier.parameters(), lr=3e-3)
+    images, labels = to_unit(train.pixels), torch.from_numpy(train.labels)
+    for _ in range(epochs):
+        for index in torch.randperm(len(labels)).split(batch_size):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(classifier(images[index]), labels[index]).backward()
+            optimizer.step()
 
 
 def champion() -> Classifier:

@@ -102,19 +102,20 @@ def run_cell(cell: Cell, data: BenchData, champion: Classifier, folders: Folders
             "corrupted": _judge(classifier, failures.corrupted, device),
         }
 
-    about = {"failures": failures.total, "champion_accuracy_by_severity": list(failures.accuracy)}
-    if rival(cell.rival).twist == "untrained":
-        others = {name: _other(cell, data, champion, name, before[name], roles, folders) for name in cell.others}
-        return {**about, **judge(champion), "others": others, "training": {}, "kept": {}}
-    original = copy.deepcopy(champion)
-    repaired = _repair(cell, data, champion, failures, roles, folders.work)
-    figures = judge(champion)
-    others = {name: _other(cell, data, champion, name, before[name], roles, folders) for name in cell.others}
-    kept = _keep(cell, data, original, champion, repaired)
-    return {
-        **about, **figures, "others": others, "training": _training_figures(repaired),
-        "kept": {"weight": kept, **(judge(champion) if kept < 1 else figures)},
-    }  # fmt: skip
+    untrained, original = rival(cell.rival).twist == "untrained", copy.deepcopy(champion)
+    repaired = None if untrained else _repair(cell, data, champion, failures, roles, folders.work)
+    judged = judge(champion)
+    figures = {
+        "failures": failures.total,
+        "champion_accuracy_by_severity": list(failures.accuracy),
+        **judged,
+        "others": {name: _other(cell, data, champion, name, before[name], roles, folders) for name in cell.others},
+    }
+    if repaired is None:
+        return {**figures, "training": {}, "kept": {}}
+    weight = _keep(cell, data, original, champion, repaired)
+    kept = {"weight": weight, **(judge(champion) if weight < 1 else judged)}
+    return {**figures, "training": _training_figures(repaired), "kept": kept}
 
 
 @dataclass(frozen=True, eq=False)

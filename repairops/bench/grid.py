@@ -8,7 +8,6 @@ last checkpoint. Machines can share a grid where its folder lies on a file syste
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
 import logging
 import os
@@ -78,7 +77,7 @@ def plan(grid: Grid, preset: Preset, data: BenchData, places: Sequence[Coordinat
     folder, times = grid.root / "steps", {}
     for network, name in dict.fromkeys((place.network, place.rival) for place in places):
         chosen = rival(name)
-        training = dataclasses.replace(preset.training, **chosen.training)
+        training = chosen.training_config(preset.training)
         untrained = chosen.twist == "untrained"
         times[network, name] = StepTime(1.0) if untrained else step_time(network, chosen, data.train, training, folder)
     return [_cell(preset, data, place, times[place.network, place.rival]) for place in places]
@@ -86,7 +85,7 @@ def plan(grid: Grid, preset: Preset, data: BenchData, places: Sequence[Coordinat
 
 def _cell(preset: Preset, data: BenchData, place: Coordinates, step: StepTime) -> tuple[Cell, StepTime]:
     chosen = rival(place.rival)
-    training = dataclasses.replace(preset.training, **chosen.training)
+    training = chosen.training_config(preset.training)
     seconds = 1.0 if step.error else step.seconds
     champion = champion_arguments(place.network, data.train, preset.champion, seed=0)
     return Cell(

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from repairops.bench.corruptions import corrupt
-from repairops.config import MethodConfig, StyleConfig, load_config
+from repairops.config import MethodConfig, StyleConfig, TrainingConfig, load_config
 from repairops.errors import InvalidOption, listing
 from repairops.methods import METHODS, Method, RepairData, make_method
 from repairops.methods.references import StyleOperations, reference_weights
@@ -38,6 +38,9 @@ class Rival:
     @property
     def config(self) -> MethodConfig:
         return dataclasses.replace(MethodConfig(name=self.method), **self.options)
+
+    def training_config(self, preset: TrainingConfig) -> TrainingConfig:
+        return dataclasses.replace(preset, **self.training)
 
     @property
     def style_config(self) -> StyleConfig:

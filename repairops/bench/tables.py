@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
@@ -49,31 +49,20 @@ def tables(records: Sequence[Record]) -> list[Table]:
 
 def overview(network: str, records: Sequence[Record]) -> Table:
     """One row a rival: means over the corruptions that it has cells for; those that lack some come last, and say so."""
-    corruptions = len(s.distinct(records, "corruption"))
-    ceiling = _means(s.select(records, rival="oracle"), s.disjoint)
-    rows = []
-    for name in s.distinct(records, "rival"):
-        own = s.select(records, rival=name)
-        measured = len(s.distinct(own, "corruption"))
-        rows.append(
-            (
-                name if measured == corruptions else f"{name} ({measured} of {corruptions} corruptions)",
-                str(s.estimate(own, s.residual, s.residual_images)),
-                str(s.estimate(own, s.disjoint, s.disjoint_images)),
-                _share_of_ceiling(own, ceiling),
-                str(s.estimate(own, s.clean_after, s.clean_images)),
-                f"{_mean(own, s.clean_after) - _mean(own, s.clean_before):+.1f}",
-                _number(_mean(own, s.negative_flips)),
-                _number(_mean(own, s.corrupted_after)),
-                _number(_mean(own, s.on_batch)),
-                _number(_mean(own, s.others_gain)),
-                f"{median(r['costs']['cpu_seconds'] for r in own):.0f}",
-                f"{max(r['costs']['peak_memory_mb'] for r in own):.0f}",
-                str(sum(bool(r["figures"]["training"]) and not r["figures"]["training"]["best_epoch"] for r in own)),
-                f"{len(own)}",
-            )
+    rows = [
+        (
+            *_standing(name, own, ceiling),
+            str(s.estimate(own, s.clean_after, s.clean_images)),
+            *_clean_and_corrupted(own),
+            _number(_mean(own, s.on_batch)),
+            _number(_mean(own, s.others_gain)),
+            f"{median(r['costs']['cpu_seconds'] for r in own):.0f}",
+            f"{max(r['costs']['peak_memory_mb'] for r in own):.0f}",
+            str(sum(bool(r["figures"]["training"]) and not r["figures"]["training"]["best_epoch"] for r in own)),
+            f"{len(own)}",
         )
-    rows.sort(key=lambda row: ("(" in row[0], -float(row[2].split(" ")[0]) if row[2] != "-" else 0.0))
+        for name, own, ceiling in _rivals(records, len(s.distinct(records, "corruption")))
+    ]
     columns = (
         "rival", "residual", "disjoint", "of oracle", "clean", "change", "negative flips", "corrupted", "on batch",
         "others", "CPU s", "MB", "kept champion", "cells",
@@ -86,31 +75,15 @@ def overview(network: str, records: Sequence[Record]) -> Table:
         "themselves; others: points gained on the other corruptions; kept champion: cells in which no epoch was "
         "chosen. Sorted by disjoint."
     )
-    return Table(f"overview-{network}", f"{network}: all rivals", text, columns, tuple(rows))
+    return Table(f"overview-{network}", f"{network}: all rivals", text, columns, tuple(sorted(rows, key=_place)))
 
 
 def clean_kept(network: str, records: Sequence[Record]) -> list[Table]:
     """The rivals where each may lose no more clean accuracy than a repair may: what they are worth to a user."""
-    corruptions, kept = len(s.distinct(records, "corruption")), s.kept(records)
-    ceiling = _means(s.select(kept, rival="oracle"), s.disjoint)
-    rows = []
-    for name in s.distinct(kept, "rival"):
-        own = s.select(kept, rival=name)
-        measured = len(s.distinct(own, "corruption"))
-        rows.append(
-            (
-                name if measured == corruptions else f"{name} ({measured} of {corruptions} corruptions)",
-                str(s.estimate(own, s.residual, s.residual_images)),
-                str(s.estimate(own, s.disjoint, s.disjoint_images)),
-                _share_of_ceiling(own, ceiling),
-                f"{_mean(own, s.clean_after) - _mean(own, s.clean_before):+.1f}",
-                _number(_mean(own, s.negative_flips)),
-                _number(_mean(own, s.corrupted_after)),
-                f"{_mean(own, s.weight):.0f}%",
-                f"{len(own)}",
-            )
-        )
-    rows.sort(key=lambda row: ("(" in row[0], -float(row[2].split(" ")[0])))
+    rows = [
+        (*_standing(name, own, ceiling), *_clean_and_corrupted(own), f"{_mean(own, s.weight):.0f}%", f"{len(own)}")
+        for name, own, ceiling in _rivals(s.kept(records), len(s.distinct(records, "corruption")))
+    ]
     columns = ("rival", "residual", "disjoint", "of oracle", "change", "negative flips", "corrupted", "weight", "cells")
     text = (
         "As above, with the weights between the champion and the fine-tuned network that repair most among those that "
@@ -118,7 +91,39 @@ def clean_kept(network: str, records: Sequence[Record]) -> list[Table]:
         "weight: how far these lie from the champion. Sorted by disjoint."
     )
     title = f"{network}: all rivals, clean accuracy kept"
-    return [Table(f"kept-{network}", title, text, columns, tuple(rows))] if rows else []
+    return [Table(f"kept-{network}", title, text, columns, tuple(sorted(rows, key=_place)))] if rows else []
+
+
+def _rivals(records: Sequence[Record], corruptions: int) -> Iterator[tuple[str, list[Record], dict[str, float]]]:
+    """Each rival's name, its records, and the oracle's means; the name says where it lacks some of the corruptions."""
+    ceiling = _means(s.select(records, rival="oracle"), s.disjoint)
+    for name in s.distinct(records, "rival"):
+        own = s.select(records, rival=name)
+        measured = len(s.distinct(own, "corruption"))
+        lacking = "" if measured == corruptions else f" ({measured} of {corruptions} corruptions)"
+        yield name + lacking, own, ceiling
+
+
+def _standing(name: str, own: Sequence[Record], ceiling: dict[str, float]) -> tuple[str, str, str, str]:
+    return (
+        name,
+        str(s.estimate(own, s.residual, s.residual_images)),
+        str(s.estimate(own, s.disjoint, s.disjoint_images)),
+        _share_of_ceiling(own, ceiling),
+    )
+
+
+def _clean_and_corrupted(own: Sequence[Record]) -> tuple[str, str, str]:
+    return (
+        f"{_mean(own, s.clean_after) - _mean(own, s.clean_before):+.1f}",
+        _number(_mean(own, s.negative_flips)),
+        _number(_mean(own, s.corrupted_after)),
+    )
+
+
+def _place(row: Sequence[str]) -> tuple[bool, float]:
+    """Whole rows first, then the higher disjoint accuracy."""
+    return "(" in row[0], -float(row[2].split(" ")[0]) if row[2] != "-" else 0.0
 
 
 def failures(network: str, records: Sequence[Record]) -> Table:

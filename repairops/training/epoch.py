@@ -31,6 +31,11 @@ ESTIMATE_AFTER = 5  # steps
 Figures = dict[str, float]
 
 
+def epoch_steps(train_images: int, epoch_images: int, batch_size: int) -> int:
+    """Whole batches of an epoch that takes `epoch_images` (0 = all); what is left over waits for another's shuffle."""
+    return max(1, min(train_images, epoch_images or train_images) // batch_size)
+
+
 @dataclass(frozen=True, eq=False)
 class EpochRunner:
     """Runs epochs by number; all randomness of an epoch comes from the seed and that number.
@@ -57,9 +62,8 @@ class EpochRunner:
 
     @property
     def steps(self) -> int:
-        """Steps of one epoch; what is left over waits for another epoch's shuffle."""
-        images = min(len(self.source), self.epoch_images or len(self.source))
-        return max(1, images // self.batch_size)
+        """Of one epoch."""
+        return epoch_steps(len(self.source), self.epoch_images, self.batch_size)
 
     def run(self, epoch: int, deadline: float) -> Figures:
         """Trains epoch `epoch` (1 = the first), which ends early at `deadline` (of time.monotonic()).

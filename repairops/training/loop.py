@@ -24,7 +24,7 @@ from repairops.network import Classifier
 from repairops.records import Clusters, FailureBatch, ImageSet
 from repairops.training.checkpoint import checkpoint_path, load_tensors
 from repairops.training.clock import StepClock, memory_figures, step_shares
-from repairops.training.epoch import EpochRunner, Figures
+from repairops.training.epoch import EpochRunner, Figures, epoch_steps
 from repairops.training.network import training_network, use_channels_last
 from repairops.training.parts import training_parts
 from repairops.training.ranks import current_ranks
@@ -205,7 +205,7 @@ def _result(
     trained = run.history[1:]
     note = run.selection.note
     steps = sum(h["steps"] for h in trained)
-    planned = stop.epochs * max(1, min(train_images, epoch_images or train_images) // batch_size)
+    planned = stop.epochs * epoch_steps(train_images, epoch_images, batch_size)
     if stop.out_of_time(run.history) and steps < planned:
         note = f"{note} Training stopped after {steps:.0f} of {planned} steps: max_minutes was reached.".strip()
     return TrainingResult(
