@@ -75,10 +75,15 @@ class Seen:
     def confidence(self) -> Tensor:
         return self.logits.softmax(1).amax(1)
 
+    @property
+    def blocks(self) -> list[Tensor]:
+        """What is compared: the features at each depth, and the three highest probabilities."""
+        return [*self.features, self.logits.softmax(1).sort(1, descending=True).values[:, :3]]
+
 
 def compare(restyled: Sequence[Seen], failures: Seen) -> list[Likeness]:
     """Of S candidates' restyled images to the failures."""
-    blocks = [*failures.features, failures.logits.softmax(1).sort(1, descending=True).values[:, :3]]
+    blocks = failures.blocks
     centre = [block.mean(0) for block in blocks]
     scale = [block.std(0, correction=0).clamp_min(1e-4) for block in blocks]
 
@@ -87,8 +92,7 @@ def compare(restyled: Sequence[Seen], failures: Seen) -> list[Likeness]:
         length that chance alone gives them."""
         wrong = seen.wrong if int(seen.wrong.sum()) >= FEWEST else torch.ones_like(seen.wrong)
         parts, chance = [], 0.0
-        confidences = seen.logits.softmax(1).sort(1, descending=True).values[:, :3]
-        for block, mean, deviation in zip([*seen.features, confidences], centre, scale, strict=True):
+        for block, mean, deviation in zip(seen.blocks, centre, scale, strict=True):
             standard = ((block[wrong] - mean) / deviation).clamp(-5, 5)
             both = torch.cat([standard, (standard.square() - 1) / 2], 1)
             parts.append(both.mean(0) / both.shape[1] ** 0.5)
