@@ -48,6 +48,15 @@ def use_bfloat16(amp: str, device: torch.device) -> bool:
     return amp == "on"
 
 
+def cpu_has_bfloat16() -> bool:
+    """Whether the CPU computes in bfloat16 itself (x86-64: AVX-512 BF16 or AMX); elsewhere autocast is slower than float32.
+
+    False where PyTorch does not say.
+    """
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
 def fits_on(device: torch.device, size: int) -> bool:
     """Whether `size` bytes take at most half of the GPU's free memory."""
     return device.type == "cuda" and size <= torch.cuda.mem_get_info(device)[0] // 2

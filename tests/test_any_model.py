@@ -158,7 +158,7 @@ def test_a_network_that_refuses_channels_last_is_left_as_it_is(amp: str, tmp_pat
     assert (refused.channels_last, refused.bfloat16) == (False, amp == "on")
     plain = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
     taken = fine_tune(Classifier(plain, spec), train_set, parts, tmp_path / "taken", config)
-    assert taken.channels_last == (amp == "on")
+    assert taken.channels_last
     assert plain[0].weight.is_contiguous()  # as it came, whatever it was trained in
 
 

@@ -40,6 +40,7 @@ NETWORKS: dict[str, Subject] = {
     "resnet_tiny": Subject(lambda s: SmallResNet(s.channels, s.classes, 8), 31_002, "", 0.25),
     "allconvnet_small": Subject(lambda s: AllConvNet(s.channels, s.classes, 24, 0.1), 89_770, "", 0.1),
     "densenet_small": Subject(lambda s: DenseNet(s.channels, s.classes, 16, 8), 64_026, "", 0.2),
+    "wideresnet_16": Subject(lambda s: WideResNet(s.channels, s.classes, 16), 691_674, "", 0.2),
     "wideresnet_small": Subject(lambda s: WideResNet(s.channels, s.classes, 10, 1), 77_850, "", 0.2),
     "lstm_small": Subject(lambda s: RowLstm(s.channels, s.width, s.classes, 96, 64), 80_586, "", 0.1),
     "renet_small": Subject(
