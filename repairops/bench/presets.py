@@ -42,9 +42,7 @@ class Preset:
 
 # A CPU without instructions for bfloat16 emulates it: a step took 3.4 times as long as in float32.
 _BFLOAT16 = cpu_has_bfloat16()
-_CPU = TrainingConfig(
-    batch_size=100, horizontal_flip=True, device="cpu", amp="on" if _BFLOAT16 else "off", patience=0
-)
+_CPU = TrainingConfig(batch_size=100, horizontal_flip=True, device="cpu", amp="on" if _BFLOAT16 else "off", patience=0)
 _MINI = Preset(
     summary="4 corruptions of different families, 5 ways and the champion itself; minutes on 2 cores",
     networks=("resnet_small",),
