@@ -49,11 +49,11 @@ def use_bfloat16(amp: str, device: torch.device) -> bool:
 
 
 def cpu_has_bfloat16() -> bool:
-    """Whether the CPU computes in bfloat16 itself (x86-64: AVX-512 BF16 or AMX); elsewhere autocast is slower than float32.
+    """Whether the CPU computes in bfloat16 itself (x86-64: AVX-512 BF16 or AMX); False where PyTorch does not say.
 
-    False where PyTorch does not say.
+    Elsewhere autocast is slower than float32.
     """
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 

@@ -567,11 +567,14 @@ def test_reproducing_gives_the_same_configuration_again() -> None:
     outcome = made.passed()
     outcome["config"]["model"]["mean"] = [0.1, 0.2, 0.3]
     outcome["config"]["training"]["horizontal_flip"] = True
+    outcome["sets"]["validation_set"] = {"uri": "/data/more clean", "given": True, "digest": "ef", "images": 500}
     words = shlex.split(commands.reproduce_command(outcome))
     values = dict(word.partition("=")[::2] for word in words[4::2])
     assert values["model"] == "models:/road-signs/3"
     assert values["failures"] == f"{'b2' * 16},{'c3' * 16}"
     assert values["rerun"] == "true"
+    assert values["validation_set"] == "/data/more clean"
+    assert not {"train_set", "clean_set"} & values.keys()  # logged with the model, so found again
     again = load_config(None, [*values["set"].split(";"), f"seed={values['seed']}"]).to_dict()
     assert json.loads(json.dumps(again)) == json.loads(json.dumps(outcome["config"] | {"seed": 7}))
 

@@ -92,6 +92,7 @@ def test_a_validation_set_is_found_where_there_is_one(client: MlflowClient, tmp_
     assert load_image_set(path, SPEC, ImagesConfig()).digest == digit_set(6, 20).digest
     folder = image_folder(tmp_path / "mine")
     assert find_sets(client, ref.run_id, None, None, folder)["validation"].uri == str(folder)
+    assert [s.given for s in find_sets(client, ref.run_id, None, folder).values()] == [False, True, False]
     with pytest.raises(DatasetNotFound, match=r"validation set.*nowhere"):
         find_sets(client, ref.run_id, None, None, tmp_path / "nowhere")
 

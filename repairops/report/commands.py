@@ -42,14 +42,18 @@ def _target(outcome: Outcome) -> str:
 
 
 def reproduce_command(outcome: Outcome) -> str:
-    """The command that runs the very job again: version, batches, seed and changed options; empty without a model."""
+    """The command that runs the very job again: version, batches, image sets that were given as paths, seed and
+    changed options; empty without a model.
+    """
     model = mapping(outcome.get("model"))
     if model.get("name") is None or model.get("version") is None:
         return ""
+    sets = mapping(outcome.get("sets"))
     batches = [b.get("run_id") or b.get("digest") for b in mappings(outcome.get("batches"))]
     values = {
         "model": f"models:/{plain(model['name'])}/{plain(model['version'])}",
         "failures": ",".join(plain(b) for b in batches if b),
+        **{plain(name): plain(found["uri"]) for name, found in sets.items() if mapping(found).get("given")},
         "seed": plain(outcome["seed"]) if number(outcome.get("seed")) is not None else "",
         "set": ";".join(changed_options(outcome)),
         "rerun": "true",

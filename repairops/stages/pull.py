@@ -11,7 +11,7 @@ from repairops.job import Job
 from repairops.records import CleanSet, ImageSet
 from repairops.stages.roles import assign_clean_roles
 from repairops.store.champion import Champion, load_champion
-from repairops.store.datasets import ROLE, Context, DatasetRef, fetch_dataset, log_reference
+from repairops.store.datasets import OPTION, ROLE, Context, DatasetRef, fetch_dataset, log_reference
 from repairops.store.failure_rows import FailureRows
 from repairops.store.failures import LoggedBatch, fetch_rows
 from repairops.store.models import ModelRef
@@ -52,7 +52,12 @@ def pull(job: Job, inputs: Inputs) -> tuple[Champion, ImageSet, ImageSet | None,
         log_reference(inputs.client, job.run.run_id, context, found)
     rows = fetch_rows(inputs.client, inputs.batches)
     job.values["sets"] = {
-        ROLE[c].replace(" ", "_"): {"uri": inputs.sets[c].uri, "digest": images.digest, "images": len(images)}
+        OPTION[c]: {
+            "uri": inputs.sets[c].uri,
+            "given": inputs.sets[c].given,
+            "digest": images.digest,
+            "images": len(images),
+        }
         for c, images in sets.items()
     }
     train_set = sets["training"]

@@ -23,10 +23,11 @@ _CONTEXT_TAG = "mlflow.data.context"
 
 @dataclass(frozen=True)
 class DatasetRef:
-    """Where an image set lies: a local path, or the URI of an artifact."""
+    """Where an image set lies: a local path, or the URI of an artifact. given: by the caller of a repair, as a path."""
 
     uri: str
     digest: str = ""
+    given: bool = False
 
 
 def log_dataset(client: MlflowClient, run_id: str, context: Context, data: ImageSet | str | Path) -> DatasetRef:
@@ -99,7 +100,7 @@ def find_sets(
             local = Path(path).expanduser().resolve()
             if not local.exists():
                 raise DatasetNotFound(ROLE[context], str(local), "Check the path.")
-            found[context] = DatasetRef(str(local), _path_digest(local))
+            found[context] = DatasetRef(str(local), _path_digest(local), given=True)
             continue
         logged = find_dataset(client, run_id, context)
         if logged is None and context not in CONTEXTS:
