@@ -109,9 +109,6 @@ class MethodConfig:
     style_share: float = 0.5  # of a batch's train images that are restyled
     style_weight: float = 1.0  # of a restyled image's loss against that of any other
     distillation: float = 1.0  # share of the clean images' loss that follows the champion's answers
-    distillation_mixup: float = (
-        1.0  # Beta(a, a) of the blends of clean images that it answers; 0 = the images themselves
-    )
     jsd_lambda: float = 12.0  # paper recipe
     severity: int = 3  # of the general operations
     chains: int = 3  # StyleAug's M

@@ -17,7 +17,7 @@ from repairops.config import MethodConfig, StyleConfig
 from repairops.errors import InvalidOption, NotFineTunable, PatternNotUsable
 from repairops.methods import METHODS, RepairData, make_method
 from repairops.methods.fine_tune import BatchNormStatistics, FineTune
-from repairops.methods.losses import distillation_loss, draw_beta, jensen_shannon, train_and_failure_loss
+from repairops.methods.losses import distillation_loss, jensen_shannon, train_and_failure_loss
 from repairops.methods.references import FailureSampler, StyleOperations, reference_weights
 from repairops.methods.style_guided import MixedConsistency, StyleGuided
 from repairops.network import Classifier, to_unit
@@ -198,43 +198,6 @@ def test_the_champion_teaches_clean_and_styled_images_and_labels_teach_the_failu
     loss.backward()
     assert any(p.grad is not None for p in classifier.parameters())
     assert not any(p.grad is not None for p in method.champion.parameters())
-
-
-def test_the_champion_answers_blends_and_a_wrong_answer_leaves_both_labels():
-    classifier, (images, labels) = recorder(), train_batch(40)
-    labels = labels.clone()
-    labels[:20:3] = (labels[:20:3] + 1) % 10
-    with torch.no_grad():
-        classifier.network.layers[9].weight.mul_(0.5)
-    method = StyleGuided(
-        operations(Identity(), one_cluster(3)), FailureSampler(repair_data(), 0.0), distillation=0.8, mixup=1.0,
-        champion=champion(),
-    )  # fmt: skip
-    loss, figures = method.loss(classifier, images, labels, Generator().manual_seed(2))
-    (seen,) = classifier.seen
-    blends, logits = seen[:20], classifier(seen)[:20]
-    generator = Generator().manual_seed(2)
-    method.failures.draw(40, generator)
-    partners = torch.randperm(20, generator=generator)
-    own = draw_beta(20, 1.0, generator)
-    assert torch.allclose(blends, torch.lerp(images[:20][partners], images[:20], own.view(-1, 1, 1, 1)), atol=1e-6)
-    assert torch.equal(seen[20:], images[20:])  # restyled images are not blended
-    pair = torch.stack((labels[:20], labels[:20][partners]))
-    each = torch.stack([F.cross_entropy(logits, part, reduction="none") for part in pair])
-    answers = champion()(blends)
-    right = (answers.argmax(1) == pair).any(0)
-    assert 0 < right.sum() < 20
-    label = own * each[0] + (1 - own) * each[1]
-    wanted = torch.where(right, 0.2 * label + 0.8 * distillation_loss(logits, answers), label)
-    assert figures["loss_train"] == pytest.approx(wanted.mean().item(), rel=1e-4)
-    assert loss.requires_grad
-
-
-def test_without_a_teacher_nothing_is_blended():
-    classifier, (images, labels) = recorder(), train_batch(40)
-    method = StyleGuided(operations(Identity(), one_cluster(3)), FailureSampler(repair_data(), 0.0), mixup=1.0)
-    method.loss(classifier, images, labels, Generator().manual_seed(0))
-    assert torch.equal(classifier.seen[0], images)
 
 
 def test_an_identity_style_makes_the_styled_loss_the_clean_loss():

@@ -113,7 +113,6 @@ def _check(config: MethodConfig) -> None:
         "style_share": (0 <= config.style_share <= 1, "from 0 to 1"),
         "style_weight": (config.style_weight >= 0, "0 or more"),
         "distillation": (0 <= config.distillation <= 1, "from 0 to 1"),
-        "distillation_mixup": (config.distillation_mixup >= 0, "0 (no blends) or more"),
         "jsd_lambda": (config.jsd_lambda >= 0, "0 or more"),
         "severity": (0.1 <= config.severity <= 10, "from 1 to 10"),
         "chains": (config.chains >= 1, "1 or more"),

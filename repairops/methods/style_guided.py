@@ -12,25 +12,20 @@ from repairops.augment.mixing import draw_mixing, mix_chains
 from repairops.augment.patterns import find_pattern
 from repairops.config import MethodConfig, StyleConfig
 from repairops.methods.base import Method, RepairData
-from repairops.methods.losses import distillation_loss, draw_beta, jensen_shannon, train_and_failure_loss
+from repairops.methods.losses import distillation_loss, jensen_shannon, train_and_failure_loss
 from repairops.methods.references import FailureSampler, StyleOperations, make_sampler, reference_weights
 from repairops.network import Classifier
 
 
 @dataclass(frozen=True, eq=False)
 class StyleGuided:
-    """Clean, restyled and failure images in one forward pass, with their labels; no style is mixed with anything.
+    """Clean, restyled and failure images in one forward pass, with their labels; nothing is mixed.
 
     `style_share` of a batch's train images are restyled in place, the others stay clean: a step costs as much as one
     without a style. With `distillation`, clean images learn the champion's own answers to them in that share and their
     labels in the rest, so that decisions that are right already stay; restyled images learn the champion's answers to
     their clean content in half that share. Answers of the champion that are wrong teach nothing: these images learn
     their labels, as failures do. Every image weighs the same, but restyled ones `style_weight`.
-
-    With `mixup` (alpha of its Beta distribution) the clean images are blended in pairs before the champion answers: it
-    speaks of a wider part of the input space then, and what it says there holds the network where it was on new images
-    too (Beyer et al., Knowledge distillation: a good teacher is patient and consistent, CVPR 2022). Its answer to a
-    blend is wrong where it is neither image's label; the blend then learns both labels by their weights.
 
     Differs from the paper: no AugMix chains and no consistency term (they dilute the style), failure images join
     the batch with their labels, and the champion can teach.
@@ -41,7 +36,6 @@ class StyleGuided:
     style_share: float = 0.5
     style_weight: float = 1.0
     distillation: float = 0.0
-    mixup: float = 0.0
     champion: Classifier | None = None
 
     def loss(
@@ -49,19 +43,13 @@ class StyleGuided:
     ) -> tuple[Tensor, dict[str, float]]:
         failures, failure_labels = self.failures.draw(len(images), generator)
         clean = len(images) - round(self.style_share * len(images))
-        plain, partners, shares = self._blend(images[:clean], generator)
         styled = self.styles.apply(images[clean:], generator) if clean < len(images) else images[:0]
-        logits = classifier(torch.cat((plain, styled, failures))).float()
+        logits = classifier(torch.cat((images[:clean], styled, failures))).float()
         losses = F.cross_entropy(logits, torch.cat((labels, failure_labels)), reduction="none")
-        other = F.cross_entropy(logits[:clean], labels[partners], reduction="none")
-        losses = torch.cat((torch.lerp(other, losses[:clean], shares), losses[clean:]))
         if self.champion is not None:
             with torch.no_grad():
-                answers = self.champion(torch.cat((plain, images[clean:])))
-            decisions = answers.argmax(1)
-            right = decisions == labels
-            right[:clean] |= decisions[:clean] == labels[partners]
-            share = self.distillation * right
+                answers = self.champion(images)
+            share = self.distillation * (answers.argmax(1) == labels)
             share[clean:] /= 2
             taught = torch.lerp(losses[: len(images)], distillation_loss(logits[: len(images)], answers), share)
             losses = torch.cat((taught, losses[len(images) :]))
@@ -71,14 +59,6 @@ class StyleGuided:
         parts = losses.detach().tensor_split([clean, len(images)])
         figures = {name: part.mean().item() for name, part in zip(names, parts, strict=True) if len(part)}
         return (weights * losses).sum() / weights.sum(), figures
-
-    def _blend(self, images: Tensor, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Images, each blended with a partner: blends, partners' rows, own shares (1 where nothing is blended)."""
-        if self.champion is None or not self.mixup:
-            return images, torch.arange(len(images), device=images.device), images.new_ones(len(images))
-        partners = torch.randperm(len(images), generator=generator).to(images.device)
-        shares = draw_beta(len(images), self.mixup, generator).to(images.device)
-        return torch.lerp(images[partners], images, shares.view(-1, 1, 1, 1)), partners, shares
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,15 +111,7 @@ def unmixed(styles: StyleOperations, data: RepairData, method: MethodConfig) -> 
     """The recipe `default` with any style operations."""
     champion = data.champion() if method.distillation else None
     failures = make_sampler(data, method)
-    return StyleGuided(
-        styles,
-        failures,
-        method.style_share,
-        method.style_weight,
-        method.distillation,
-        method.distillation_mixup,
-        champion,
-    )
+    return StyleGuided(styles, failures, method.style_share, method.style_weight, method.distillation, champion)
 
 
 def make_style_guided(data: RepairData, method: MethodConfig, style: StyleConfig, generator: Generator) -> Method:
