@@ -81,7 +81,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "cpu-wide": dataclasses.replace(
         _MINI,
-        summary="a wide residual network over 90% on clean images, repaired until it knows its failures; hours on 2 cores",
+        summary="a wide residual network, and repairs long enough to learn the failures by heart; hours on 2 cores",
         networks=("wideresnet_16",),
         champion=ChampionConfig(epochs=14, bfloat16=_BFLOAT16),
         rivals=("style_guided", "fine_tune@method.failure_share=0.4", "style_guided_paper", "oracle"),
