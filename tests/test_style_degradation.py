@@ -15,7 +15,7 @@ from torch import Tensor
 from repairops.style.degradation import PARAMETERS, Degradation, degrade, limits
 from repairops.style.degradation.compression import block_inverse, block_transform, compress
 from repairops.style.degradation.measures import flat_patch_covariance, line_variance, measure
-from repairops.style.degradation.optics import spread_points
+from repairops.style.degradation.optics import spread_points, trail_transfer
 from repairops.style.degradation.parameters import parameter_names
 
 GREY = torch.full((64, 3, 32, 32), 0.5)
@@ -53,13 +53,14 @@ def test_contrast_and_shift_act_about_the_mean() -> None:
     torch.testing.assert_close(with_(images, shift=0.1, tint_red=0.05, tint_blue=-0.02), images + offset)
 
 
+@pytest.mark.parametrize("fade", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("degrees", [0, 45, 90, 135])
-def test_streaks_spread_along_their_angle(degrees: int) -> None:
+def test_streaks_spread_along_their_angle(degrees: int, fade: float) -> None:
     point = torch.zeros(1, 1, 33, 33)
     point[..., 16, 16] = 1
     twice = 2 * math.radians(degrees)
     blurred = spread_points(
-        point, torch.tensor([0.5]), torch.tensor([1.5 * math.cos(twice)]), torch.tensor([1.5 * math.sin(twice)])
+        point, torch.tensor([0.5]), torch.tensor([1.5 * math.cos(twice)]), torch.tensor([1.5 * math.sin(twice)]), fade
     )[0, 0]
     place = torch.arange(33.0) - 16
     weights = blurred / blurred.sum()
@@ -68,6 +69,26 @@ def test_streaks_spread_along_their_angle(degrees: int) -> None:
     across = row * math.cos(twice / 2) - column * math.sin(twice / 2)
     assert (weights * along.square()).sum().sqrt().item() == pytest.approx(math.hypot(1.5, 0.5), rel=0.1)
     assert (weights * across.square()).sum().sqrt().item() == pytest.approx(0.5, rel=0.15)
+
+
+def test_trails_are_boxes_half_gaussians_and_exponentials() -> None:
+    place = torch.linspace(0, 1.5, 61)
+    turned = 2 * math.pi * place
+    box = torch.sinc(2 * math.sqrt(3) * place)  # 2 sqrt(3) wide at standard deviation 1
+    torch.testing.assert_close(trail_transfer(place[:, None, None], 0.0)[:, 0, 0].real, box, atol=0.005, rtol=0)
+    exponential = (1 + turned.square()).rsqrt()
+    torch.testing.assert_close(trail_transfer(place[:, None, None], 1.0).abs()[:, 0, 0], exponential, atol=5e-3, rtol=0)
+    half = trail_transfer(place[:, None, None], 0.5)[:, 0, 0]
+    wide = 1 / math.sqrt(1 - 2 / math.pi)  # of the whole Gaussian
+    torch.testing.assert_close(half.abs()[:8], _half_gaussian(wide * turned[:8]), atol=5e-3, rtol=0)
+    torch.testing.assert_close(trail_transfer(-place[:, None, None], 0.5)[:, 0, 0], half.conj(), atol=1e-6, rtol=0)
+
+
+def _half_gaussian(turned: Tensor) -> Tensor:
+    """Absolute transfer of half a Gaussian of deviation 1, (N,), by a plain sum."""
+    t = torch.arange(0, 6, 0.001, dtype=torch.float64)
+    weight = torch.exp(-t.square() / 2)
+    return (torch.exp(-1j * turned.double()[:, None] * t) @ (weight / weight.sum()).to(torch.complex128)).abs().float()
 
 
 def test_blur_keeps_the_mean_and_borders_free_of_the_opposite_ones() -> None:

@@ -177,3 +177,26 @@ def test_sentences_say_what_how_strong_and_in_how_many() -> None:
     assert "noise" not in {finding.component for finding in findings(found, torch.arange(70, 100))}
     grey = Estimate(**{**vars(found), "noise_shape": torch.ones(3, 3) / math.sqrt(3)})
     assert "grey noise" in findings(grey)[0].text
+
+
+def test_a_streaks_width_does_not_shrink_where_directions_are_uncertain() -> None:
+    values, spread = torch.zeros(50, 2), 0.8 * torch.eye(2)
+    values[:, 0] = 0.6
+    nothing = torch.zeros(2)
+    found = Estimate(("streak_x", "streak_y"), values, spread, values.mean(0), nothing, nothing, torch.eye(3))
+    (told,) = findings(found)
+    assert told.value == pytest.approx(math.sqrt(0.6**2 + 2 * 0.8**2))
+    bound = torch.tensor([9.0, 9.0])
+    drawn = found.draw(torch.zeros(4000, dtype=torch.int64), generator(), -bound, bound)
+    assert drawn.streak[0].square().mean().sqrt().item() == pytest.approx(told.value, rel=0.03)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fade", [0.0, 1.0])
+def test_how_trails_fade_is_told_by_a_group_and_their_width_with_it(fade: float) -> None:
+    values = torch.tensor([[1.2, 0.0]]).expand(150, -1)
+    images = degrade(scenes()[:150], Degradation(("streak_x", "streak_y"), values, torch.eye(3), fade), generator(5))
+    found = fit(eight_bits(images), scenes()[150:]).found
+    assert found.fade == pytest.approx(fade, abs=0.25)
+    told = {finding.component: finding for finding in findings(found)}
+    assert told["streak"].value == pytest.approx(1.2, rel=0.3)

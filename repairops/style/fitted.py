@@ -5,7 +5,7 @@ No label and no clean twin of a failure is needed. The components and their esti
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
@@ -35,12 +35,9 @@ class FittedDegradation:
 
     def draw(self, reference: Tensor, content: Tensor, generator: Generator) -> Degradation:
         """Parameters for each of B references, on the content's device, limited to their ranges."""
-        found, device = self.found, content.device
-        values = found.values[reference.to(found.values.device)].to(device)
-        normal = torch.randn(values.shape, generator=generator).to(device)
-        low, high = limits(found.names, min(content.shape[2:]), device)
-        values = (values + normal @ found.spread.T.to(device)).clamp(low, high)
-        return Degradation(found.names, self.alpha * values, found.noise_shape.to(device))
+        low, high = limits(self.found.names, min(content.shape[2:]), content.device)
+        drawn = self.found.draw(reference, generator, low, high)
+        return replace(drawn, values=self.alpha * drawn.values)
 
 
 def fit_fitted_degradation(

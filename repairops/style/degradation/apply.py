@@ -21,12 +21,12 @@ def degrade(images: Tensor, degradation: Degradation, generator: Generator) -> T
     Contrast and brightness first act on the scene, then veil and specks cover it, the lens blurs and the grid
     coarsens, the sensor adds its noise, and the file its blocks. A component touches only the images that have it.
     """
-    g, shape = generator, degradation.noise_shape
+    g, shape, fade = generator, degradation.noise_shape, degradation.fade
     images = _where(images, degradation, ("contrast",), change_contrast)
     images = _where(images, degradation, ("shift", "tint_red", "tint_blue"), shift_colours)
     images = _where(images, degradation, ("veil",), lambda x, v: add_veil(x, v, g))
     images = _where(images, degradation, ("specks",), lambda x, c: add_specks(x, c, g))
-    images = _where(images, degradation, ("blur", "streak_x", "streak_y"), spread_points)
+    images = _where(images, degradation, ("blur", "streak_x", "streak_y"), lambda x, *v: spread_points(x, *v, fade))
     images = _where(images, degradation, ("coarseness",), coarsen)
     images = images.clamp(0, 1)
     images = _where(images, degradation, ("noise", "shot"), lambda x, n, s: add_noise(x, n, s, shape, g))

@@ -8,18 +8,23 @@ that were found, where the regression is sharper and absent components no longer
 
 The failures' parameters then follow from a normal random-effects model of the answers: their mean, their spread
 between images (what exceeds the scatter of the answers), and for each image what its own answer adds.
+
+How the light of streaks fades along them decides what is left of the high frequencies, and so the width that is read
+from these. One image does not tell it, a group does: see `fading`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
 from repairops.style.degradation.apply import degrade
-from repairops.style.degradation.measures import flat_patch_covariance, measure
+from repairops.style.degradation.measures import RINGS, SECTORS, flat_patch_covariance, measure, spectrum
+from repairops.style.degradation.optics import HALF_GAUSSIAN
 from repairops.style.degradation.parameters import PARAMETERS, Degradation, limits, parameter_names
 from repairops.style.degradation.regression import Answers, ask
 from repairops.style.whitening import safe_eigh
@@ -33,6 +38,8 @@ SKEW = 1.7  # strengths are drawn as u^SKEW: weak ones are more common
 ABSENT = 0.3  # of the later rounds' trials lack a given candidate
 MOST_FAMILIES = 5
 CERTAIN = 3.0  # standard errors
+FADE_STEP = 0.25
+SIMULATED = 2000  # images whose spectra are compared with the failures'
 TELLABLE = 0.2  # least slope of a regression's answers that say something of the parameter
 
 
@@ -42,7 +49,8 @@ class Estimate:
 
     names: the P parameters that are present. values: (R, P), each failure's own most likely values. spread: (P, P),
     factor L of what remains uncertain of them, L L'. mean, deviation, error: (P,), of the parameters over all
-    failures: mean, standard deviation between failures, standard error of the mean. noise_shape: see `Degradation`.
+    failures: mean, standard deviation between failures, standard error of the mean. noise_shape, fade: see
+    `Degradation`.
     """
 
     names: tuple[str, ...]
@@ -52,6 +60,18 @@ class Estimate:
     deviation: Tensor
     error: Tensor
     noise_shape: Tensor
+    fade: float = HALF_GAUSSIAN
+
+    def draw(self, index: Tensor, generator: Generator, low: Tensor, high: Tensor) -> Degradation:
+        """Parameters for failures `index` int64 (B,), anew from what is known of each, within low and high, (P,).
+
+        On the device of these limits.
+        """
+        device = low.device
+        values = self.values[index.to(self.values.device)].to(device)
+        normal = torch.randn(values.shape, generator=generator).to(device)
+        values = (values + normal @ self.spread.T.to(device)).clamp(low, high)
+        return Degradation(self.names, values, self.noise_shape.to(device), self.fade)
 
 
 def estimate(references: Tensor, clean: Tensor, generator: Generator) -> Estimate:
@@ -81,7 +101,51 @@ def estimate(references: Tensor, clean: Tensor, generator: Generator) -> Estimat
         if not names or (stable and number > 1):
             break
         drawn = local(names, failures, low, high, 2 * trials // 3, generator)
-    return random_effects(names, failures, low, high, shape)
+    found = random_effects(names, failures, low, high, shape)
+    if "streak_x" not in names:
+        return found
+    seen = torch.stack([spectrum(tile.mean(1), RINGS, SECTORS) for tile in cut]).mean(0)
+
+    def around(start: Answers, fade: float) -> tuple[Answers, Estimate, float]:
+        drawn = local(names, start, low, high, 2 * trials // 3, generator)
+        measures = measure(try_out(scenes, Degradation(names, drawn, shape, fade), generator))
+        answers = ask(measures, drawn, [failed], generator)[0]
+        estimated = random_effects(names, answers, low, high, shape, fade)
+        return answers, estimated, mismatch(seen, scenes, estimated, low, high, generator)
+
+    return fading(failures, around)
+
+
+def fading(start: Answers, around: Callable[[Answers, float], tuple[Answers, Estimate, float]]) -> Estimate:
+    """The estimate with the fade whose images are most like the failures.
+
+    around: answers, estimate and mismatch of a round with a fade, from earlier answers. From half a Gaussian on, each
+    step starts with the answers of the one before; a direction ends where the mismatch grows.
+    """
+    middle = around(start, HALF_GAUSSIAN)
+    best = middle
+    for step in (-FADE_STEP, FADE_STEP):
+        last = middle
+        while 0 <= last[1].fade + step <= 1:
+            tried = around(last[0], last[1].fade + step)
+            if tried[2] > last[2]:
+                break
+            last = tried
+        best = min(best, last, key=lambda round_: round_[2])
+    return around(best[0], best[1].fade)[1]
+
+
+def mismatch(seen: Tensor, scenes: Tensor, found: Estimate, low: Tensor, high: Tensor, generator: Generator) -> float:
+    """Distance of the mean spectrum of failures (R, M) from that of scenes degraded as was found.
+
+    Squared, in units of the spread between such scenes (Mahalanobis 1936). Each fade has had its own widths fitted, so
+    what differs still is the form of the spectrum.
+    """
+    drawn = found.draw(torch.randint(len(found.values), (SIMULATED,), generator=generator), generator, low, high)
+    images = try_out(scenes, drawn, generator)
+    simulated = spectrum(images.mean(1), RINGS, SECTORS)
+    difference = seen.mean(0) - simulated.mean(0)
+    return float(difference @ torch.linalg.pinv(simulated.T.cov(), rtol=1e-4, hermitian=True) @ difference)
 
 
 def nothing(references: Tensor) -> Estimate:
@@ -164,7 +228,15 @@ def local(
     return values * ~absent[:, [different.index(family) for family in families]].to(low.device)
 
 
-def random_effects(names: tuple[str, ...], answers: Answers, low: Tensor, high: Tensor, shape: Tensor) -> Estimate:
+def random_effects(
+    names: tuple[str, ...],
+    answers: Answers,
+    low: Tensor,
+    high: Tensor,
+    shape: Tensor,
+    fade: float = HALF_GAUSSIAN,
+) -> Estimate:
+    """The failures' parameters from the answers for them."""
     between = positive(answers.total - answers.scatter)
     gain = between @ torch.linalg.pinv(between + answers.scatter, hermitian=True)
     mean = answers.mean
@@ -174,7 +246,7 @@ def random_effects(names: tuple[str, ...], answers: Answers, low: Tensor, high: 
     roots, vectors = safe_eigh(remaining)
     spread = vectors * roots.clamp_min(0).sqrt()
     deviation, error = (x.diagonal().clamp_min(0).sqrt() for x in (between, error))
-    return Estimate(names, values, spread, mean.clamp(low, high), deviation, error, shape)
+    return Estimate(names, values, spread, mean.clamp(low, high), deviation, error, shape, fade)
 
 
 def positive(matrix: Tensor) -> Tensor:

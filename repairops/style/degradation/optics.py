@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -10,28 +11,57 @@ from torch import Tensor
 
 from repairops.style.spectrum import frequencies
 
+HALF_GAUSSIAN = 0.5
+STEPS, MOST_PLACE = 64, 4  # of a trail's table: places for each unit of frequency times standard deviation, and its end
 
-def spread_points(images: Tensor, blur: Tensor, streak_x: Tensor, streak_y: Tensor) -> Tensor:
+
+def spread_points(
+    images: Tensor, blur: Tensor, streak_x: Tensor, streak_y: Tensor, fade: float = HALF_GAUSSIAN
+) -> Tensor:
     """Blurs float (B, C, H, W) with a Gaussian point spread and a streak; borders are reflected.
 
     blur: (B,), standard deviation of the Gaussian in pixels. streak_x, streak_y: (B,), s cos 2 phi and s sin 2 phi of
-    a streak along the angle phi, from motion of the camera or the scene: a two-sided exponential of standard
-    deviation s, which keeps more of the high frequencies than a Gaussian, as real trails with their sharp ends do.
+    a streak along the angle phi, from motion of the camera or the scene: a trail of standard deviation s about its
+    centroid. fade: how the light of all streaks fades along them, see `trail_table`; half a Gaussian by default.
     """
     height, width = images.shape[2:]
     pad = min(8, min(height, width) // 4)
     padded = F.pad(images, (pad,) * 4, mode="reflect") if pad else images
     vertical, horizontal = frequencies(padded.shape[2], padded.shape[3], images.device)
-    length = torch.hypot(streak_x, streak_y)
-    squared = (vertical.square() + horizontal.square()).expand(len(images), -1, -1)
+    squared = vertical.square() + horizontal.square()
     gaussian = torch.exp(-2 * math.pi**2 * blur.square()[:, None, None] * squared)
-    # With rows counted downwards, f = (cos phi, -sin phi) along the trail; (s f)^2 by its double angle.
-    across = (horizontal.square() - vertical.square()) * streak_x[:, None, None]
-    across = across - 2 * horizontal * vertical * streak_y[:, None, None]
-    along = (length[:, None, None] * (length[:, None, None] * squared + across) / 2).clamp_min(0)
-    transfer = gaussian / (1 + 2 * math.pi**2 * along)
+    length, angle = torch.hypot(streak_x, streak_y), torch.atan2(streak_y, streak_x) / 2
+    # With rows counted downwards, f = (cos phi, -sin phi) along the trail.
+    right, down = ((length * part)[:, None, None] for part in (angle.cos(), -angle.sin()))
+    transfer = gaussian * trail_transfer(horizontal * right + vertical * down, fade)
     blurred: Tensor = torch.fft.irfft2(torch.fft.rfft2(padded) * transfer[:, None], s=padded.shape[2:])
     return blurred[..., pad : pad + height, pad : pad + width]
+
+
+def trail_transfer(place: Tensor, fade: float) -> Tensor:
+    """Transfer function of a trail at `place` float (B, H, W), frequency times standard deviation; complex64."""
+    table = trail_table(fade).to(place.device)
+    step = (place.abs() * STEPS).clamp_max(len(table) - 1.001)
+    left = step.long()
+    value = torch.lerp(table[left], table[left + 1], (step - left)[..., None])
+    return torch.complex(value[..., 0], value[..., 1] * place.sign())
+
+
+@functools.cache
+def trail_table(fade: float) -> Tensor:
+    """Transfer function of a trail of standard deviation 1 about its centroid, (places, 2): real and imaginary.
+
+    The light along a trail is exp(-t^p), t >= 0, with 1 / p = fade from 0 to 1: steady and then gone (0, a shutter's),
+    half a Gaussian (0.5), or an exponential (1). At STEPS places for each unit.
+    """
+    place = torch.arange(MOST_PLACE * STEPS + 1, dtype=torch.float64) / STEPS
+    t = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000 * 12**fade
+    weight = torch.exp(-(t ** (1 / fade))) if fade else torch.ones_like(t)
+    weight = weight / weight.sum()
+    t = t - (weight * t).sum()
+    t = t / (weight * t.square()).sum().sqrt()
+    phase = 2 * math.pi * place[:, None] * t
+    return torch.stack([phase.cos() @ weight, -phase.sin() @ weight], 1).float()
 
 
 def coarsen(images: Tensor, coarseness: Tensor) -> Tensor:

@@ -109,7 +109,8 @@ def _columns(found: Estimate, values: Tensor, remaining: Tensor) -> list[tuple[s
     for i, name in enumerate(found.names):
         if name == "streak_x":
             both = values[:, i : i + 2]
-            columns.append(("streak", both.norm(dim=1), remaining[i : i + 2].mean()))
+            length = (both.square().sum(1) + remaining[i : i + 2].sum()).sqrt()
+            columns.append(("streak", length, remaining[i : i + 2].mean()))
         elif name != "streak_y":
             columns.append((name, values[:, i], remaining[i]))
     return columns
