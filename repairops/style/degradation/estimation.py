@@ -101,9 +101,8 @@ def estimate(references: Tensor, clean: Tensor, generator: Generator) -> Estimat
         if not names or (stable and number > 1):
             break
         drawn = local(names, failures, low, high, 2 * trials // 3, generator)
-    found = random_effects(names, failures, low, high, shape)
     if "streak_x" not in names:
-        return found
+        return random_effects(names, failures, low, high, shape)
     seen = torch.stack([spectrum(tile.mean(1), RINGS, SECTORS) for tile in cut]).mean(0)
 
     def around(start: Answers, fade: float) -> tuple[Answers, Estimate, float]:
