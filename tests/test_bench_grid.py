@@ -60,6 +60,21 @@ def test_the_other_corruptions_are_measured_where_asked_for(grid: Path) -> None:
     assert found["others"]["gaussian_noise"]["right"] == found["others"]["gaussian_noise"]["champion_right"]
 
 
+def test_auto_spends_its_trials_from_its_budget_and_says_what_it_tried(grid: Path) -> None:
+    assert run(request(grid, "contrast", budget=0.5, rivals=("style_guided", "auto")), workers=1) == {"done": 2}
+    records = {record["cell"]["rival"]: record for record in Grid(grid).results()}
+    auto, plain = (
+        r["cell"]["training"]["epochs"] * r["cell"]["training"]["epoch_images"]
+        for r in (records["auto"], records["style_guided"])
+    )
+    assert auto < plain
+    trials = records["auto"]["figures"]["training"]["trials"]
+    assert [trial["method"] for trial in trials] == ["style_guided", "fine_tune"] * 2
+    assert sum(trial["chosen"] for trial in trials) == 1
+    assert records["auto"]["figures"]["residual"]["right"] > 0
+    assert not list(Grid(grid).cell(records["auto"]["digest"]).glob("trial*"))
+
+
 def command(out: Path, *options: str) -> list[str]:
     bench = [sys.executable, "-m", "repairops", "bench", "run", "--preset=digits", f"--out={out}", "--workers=1"]
     return [*bench, *options]

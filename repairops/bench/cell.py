@@ -19,12 +19,13 @@ from repairops.clustering import cluster_failures, split_failures
 from repairops.config import ClusteringConfig, MethodConfig, SplitConfig, StyleConfig, TrainingConfig, derive_seed
 from repairops.device import resolve_device
 from repairops.evaluation import paired_counts, predict
-from repairops.methods import RepairData
+from repairops.methods import AUTO, RepairData
 from repairops.methods.base import Method
 from repairops.network import Classifier
 from repairops.records import FailureBatch, ImageSet, Predictions
 from repairops.training import TrainingResult, train
 from repairops.training.interpolation import trade_off
+from repairops.trials import choose_by_trial
 
 PROTOCOL = 2  # in each cell's arguments; a change of what is measured makes it another cell
 
@@ -126,6 +127,7 @@ class Repaired:
     failures: int
     validation: FailureBatch
     unseen: ImageSet
+    trials: list[dict[str, Any]]  # of method.name=auto
 
 
 def _repair(
@@ -145,25 +147,36 @@ def _repair(
         repair, **dataclasses.asdict(cell.clustering), seed=derive_seed(cell.seed, "clustering")
     )
 
-    def method(given: RepairData) -> Method:
-        generator = torch.Generator().manual_seed(derive_seed(cell.seed, "method"))
-        return make_rival(chosen, cell.corruption, cell.method, cell.style, given, generator)
-
     validation = data.clean.images.subset(roles.unseen)
-    result = train(
-        classifier,
-        method,
-        data.train,
-        repair,
-        split.validation,
-        clusters,
-        cell.training,
-        seed=cell.seed,
-        work_dir=work,
-        method_key=f"{cell.rival} {cell.method} {cell.style}",
-        unseen=validation,
-    )
-    return Repaired(result, len(repair), split.validation, validation)
+
+    def run(to_tune: Classifier, method: MethodConfig, training: TrainingConfig, folder: Path) -> TrainingResult:
+        def factory(given: RepairData) -> Method:
+            generator = torch.Generator().manual_seed(derive_seed(cell.seed, "method"))
+            return make_rival(chosen, cell.corruption, method, cell.style, given, generator)
+
+        return train(
+            to_tune,
+            factory,
+            data.train,
+            repair,
+            split.validation,
+            clusters,
+            training,
+            seed=cell.seed,
+            work_dir=folder,
+            method_key=f"{cell.rival} {method} {cell.style}",
+            unseen=validation,
+        )
+
+    def trial(number: int, method: MethodConfig, short: TrainingConfig) -> TrainingResult:
+        return run(copy.deepcopy(classifier), method, short, work / f"trial-{number}")
+
+    method, training = cell.method, cell.training
+    trials: list[dict[str, Any]] = []
+    if method.name == AUTO:
+        method, training, trials = choose_by_trial(method, training, len(data.train), trial)
+    result = run(classifier, method, training, work)
+    return Repaired(result, len(repair), split.validation, validation, trials)
 
 
 def _keep(cell: Cell, data: BenchData, original: Classifier, tuned: Classifier, repaired: Repaired) -> float:
@@ -181,7 +194,9 @@ KEPT = ("validation_accuracy", "validation_repair_rate", "repair_failures_accura
 def _training_figures(repaired: Repaired) -> dict[str, Any]:
     """history: the champion's figures, then each epoch's; no times, so that the same cell gives the same."""
     result = repaired.result
+    tried = [{k: v for k, v in trial.items() if k != "seconds"} for trial in repaired.trials]
     return {
+        **({"trials": tried} if tried else {}),
         "repair_failures": repaired.failures,
         "validation_failures": result.validation_failures,
         "validation_images": result.validation_images,

@@ -8,9 +8,11 @@ last checkpoint. Machines can share a grid where its folder lies on a file syste
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import logging
 import os
+import shutil
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -32,8 +34,10 @@ from repairops.bench.rivals import rival
 from repairops.config import ClusteringConfig
 from repairops.device import resolve_device
 from repairops.errors import RepairError
+from repairops.methods import AUTO
 from repairops.network import Classifier
 from repairops.training.checkpoint import checkpoint_path
+from repairops.trials import CANDIDATES
 
 logger = logging.getLogger("repairops")
 
@@ -79,7 +83,9 @@ def plan(grid: Grid, preset: Preset, data: BenchData, places: Sequence[Coordinat
         chosen = rival(name)
         training = chosen.training_config(preset.training)
         untrained = chosen.twist == "untrained"
-        times[network, name] = StepTime(1.0) if untrained else step_time(network, chosen, data.train, training, folder)
+        # What auto will take is not known yet; its first candidate's step counts, which is not the cheaper one.
+        timed = dataclasses.replace(chosen, method=CANDIDATES[0].method) if chosen.method == AUTO else chosen
+        times[network, name] = StepTime(1.0) if untrained else step_time(network, timed, data.train, training, folder)
     return [_cell(preset, data, place, times[place.network, place.rival]) for place in places]
 
 
@@ -88,6 +94,7 @@ def _cell(preset: Preset, data: BenchData, place: Coordinates, step: StepTime) -
     training = chosen.training_config(preset.training)
     seconds = 1.0 if step.error else step.seconds
     champion = champion_arguments(place.network, data.train, preset.champion, seed=0)
+    trials = chosen.config.trial_share if chosen.method == AUTO else 0.0  # for each second of the training after them
     return Cell(
         network=place.network,
         corruption=place.corruption,
@@ -96,7 +103,7 @@ def _cell(preset: Preset, data: BenchData, place: Coordinates, step: StepTime) -
         champion=digest_of(champion),
         data=data.digest,
         budget_seconds=preset.budget_seconds,
-        training=within_budget(training, seconds, preset.budget_seconds, len(data.train), preset.checks),
+        training=within_budget(training, seconds, preset.budget_seconds / (1 + trials), len(data.train), preset.checks),
         method=chosen.config,
         style=chosen.style_config,
         clustering=ClusteringConfig(),
@@ -155,6 +162,8 @@ def _claimed(grid: Grid, preset: Preset, data: BenchData, cell: Cell, digest: st
     where = environment(device) | {"threads": torch.get_num_threads()}
     _write(folder / "result.json", {**record, "figures": figures, "costs": costs.measured(), "environment": where})
     checkpoint_path(folder).unlink(missing_ok=True)
+    for trial in folder.glob("trial-*"):
+        shutil.rmtree(trial)
     residual, clean = figures["residual"], figures["clean"]
     accuracy = (clean["both_right"] + clean["challenger_only"]) / sum(clean.values())
     return (

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from repairops.bench.corruptions import corrupt
 from repairops.config import MethodConfig, StyleConfig, TrainingConfig, load_config
 from repairops.errors import InvalidOption, listing
-from repairops.methods import METHODS, Method, RepairData, make_method
+from repairops.methods import AUTO, METHODS, Method, RepairData, make_method
 from repairops.methods.references import StyleOperations, reference_weights
 from repairops.methods.style_guided import unmixed
 from repairops.records import FailureBatch
@@ -56,6 +56,7 @@ EXTRA: dict[str, Rival] = {
         "Whitening and colouring in place of the default style.", style={"name": "subband_wct"}
     ),
     "style_guided_auto": Rival("The style that repairops finds most like the failures.", style={"name": "auto"}),
+    AUTO: Rival("The method that short trials pick (method.name=auto); the trials are part of the budget.", AUTO),
     "none": Rival("The champion as it is.", twist="untrained", bound=True),
     "shuffled": Rival(
         "fine_tune on failures with shuffled pixels: a floor.", "fine_tune", twist="shuffled", bound=True

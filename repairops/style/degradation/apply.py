@@ -26,7 +26,9 @@ def degrade(images: Tensor, degradation: Degradation, generator: Generator) -> T
     images = _where(images, degradation, ("shift", "tint_red", "tint_blue"), shift_colours)
     images = _where(images, degradation, ("veil",), lambda x, v: add_veil(x, v, g))
     images = _where(images, degradation, ("specks",), lambda x, c: add_specks(x, c, g))
-    images = _where(images, degradation, ("blur", "streak_x", "streak_y"), lambda x, b, i, j: spread_points(x, b, i, j, fade))
+    images = _where(
+        images, degradation, ("blur", "streak_x", "streak_y"), lambda x, b, i, j: spread_points(x, b, i, j, fade)
+    )
     images = _where(images, degradation, ("coarseness",), coarsen)
     images = images.clamp(0, 1)
     images = _where(images, degradation, ("noise", "shot"), lambda x, n, s: add_noise(x, n, s, shape, g))
