@@ -60,7 +60,7 @@ class Estimate:
     deviation: Tensor
     error: Tensor
     noise_shape: Tensor
-    fade: float = HALF_GAUSSIAN
+    fade: float | None = None
 
     def draw(self, index: Tensor, generator: Generator, low: Tensor, high: Tensor) -> Degradation:
         """Parameters for failures `index` int64 (B,), anew from what is known of each, within low and high, (P,).
@@ -121,17 +121,18 @@ def fading(start: Answers, around: Callable[[Answers, float], tuple[Answers, Est
     around: answers, estimate and mismatch of a round with a fade, from earlier answers. From half a Gaussian on, each
     step starts with the answers of the one before; a direction ends where the mismatch grows.
     """
-    middle = around(start, HALF_GAUSSIAN)
+    middle = HALF_GAUSSIAN, around(start, HALF_GAUSSIAN)
     best = middle
     for step in (-FADE_STEP, FADE_STEP):
         last = middle
-        while 0 <= last[1].fade + step <= 1:
-            tried = around(last[0], last[1].fade + step)
-            if tried[2] > last[2]:
+        while 0 <= (fade := last[0] + step) <= 1:
+            tried = fade, around(last[1][0], fade)
+            if tried[1][2] > last[1][2]:
                 break
             last = tried
-        best = min(best, last, key=lambda round_: round_[2])
-    return around(best[0], best[1].fade)[1]
+        best = min(best, last, key=lambda found: found[1][2])
+    fade, (answers, _, _) = best
+    return around(answers, fade)[1]
 
 
 def mismatch(seen: Tensor, scenes: Tensor, found: Estimate, low: Tensor, high: Tensor, generator: Generator) -> float:
@@ -233,7 +234,7 @@ def random_effects(
     low: Tensor,
     high: Tensor,
     shape: Tensor,
-    fade: float = HALF_GAUSSIAN,
+    fade: float | None = None,
 ) -> Estimate:
     """The failures' parameters from the answers for them."""
     between = positive(answers.total - answers.scatter)

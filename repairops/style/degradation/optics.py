@@ -16,13 +16,14 @@ STEPS, MOST_PLACE = 64, 4  # of a trail's table: places for each unit of frequen
 
 
 def spread_points(
-    images: Tensor, blur: Tensor, streak_x: Tensor, streak_y: Tensor, fade: float = HALF_GAUSSIAN
+    images: Tensor, blur: Tensor, streak_x: Tensor, streak_y: Tensor, fade: float | None = None
 ) -> Tensor:
     """Blurs float (B, C, H, W) with a Gaussian point spread and a streak; borders are reflected.
 
     blur: (B,), standard deviation of the Gaussian in pixels. streak_x, streak_y: (B,), s cos 2 phi and s sin 2 phi of
     a streak along the angle phi, from motion of the camera or the scene: a trail of standard deviation s about its
-    centroid. fade: how the light of all streaks fades along them, see `trail_table`; half a Gaussian by default.
+    centroid. fade: how the light of all streaks fades along them, see `trail_table`; None where nothing is known of it:
+    to both sides, as an exponential.
     """
     height, width = images.shape[2:]
     pad = min(8, min(height, width) // 4)
@@ -38,8 +39,12 @@ def spread_points(
     return blurred[..., pad : pad + height, pad : pad + width]
 
 
-def trail_transfer(place: Tensor, fade: float) -> Tensor:
-    """Transfer function of a trail at `place` float (B, H, W), frequency times standard deviation; complex64."""
+def trail_transfer(place: Tensor, fade: float | None) -> Tensor:
+    """Transfer function of a trail at `place` float (B, H, W), frequency times standard deviation; complex64, or
+    float32 where the trail has two equal sides.
+    """
+    if fade is None:
+        return 1 / (1 + 2 * math.pi**2 * place.square())
     table = trail_table(fade).to(place.device)
     step = (place.abs() * STEPS).clamp_max(len(table) - 1.001)
     left = step.long()

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from repairops.style.degradation.optics import HALF_GAUSSIAN
-
 
 @dataclass(frozen=True)
 class Parameter:
@@ -79,13 +77,13 @@ class Degradation:
 
     values: float32 (N, P) in the order of `names`; a name that is missing is 0 everywhere.
     noise_shape: (C, C), factor L of the noise's covariance across the channels L L', with mean variance 1.
-    fade: how the light of streaks fades along them, see `optics.trail_table`.
+    fade: how the light of streaks fades along them, see `optics.spread_points`.
     """
 
     names: tuple[str, ...]
     values: Tensor
     noise_shape: Tensor
-    fade: float = HALF_GAUSSIAN
+    fade: float | None = None
 
     def __len__(self) -> int:
         return len(self.values)
