@@ -104,8 +104,10 @@ def estimate(references: Tensor, clean: Tensor, generator: Generator) -> Estimat
     if "streak_x" not in names:
         return random_effects(names, failures, low, high, shape)
     seen = torch.stack([spectrum(tile.mean(1), RINGS, SECTORS) for tile in cut]).mean(0)
+    draws = int(torch.randint(2**62, (), generator=generator))
 
     def around(start: Answers, fade: float) -> tuple[Answers, Estimate, float]:
+        generator = torch.Generator().manual_seed(draws)  # the same for all, so that chance does not tell them apart
         drawn = local(names, start, low, high, 2 * trials // 3, generator)
         measures = measure(try_out(scenes, Degradation(names, drawn, shape, fade), generator))
         answers = ask(measures, drawn, [failed], generator)[0]
