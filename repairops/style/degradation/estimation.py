@@ -39,6 +39,7 @@ ABSENT = 0.3  # of the later rounds' trials lack a given candidate
 MOST_FAMILIES = 5
 CERTAIN = 3.0  # standard errors
 FADE_STEP = 0.25
+CLEARLY = 1.05  # the mismatches of one fade differ by a few percent from round to round
 SIMULATED = 2000  # images whose spectra are compared with the failures'
 TELLABLE = 0.2  # least slope of a regression's answers that say something of the parameter
 
@@ -118,23 +119,23 @@ def estimate(references: Tensor, clean: Tensor, generator: Generator) -> Estimat
 
 
 def fading(start: Answers, around: Callable[[Answers, float], tuple[Answers, Estimate, float]]) -> Estimate:
-    """The estimate with the fade whose images are most like the failures.
+    """The estimate with the fade, of five, whose images are most like the failures.
 
-    around: answers, estimate and mismatch of a round with a fade, from earlier answers. From half a Gaussian on, each
-    step starts with the answers of the one before; a direction ends where the mismatch grows.
+    around: answers, estimate and mismatch of a round with a fade, from earlier answers. Each fade starts with the
+    answers of its neighbour, from half a Gaussian on. One beyond a worse one has to be better by CLEARLY: the mean
+    spectra of trails on whole pixels and of steady ones can be alike at very different widths.
     """
-    middle = HALF_GAUSSIAN, around(start, HALF_GAUSSIAN)
-    best = middle
+    rounds = {HALF_GAUSSIAN: around(start, HALF_GAUSSIAN)}
+    handicap = {HALF_GAUSSIAN: 1.0}
     for step in (-FADE_STEP, FADE_STEP):
-        last = middle
-        while 0 <= (fade := last[0] + step) <= 1:
-            tried = fade, around(last[1][0], fade)
-            if tried[1][2] > last[1][2]:
-                break
-            last = tried
-        best = min(best, last, key=lambda found: found[1][2])
-    fade, (answers, _, _) = best
-    return around(answers, fade)[1]
+        fade = HALF_GAUSSIAN
+        while 0 <= fade + step <= 1:
+            rounds[fade + step] = around(rounds[fade][0], fade + step)
+            worse = rounds[fade + step][2] > rounds[fade][2]
+            handicap[fade + step] = CLEARLY if worse else handicap[fade]
+            fade += step
+    best = min(rounds, key=lambda tried: handicap[tried] * rounds[tried][2])
+    return around(rounds[best][0], best)[1]
 
 
 def mismatch(seen: Tensor, scenes: Tensor, found: Estimate, low: Tensor, high: Tensor, generator: Generator) -> float:
