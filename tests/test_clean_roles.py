@@ -87,6 +87,7 @@ def test_what_is_cut_from_the_clean_set_chooses_and_nothing_else_does(scene: Sce
     assert values["sets"]["clean_set"]["images"] == len(rest)
     assert values["sets"]["clean_set"]["whole"] == {
         "uri": values["sets"]["clean_set"]["uri"],
+        "given": False,
         "digest": clean.digest,
         "images": len(clean),
     }
