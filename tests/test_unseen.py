@@ -162,7 +162,8 @@ def test_unseen_images_keep_the_clean_accuracy_that_a_remembered_part_cannot_see
             trade_off(champion, tuned, train_set, validation, result, config, seed=seed, unseen=chooses)
             lost[name].append(100 * (before - count_right(tuned, clean, CPU)) / len(clean))
             assert count_right(tuned, validation.images, CPU) > 0.3 * len(validation)  # it repairs all the same
-    assert np.mean(lost["unseen"]) < 0.5 < np.mean(lost["remembered"])
+    # By the CPU's arithmetic a part of the train set loses 0.4 or 0.6 points here, on average.
+    assert np.mean(lost["unseen"]) < min(0.3, np.mean(lost["remembered"]))
 
 
 @pytest.mark.parametrize("interpolation", [0, 9])
