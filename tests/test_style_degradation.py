@@ -53,9 +53,9 @@ def test_contrast_and_shift_act_about_the_mean() -> None:
     torch.testing.assert_close(with_(images, shift=0.1, tint_red=0.05, tint_blue=-0.02), images + offset)
 
 
-@pytest.mark.parametrize("fade", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("fade", [None, 0.0, 0.5, 1.0])
 @pytest.mark.parametrize("degrees", [0, 45, 90, 135])
-def test_streaks_spread_along_their_angle(degrees: int, fade: float) -> None:
+def test_streaks_spread_along_their_angle(degrees: int, fade: float | None) -> None:
     point = torch.zeros(1, 1, 33, 33)
     point[..., 16, 16] = 1
     twice = 2 * math.radians(degrees)

@@ -94,8 +94,7 @@ def _measure(network: str, chosen: Rival, train_set: ImageSet, training: Trainin
     spec = input_spec(train_set)
     bare = Classifier(build_network(network, spec, 0), spec).to(device)
     amp = use_bfloat16(training.amp, device)
-    if amp or device.type == "cpu":
-        use_channels_last(bare, device)
+    use_channels_last(bare, device, amp)
     classifier = MixedPrecision(bare.network, spec) if amp else bare
     generator = torch.Generator().manual_seed(0)
     rows = torch.randperm(len(train_set), generator=generator)

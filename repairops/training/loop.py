@@ -105,7 +105,7 @@ def train(
     settings = dataclasses.asdict(config) | {"device": device.type, "amp": amp, "workers": 0}
     sets = [images.digest for images in (train_set, validation, failures.images, validation_failures.images)]
     classifier.to(device)
-    channels_last = (amp or device.type == "cpu") and use_channels_last(classifier, device)
+    channels_last = use_channels_last(classifier, device, amp)
     run = TrainingState(
         classifier,
         device,

@@ -39,12 +39,13 @@ def training_network(
     return Timed(inner if ranks.alone else Sharded(inner, ranks), clock)
 
 
-def use_channels_last(classifier: Classifier, device: torch.device) -> bool:
+def use_channels_last(classifier: Classifier, device: torch.device, amp: bool) -> bool:
     """Puts convolutions' weights in channels_last order, where the network has some and still computes the same.
 
-    A network that calls `view` on its features may refuse that order; then it stays as it was.
+    A network that calls `view` on its features may refuse that order; then it stays as it was. So does every network in
+    float32 (no `amp`) on a GPU.
     """
-    if not any(isinstance(m, nn.Conv2d) for m in classifier.modules()):
+    if not (amp or device.type == "cpu") or not any(isinstance(m, nn.Conv2d) for m in classifier.modules()):
         return False
     spec = classifier.spec
     probe = torch.linspace(0, 1, 2 * spec.channels * spec.height * spec.width, device=device)
