@@ -36,6 +36,22 @@ def scenes(count: int = 400, side: int = 32) -> Tensor:
     return images.clamp(0.1, 0.9)
 
 
+@cache
+def photo_crops(count: int, side: int = 32) -> Tensor:
+    """Crops of scikit-learn's two photos at half their size, in turn, float32 (count, 3, side, side)."""
+    from sklearn.datasets import load_sample_images
+
+    draw = generator(3)
+    photos = [torch.from_numpy(photo.copy()).permute(2, 0, 1)[None] / 255 for photo in load_sample_images().images]
+    halves = [torch.nn.functional.avg_pool2d(photo, 2)[0] for photo in photos]
+    crops = []
+    for i in range(count):
+        photo = halves[i % len(halves)]
+        top, left = (int(torch.randint(size - side, (), generator=draw)) for size in photo.shape[1:])
+        crops.append(photo[:, top : top + side, left : left + side])
+    return torch.stack(crops)
+
+
 def eight_bits(images: Tensor) -> Tensor:
     """Clipped and rounded as a stored image is."""
     return (images.clamp(0, 1) * 255).round() / 255

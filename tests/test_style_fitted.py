@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from style_helpers import digits, eight_bits, generator, scenes
+from style_helpers import digits, eight_bits, generator, photo_crops, scenes
 from torch import Tensor
 
 from repairops.config import StyleConfig
@@ -63,6 +63,22 @@ def test_components_of_colour_images_are_found_alone(name: str, value: float, wi
     found = fit(degraded(scenes()[:100], **{name: value}), scenes()[100:]).found
     assert mean_of(found, name) == pytest.approx(value, abs=within)
     assert found.names == (name,)
+
+
+def noisy_photos(noise: Tensor, shot: Tensor) -> tuple[Tensor, Tensor]:
+    """200 crops of photos with noise of these strengths, (200,), and 600 other crops without."""
+    crops = photo_crops(800)
+    values = torch.stack([noise, shot], 1)
+    noisy = degrade(crops[:200], Degradation(("noise", "shot"), values, torch.eye(3)), generator(5))
+    return eight_bits(noisy), crops[200:]
+
+
+@pytest.mark.parametrize(("name", "noise", "shot"), [("noise", 0.08, 0.0), ("shot", 0.0, 0.1)])
+def test_noise_of_one_kind_is_found_as_that_kind_and_whole(name: str, noise: float, shot: float) -> None:
+    """Split between the kinds it would come out too weak: see `kind_of_noise`."""
+    found = fit(*noisy_photos(torch.full((200,), noise), torch.full((200,), shot))).found
+    assert found.names == (name,)
+    assert mean_of(found, name) == pytest.approx(noise + shot, rel=0.1)
 
 
 def test_clean_images_have_no_degradation_and_are_left_alone() -> None:

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from repairops.bench.networks.convolutional import AllConvNet, DenseNet, SmallResNet, WideResNet
+from repairops.bench.networks.convolutional import (
+    AllConvNet,
+    DenseNet,
+    PooledConvNet,
+    SmallResNet,
+    WideResNet,
+)
 from repairops.bench.networks.recurrent import ReNet, RowLstm
 from repairops.errors import InvalidOption, listing
 from repairops.records import InputSpec
@@ -39,6 +45,7 @@ NETWORKS: dict[str, Subject] = {
     "resnet_small": Subject(lambda s: SmallResNet(s.channels, s.classes), 483_402, "", 0.25),
     "resnet_tiny": Subject(lambda s: SmallResNet(s.channels, s.classes, 8), 31_002, "", 0.25),
     "allconvnet_small": Subject(lambda s: AllConvNet(s.channels, s.classes, 24, 0.1), 89_770, "", 0.1),
+    "allconvnet_pooled": Subject(lambda s: PooledConvNet(s.channels, s.classes), 1_972_802, "", 0.2),
     "densenet_small": Subject(lambda s: DenseNet(s.channels, s.classes, 16, 8), 64_026, "", 0.2),
     "wideresnet_16": Subject(lambda s: WideResNet(s.channels, s.classes, 16), 691_674, "", 0.2),
     "wideresnet_small": Subject(lambda s: WideResNet(s.channels, s.classes, 10, 1), 77_850, "", 0.2),

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repairops.style.degradation.estimation import Estimate
 from repairops.style.degradation.parameters import PARAMETERS
+from repairops.style.degradation.random_effects import Estimate
 
 WIDE = 1.2816  # standard deviations to the 10% and 90% quantiles of a normal distribution
 ONE_DIRECTION = 0.5  # share of the mean length that is left when streaks are averaged as vectors
