@@ -6,7 +6,8 @@ One cell is one corruption, one style, one seed: the champion is fine-tuned on t
 and judged on residual failures, all and those whose photos are not in the failure batch, and on the clean set. One
 JSON line a cell in FOLDER/worth.jsonl; cells that are there are left out, so a run goes on where one stopped. `oracle`
 restyles by the true corruption, `none` trains on clean images alone. `wct2` (--weights) is slow, so it restyles each
-image once, with bfloat16 convolutions, and not anew in each epoch. --table prints the Markdown table.
+image once and not anew in each epoch. Trains and convolves in bfloat16 where the CPU computes in it. --table prints the
+Markdown table.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from torch import Generator, Tensor
 from repairops.bench.rivals import TrueCorruption
 from repairops.clustering import cluster_failures
 from repairops.config import StyleConfig, derive_seed
+from repairops.device import cpu_has_bfloat16
 from repairops.images import sample_ids
 from repairops.methods.references import reference_weights
 from repairops.network import Classifier, to_unit
@@ -103,7 +105,7 @@ def fine_tune(
                 with torch.no_grad():
                     batch.append(style.apply(content, reference, generator))
             joined = torch.cat(batch).contiguous(memory_format=torch.channels_last)
-            with torch.autocast("cpu", torch.bfloat16):
+            with torch.autocast("cpu", torch.bfloat16, enabled=cpu_has_bfloat16()):
                 logits = classifier(joined)
             losses = [F.cross_entropy(part.float(), labels) for part in logits.split(len(rows))]
             optimiser.zero_grad(set_to_none=True)
@@ -125,7 +127,11 @@ def cell(name: str, corruption: str, seed: int, given: argparse.Namespace, sets:
         seed=derive_seed(seed, "clustering"),
     )
     slow = name == "wct2"
-    config = StyleConfig(levels=given.levels if slow else 2, weights=given.weights if slow else "", bfloat16=slow)
+    config = StyleConfig(
+        levels=given.levels if slow else 2,
+        weights=given.weights if slow else "",
+        bfloat16=slow and cpu_has_bfloat16(),
+    )
     style = None if name == "none" else make_style(name, corruption, found, clusters, train, original, config, seed)
     challenger = copy.deepcopy(original)
     fine_tune(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -37,11 +38,11 @@ def test_diagnose_says_what_the_field_did_in_sentences_and_in_numbers(scene: Sce
     assert sum(c["failures"] for c in found["clusters"]) == found["failures"]
 
 
-def test_show_makes_a_row_for_each_style(scene: Scene) -> None:
+def test_show_makes_a_row_for_each_style(scene: Scene, tmp_path: Path) -> None:
     names = ["subband_wct", "fourier_amplitude"]
     code, text = call(
-        "style", "show", "prod/cls", "--out", "looks.png", "--count", "3", "--json", *(f"--style={n}" for n in names),
-        "--set", "style.alpha=0.5",
+        "style", "show", "prod/cls", "--out", str(tmp_path / "looks.png"), "--count", "3", "--json",
+        *(f"--style={n}" for n in names), "--set", "style.alpha=0.5",
     )  # fmt: skip
     assert code == 0
     answer = json.loads(text)

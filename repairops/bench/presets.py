@@ -79,11 +79,11 @@ PRESETS: dict[str, Preset] = {
         corrupted=5000,
         unseen=2000,
     ),
-    "cpu-wide": dataclasses.replace(
+    "cpu-accurate": dataclasses.replace(
         _MINI,
-        summary="a wide residual network, and repairs long enough to learn the failures by heart; hours on 2 cores",
-        networks=("wideresnet_16",),
-        champion=ChampionConfig(epochs=14, bfloat16=_BFLOAT16),
+        summary="a network with few mistakes, and repairs long enough to learn the failures by heart; hours on 2 cores",
+        networks=("allconvnet_pooled",),
+        champion=ChampionConfig(epochs=12, bfloat16=_BFLOAT16),
         rivals=("style_guided", "fine_tune@method.failure_share=0.4", "style_guided_paper", "oracle"),
         budget_seconds=360,
         residuals=3000,

@@ -44,7 +44,7 @@ def refuse_changed(version: ModelVersion) -> None:
     from mlflow.exceptions import MlflowException
 
     recorded = {"weights": version.tags.get(WEIGHTS_TAG, ""), "onnx": version.tags.get(ONNX_TAG, "")}
-    again = "Repair again, or give --force with a reason."
+    again = "Repair again with --rerun (-P rerun=true), or give --force with a reason."
     if not all(recorded.values()):
         why = "it does not say which files its gate judged (no digests)"
         raise PromotionRefused(version.name, version.version, why, again)
