@@ -81,6 +81,18 @@ def test_noise_of_one_kind_is_found_as_that_kind_and_whole(name: str, noise: flo
     assert mean_of(found, name) == pytest.approx(noise + shot, rel=0.1)
 
 
+@pytest.mark.slow
+def test_noise_of_both_kinds_is_found_as_both() -> None:
+    noise, shot = 0.1 * torch.rand(200, generator=generator(6)), 0.15 * torch.rand(200, generator=generator(7))
+    found = fit(*noisy_photos(noise, shot)).found
+    assert {"noise", "shot"} <= set(found.names)
+    assert mean_of(found, "noise") == pytest.approx(noise.mean().item(), rel=0.2)
+    assert mean_of(found, "shot") == pytest.approx(shot.mean().item(), rel=0.2)
+    size = len(found.names)
+    drawn = found.draw(torch.arange(200), generator(), torch.full((size,), -1.0), torch.ones(size))
+    torch.testing.assert_close(drawn["shot"], 2**0.5 * drawn["noise"])  # as strong at half brightness
+
+
 def test_clean_images_have_no_degradation_and_are_left_alone() -> None:
     style = fit(digits()[:200], digits()[300:1300])
     assert style.found.names == ()

@@ -18,12 +18,12 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from repairops.style.degradation.explanations import KINDS_OF_NOISE, Group, fading, kind_of_noise
+from repairops.style.degradation.explanations import Group, fading, kind_of_noise
 from repairops.style.degradation.measures import flat_patch_covariance, measure
-from repairops.style.degradation.parameters import PARAMETERS, Degradation, parameter_names
-from repairops.style.degradation.random_effects import Estimate, nothing, positive, random_effects
+from repairops.style.degradation.parameters import PARAMETERS, parameter_names
+from repairops.style.degradation.random_effects import Estimate, nothing, positive
 from repairops.style.degradation.regression import Answers, ask
-from repairops.style.degradation.simulation import broad, local, try_out
+from repairops.style.degradation.simulation import broad, local
 from repairops.style.whitening import safe_eigh
 
 TRIALS, TRIALS_EACH = (3000, 6000), 8  # of the first round: limits, and for each failure; later ones have two thirds
@@ -49,13 +49,14 @@ def estimate(references: Tensor, clean: Tensor, generator: Generator) -> Estimat
     drawn = broad(names, *group.limits(names), trials, generator)
     names, answers = rounds(group, names, drawn, 0, generator)
     seed = int(torch.randint(2**62, (), generator=generator))
-    if set(KINDS_OF_NOISE) <= set(names) and side >= 4:
-        plain = kind_of_noise(group, names, answers, seed)
-        drawn = local(plain.names, plain.answers, *group.limits(plain.names), group.trials, generator)
-        names, answers = rounds(group, plain.names, drawn, 2, generator)
+    if {"noise", "shot"} <= set(names) and side >= 4:
+        noise = kind_of_noise(group, names, answers, seed)
+        group = noise.group
+        drawn = local(noise.names, noise.answers, *group.limits(noise.names), group.trials, generator)
+        names, answers = rounds(group, noise.names, drawn, 2, generator)
     if "streak_x" in names:
         return fading(group, names, answers, seed).found
-    return random_effects(names, answers, *group.limits(names), group.noise_shape)
+    return group.found(names, answers)
 
 
 def rounds(
@@ -67,7 +68,7 @@ def rounds(
     """
     asked = [group.look(measure), measure(group.scenes[-(len(group.scenes) // 3 + 1) :])]
     for number in range(first, MOST_ROUNDS):
-        seen = measure(try_out(group.scenes, Degradation(names, drawn, group.noise_shape), generator))
+        seen = measure(group.try_out(names, drawn, generator))
         answers, sound = ask(seen, drawn, asked, generator)
         found = evident(names, answers, sound, number)
         kept = [i for i, name in enumerate(names) if name in found]

@@ -1,18 +1,21 @@
 """What one image does not tell but a group of failures does: of which kind its noise is, and how its streaks fade.
 
-Answers for one explanation are biased where another one holds: noise that is read as partly constant and partly growing
-with brightness comes out too weak if it is all of one kind, and so do streaks with the wrong profile. Each explanation
-is therefore tried for itself, and the one whose images look most like the failures, in the mean of measures that tell
-the explanations apart, is taken.
+Answers for one explanation are biased where another one holds: noise of one kind that is read as part constant and part
+growing with brightness comes out too weak, and so do streaks with the wrong profile. Each explanation is therefore
+tried for itself, and the one whose images look most like the failures, in the mean of measures that tell the
+explanations apart, is taken.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Generator, Tensor
 
 from repairops.style.degradation.measures import RINGS, SECTORS, flat_noise, measure, noise_by_brightness, spectrum
 from repairops.style.degradation.optics import HALF_GAUSSIAN
@@ -24,8 +27,7 @@ from repairops.style.degradation.simulation import local, try_out
 FADE_STEP = 0.25
 CLEARLY = 1.05  # the mismatches of one fade differ by a few percent from round to round
 SIMULATED = 2000  # images that are compared with the failures
-KINDS_OF_NOISE = ("noise", "shot")
-MUCH = 1.5  # how much nearer both kinds have to be: where noise was of both kinds they were 2.8 times nearer
+BOTH_ALIKE = math.sqrt(2)  # shot noise over constant noise that is as strong at half brightness
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,13 +35,15 @@ class Group:
     """Failures, and what their explanations are tried on.
 
     tiles: the failures, float32 (R, C, H, W), or tiles of them. scenes: clean images (M, C, H, W). noise_shape: see
-    `Degradation`. trials: in a round.
+    `Degradation`. trials: in a round. shot_ratio: shot noise over constant noise where the group's noise has both; then
+    `noise` stands for the two, and `shot` is no parameter by itself.
     """
 
     tiles: list[Tensor]
     scenes: Tensor
     noise_shape: Tensor
     trials: int
+    shot_ratio: float = 0.0
 
     def look(self, measures: Callable[[Tensor], Tensor]) -> Tensor:
         """Measures (R, M) of each failure, over its tiles."""
@@ -48,11 +52,41 @@ class Group:
     def limits(self, names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
         return limits(names, min(self.scenes.shape[2:]), self.scenes.device)
 
+    def try_out(self, names: tuple[str, ...], drawn: Tensor, generator: Generator, fade: float | None = None) -> Tensor:
+        """Scenes with parameters (S, P), see `simulation.try_out`."""
+        if self._both(names):
+            names, drawn = (*names, "shot"), with_shot(drawn, names, self.shot_ratio)
+        return try_out(self.scenes, Degradation(names, drawn, self.noise_shape, fade), generator)
+
+    def found(self, names: tuple[str, ...], answers: Answers, fade: float | None = None) -> Estimate:
+        found = random_effects(names, answers, *self.limits(names), self.noise_shape, fade)
+        if not self._both(names):
+            return found
+        return dataclasses.replace(
+            found,
+            names=(*names, "shot"),
+            values=with_shot(found.values, names, self.shot_ratio),
+            spread=F.pad(with_shot(found.spread.T, names, self.shot_ratio).T, (0, 1)),
+            mean=with_shot(found.mean, names, self.shot_ratio),
+            deviation=with_shot(found.deviation, names, self.shot_ratio),
+            error=with_shot(found.error, names, self.shot_ratio),
+        )
+
+    def _both(self, names: tuple[str, ...]) -> bool:
+        return self.shot_ratio > 0 and "noise" in names
+
+
+def with_shot(values: Tensor, names: tuple[str, ...], ratio: float) -> Tensor:
+    """Values (..., P) of these parameters, with those of shot noise at the end."""
+    index = names.index("noise")
+    return torch.cat([values, ratio * values[..., index : index + 1]], -1)
+
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
     """mismatch: distance between the failures and images that are degraded as this says."""
 
+    group: Group
     names: tuple[str, ...]
     answers: Answers
     found: Estimate
@@ -75,26 +109,30 @@ def explain(
     generator = torch.Generator().manual_seed(seed)
     low, high = group.limits(names)
     drawn = local(names, start, low, high, group.trials, generator)
-    tried = measure(try_out(group.scenes, Degradation(names, drawn, group.noise_shape, fade), generator))
+    tried = measure(group.try_out(names, drawn, generator, fade))
     answers = ask(tried, drawn, [group.look(measure)], generator)[0]
-    found = random_effects(names, answers, low, high, group.noise_shape, fade)
-    drawn_again = found.draw(torch.randint(len(found.values), (SIMULATED,), generator=generator), generator, low, high)
-    simulated = measures(try_out(group.scenes, drawn_again, generator))
+    found = group.found(names, answers, fade)
+    index = torch.randint(len(found.values), (SIMULATED,), generator=generator)
+    degradation = found.draw(index, generator, *group.limits(found.names))
+    simulated = measures(try_out(group.scenes, degradation, generator))
     difference = group.look(measures).mean(0) - simulated.mean(0)
     precision = torch.linalg.pinv(simulated.T.cov(), rtol=1e-4, hermitian=True)
-    return Explanation(names, answers, found, float(difference @ precision @ difference))
+    return Explanation(group, names, answers, found, float(difference @ precision @ difference))
 
 
 def kind_of_noise(group: Group, names: tuple[str, ...], start: Answers, seed: int) -> Explanation:
-    """Noise of one kind, constant or growing with brightness, unless both at once are much more like the failures."""
-    tried = []
-    for absent in (*KINDS_OF_NOISE, ""):
+    """Noise that is constant, that grows with brightness, or that does both in equal parts (at half brightness).
+
+    In each case one parameter for each image: two are told apart badly, and their squares add.
+    """
+
+    def kind(absent: str, group: Group) -> Explanation:
         kept = [i for i, name in enumerate(names) if name != absent]
         index = torch.tensor(kept, device=group.scenes.device)
-        tried.append(explain(group, tuple(names[i] for i in kept), start.keep(index), noise_measures, seed))
-    *single, both = tried
-    plain = min(single, key=lambda one: one.mismatch)
-    return both if MUCH * both.mismatch < plain.mismatch else plain
+        return explain(group, tuple(names[i] for i in kept), start.keep(index), noise_measures, seed)
+
+    both = dataclasses.replace(group, shot_ratio=BOTH_ALIKE)
+    return min(kind("shot", group), kind("noise", group), kind("shot", both), key=lambda one: one.mismatch)
 
 
 def fading(group: Group, names: tuple[str, ...], start: Answers, seed: int) -> Explanation:
