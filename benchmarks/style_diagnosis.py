@@ -95,7 +95,8 @@ def examine(corruption: str, batch: Failures, clean: torch.Tensor) -> dict[str, 
         checks.append({"parameter": name, "true": truth, "range": [min(by_severity), max(by_severity)],
                        "found": value, "error_of_range": error,
                        "within": error is not None and error <= ALLOWED})  # fmt: skip
-    return {"corruption": corruption, "failures": len(batch.images), "said": sentence(told, len(batch.images)),
+    return {"corruption": corruption, "failures": len(batch.images), "unexplained": round(found.unexplained(), 1),
+            "said": sentence(told, len(batch.images), found.unexplained()),
             "findings": [f.to_dict() for f in told], "checks": checks, "cpu_seconds": round(seconds, 1)}  # fmt: skip
 
 

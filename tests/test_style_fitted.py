@@ -12,7 +12,7 @@ from torch import Tensor
 from repairops.config import StyleConfig
 from repairops.style.degradation import PARAMETERS, Degradation, Estimate, degrade
 from repairops.style.degradation.regression import ask
-from repairops.style.degradation.words import findings, sentence
+from repairops.style.degradation.words import UNEXPLAINED, findings, sentence
 from repairops.style.fitted import FittedDegradation, fit_fitted_degradation
 
 
@@ -79,6 +79,19 @@ def test_noise_of_one_kind_is_found_as_that_kind_and_whole(name: str, noise: flo
     found = fit(*noisy_photos(torch.full((200,), noise), torch.full((200,), shot))).found
     assert found.names == (name,)
     assert mean_of(found, name) == pytest.approx(noise + shot, rel=0.1)
+    assert found.unexplained() < 3
+
+
+def test_a_look_that_no_component_has_is_said_to_be_something_else() -> None:
+    """A black square: darker, but as no brightness, noise or loss of resolution is."""
+    crops = photo_crops(500)
+    covered = crops[:200].clone()
+    covered[:, :, 8:24, 8:24] = 0
+    found = fit(covered, crops[200:]).found
+    unexplained = found.unexplained()
+    assert unexplained > 1.5 * UNEXPLAINED
+    assert found.unexplained(torch.arange(50)) > UNEXPLAINED
+    assert sentence(findings(found), 200, unexplained).endswith("much of their look is something else")
 
 
 @pytest.mark.slow

@@ -78,11 +78,12 @@ def diagnose(field: Field) -> dict[str, Any]:
     config = field.config
     style = fit_look(field.failures, field.clusters, field.train, field.champion, config, CPU)
     found = find_degradation(style, field.failures, field.train, config)
-    told = findings(found)
+    told, unexplained = findings(found), found.unexplained()
     return {
         "failures": len(field.failures),
-        "summary": sentence(told, len(field.failures)),
+        "summary": sentence(told, len(field.failures), unexplained),
         "findings": [finding.to_dict() for finding in told],
+        "unexplained": round(unexplained, 2),
         "clusters": [
             {**look, "failures": len(field.clusters.members(look["cluster"]))}
             for look in describe_looks(style, found, field.clusters)

@@ -57,16 +57,17 @@ def _train_sample(train_set: ImageSet, config: Config) -> ImageSet:
 
 
 def describe_looks(style: Style, found: Estimate, clusters: Clusters) -> list[dict[str, Any]]:
-    """For each cluster, as plain values: its sentence, the findings behind it, and what `auto` chose."""
+    """For each cluster, as plain values: its sentence, its findings, what they leave unexplained, what `auto` chose."""
     chosen = style.describe() if isinstance(style, Auto) else []
     looks = []
     for number in range(clusters.count):
-        members = clusters.members(number)
-        told = findings(found, torch.from_numpy(members))
+        members = torch.from_numpy(clusters.members(number))
+        told, unexplained = findings(found, members), found.unexplained(members)
         look: dict[str, Any] = {
             "cluster": number,
-            "look": sentence(told, len(members)),
+            "look": sentence(told, len(members), unexplained),
             "findings": [finding.to_dict() for finding in told],
+            "unexplained": round(unexplained, 2),
         }
         if chosen:
             look["styles"] = chosen[number]["styles"]

@@ -91,7 +91,8 @@ def show_style(
     job.values["style"] = {"name": config.name, "clusters": looks}
     job.values["clusters"] = [{**c, "look": k["look"]} for c, k in zip(job.values["clusters"], looks, strict=True)]
     job.log_picture("styles.png", _png(style_grid(samples, failures)))
-    job.say(f"{config.name}, fitted to {len(failures)} failures; " + sentence(findings(found), len(failures)))
+    look = sentence(findings(found), len(failures), found.unexplained())
+    job.say(f"{config.name}, fitted to {len(failures)} failures; {look}")
     return style, samples
 
 

@@ -18,7 +18,7 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from repairops.style.degradation.explanations import Group, fading, kind_of_noise
+from repairops.style.degradation.explanations import Group, fading, kind_of_noise, with_surplus
 from repairops.style.degradation.measures import flat_patch_covariance, measure
 from repairops.style.degradation.parameters import PARAMETERS, parameter_names
 from repairops.style.degradation.random_effects import Estimate, nothing, positive
@@ -54,9 +54,8 @@ def estimate(references: Tensor, clean: Tensor, generator: Generator) -> Estimat
         group = noise.group
         drawn = local(noise.names, noise.answers, *group.limits(noise.names), group.trials, generator)
         names, answers = rounds(group, noise.names, drawn, 2, generator)
-    if "streak_x" in names:
-        return fading(group, names, answers, seed).found
-    return group.found(names, answers)
+    found = fading(group, names, answers, seed).found if "streak_x" in names else group.found(names, answers)
+    return with_surplus(group, found, seed)
 
 
 def rounds(

@@ -23,10 +23,12 @@ from repairops.style.degradation.parameters import Degradation, limits
 from repairops.style.degradation.random_effects import Estimate, random_effects
 from repairops.style.degradation.regression import Answers, ask
 from repairops.style.degradation.simulation import local, try_out
+from repairops.style.whitening import safe_eigh
 
 FADE_STEP = 0.25
 CLEARLY = 1.05  # the mismatches of one fade differ by a few percent from round to round
 SIMULATED = 2000  # images that are compared with the failures
+LEAST_SPREAD = 1e-3  # of the widest direction's: narrower ones are rounding
 BOTH_ALIKE = math.sqrt(2)  # shot noise over constant noise that is as strong at half brightness
 
 
@@ -156,6 +158,20 @@ def fading(group: Group, names: tuple[str, ...], start: Answers, seed: int) -> E
             fade += step
     best = min(tried, key=lambda fade: handicap[fade] * tried[fade].mismatch)
     return around(tried[best].answers, best)
+
+
+def with_surplus(group: Group, found: Estimate, seed: int) -> Estimate:
+    """The estimate with what it leaves unexplained of each failure, see `Estimate`."""
+    failures = len(found.values)
+    times = math.ceil(SIMULATED / failures)
+    generator = torch.Generator().manual_seed(seed)
+    degradation = found.draw(torch.arange(failures).repeat(times), generator, *group.limits(found.names))
+    simulated = measure(try_out(group.scenes, degradation, generator))
+    roots, vectors = safe_eigh(simulated.T.cov())
+    telling = roots > LEAST_SPREAD * roots.amax()
+    whitening = vectors[:, telling] / roots[telling].sqrt()
+    surplus = (group.look(measure) - simulated.view(times, failures, -1).mean(0)) @ whitening
+    return dataclasses.replace(found, surplus=surplus)
 
 
 def noise_measures(images: Tensor) -> Tensor:

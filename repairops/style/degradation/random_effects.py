@@ -23,7 +23,8 @@ class Estimate:
     names: the P parameters that are present. values: (R, P), each failure's own most likely values. spread: (P, P),
     factor L of what remains uncertain of them, L L'. mean, deviation, error: (P,), of the parameters over all
     failures: mean, standard deviation between failures, standard error of the mean. noise_shape, fade: see
-    `Degradation`.
+    `Degradation`. surplus: (R, K), what of each failure's measures is not that of clean images so degraded, in
+    independent directions of unit spread between single images; None where nothing was measured.
     """
 
     names: tuple[str, ...]
@@ -34,6 +35,19 @@ class Estimate:
     error: Tensor
     noise_shape: Tensor
     fade: float | None = None
+    surplus: Tensor | None = None
+
+    def unexplained(self, members: Tensor | None = None) -> float:
+        """How far the failures `members`, int64 (n,), as a group are from images that are degraded as was found.
+
+        The squared distance of their mean measures, in units of the spread between single images (Mahalanobis 1936),
+        less what chance gives; at least 0.
+        """
+        if self.surplus is None:
+            return 0.0
+        surplus = self.surplus if members is None else self.surplus[members.to(self.surplus.device)]
+        chance = surplus.var(0, correction=0).sum() / len(surplus)
+        return max(0.0, float(surplus.mean(0).square().sum() - chance))
 
     def draw(self, index: Tensor, generator: Generator, low: Tensor, high: Tensor) -> Degradation:
         """Parameters for failures `index` int64 (B,), anew from what is known of each, within low and high, (P,).

@@ -15,6 +15,7 @@ from repairops.style.degradation.random_effects import Estimate
 
 WIDE = 1.2816  # standard deviations to the 10% and 90% quantiles of a normal distribution
 ONE_DIRECTION = 0.5  # share of the mean length that is left when streaks are averaged as vectors
+UNEXPLAINED = 12.0  # see `Estimate.unexplained`; set between 8 and 15 in docs/styles-measured.md
 GREY = 0.6  # correlation of the channels' noise from which it is called grey
 
 
@@ -95,12 +96,14 @@ def findings(found: Estimate, members: Tensor | None = None) -> list[Finding]:
     return told
 
 
-def sentence(told: Sequence[Finding], failures: int) -> str:
-    """All findings of a group in one sentence."""
+def sentence(told: Sequence[Finding], failures: int, unexplained: float = 0.0) -> str:
+    """All findings of a group in one sentence, and whether they account for its look (`Estimate.unexplained`)."""
+    rest = "; much of their look is something else" if unexplained > UNEXPLAINED else ""
     if not told:
-        return f"no degradation that shows against clean images, {failures} images"
+        return f"no degradation that shows against clean images, {failures} images{rest}"
     parts = [f"{f.text}, {f.images} of {f.of} images" if f.images < f.of else f.text for f in told]
-    return f"{'; '.join(parts)}; {failures} images" if len(parts) > 1 else f"{told[0].text}, {told[0].images} images"
+    said = f"{'; '.join(parts)}; {failures} images" if len(parts) > 1 else f"{told[0].text}, {told[0].images} images"
+    return said + rest
 
 
 def _columns(found: Estimate, values: Tensor, remaining: Tensor) -> list[tuple[str, Tensor, Tensor]]:
