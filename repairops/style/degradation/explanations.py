@@ -64,6 +64,7 @@ class Group:
         found = random_effects(names, answers, *self.limits(names), self.noise_shape, fade)
         if not self._both(names):
             return found
+        # What is uncertain of shot noise is what is uncertain of `noise`: one more row of the factor, no more draws.
         return dataclasses.replace(
             found,
             names=(*names, "shot"),
