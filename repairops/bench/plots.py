@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import nan
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -57,11 +58,10 @@ def _residuals(network: str, records: Sequence[Record]) -> Any:
     figure, axes = _figure(f"{network}: photo-disjoint residual failures", "accuracy, %", corruptions)
     for name in _best(records, s.disjoint):
         own = s.select(records, rival=name)
-        values = [[s.disjoint(r) for r in s.select(own, corruption=c)] for c in corruptions]
-        places = [k for k, found in enumerate(values) if found]
-        lows, means, highs = ([f(values[k]) for k in places] for f in (min, fmean, max))
-        line = axes.plot(places, means, marker="o", markersize=3, label=name)
-        axes.fill_between(places, lows, highs, alpha=0.2, color=line[0].get_color())
+        values = [[s.disjoint(r) for r in s.select(own, corruption=c)] or [nan] for c in corruptions]
+        lows, means, highs = ([f(found) for found in values] for f in (min, fmean, max))
+        line = axes.plot(means, marker="o", markersize=3, label=name)  # no line to what was not run
+        axes.fill_between(range(len(values)), lows, highs, alpha=0.2, color=line[0].get_color())
     axes.set_ylim(bottom=0)
     axes.legend(fontsize=7)
     return figure
@@ -97,22 +97,20 @@ def _others(network: str, records: Sequence[Record]) -> Any:
     figure, axes = _figure(f"{network}: gain on the other corruptions", "points", corruptions)
     for name in _best(measured, s.others_gain):
         own = s.select(measured, rival=name)
-        values = [[s.others_gain(r) for r in s.select(own, corruption=c)] for c in corruptions]
-        places = [k for k, v in enumerate(values) if v]
-        axes.plot(places, [fmean(values[k]) for k in places], marker="o", markersize=3, label=name)
+        values = [[s.others_gain(r) for r in s.select(own, corruption=c)] or [nan] for c in corruptions]
+        axes.plot([fmean(found) for found in values], marker="o", markersize=3, label=name)
     axes.axhline(0, color="black", linewidth=0.8)
     axes.legend(fontsize=7)
     return figure
 
 
 def _best(records: Sequence[Record], measure: s.Measure) -> list[str]:
-    """The rivals with the highest means, style_guided always among them."""
-    means = {
-        name: fmean(values)
-        for name in s.distinct(records, "rival")
-        for values in [[measure(r) for r in s.select(records, rival=name)]]
-    }
-    order = sorted(means, key=lambda name: (name != "style_guided", -means[name]))
+    """The rivals with most corruptions, and of these the highest means; style_guided always among them."""
+    means, run = {}, {}
+    for name in s.distinct(records, "rival"):
+        own = s.select(records, rival=name)
+        means[name], run[name] = fmean(map(measure, own)), len(s.distinct(own, "corruption"))
+    order = sorted(means, key=lambda name: (name != "style_guided", -run[name], -means[name]))
     return sorted(order[:SHOWN], key=lambda name: -means[name])
 
 
