@@ -166,8 +166,13 @@ def with_surplus(group: Group, found: Estimate, seed: int) -> Estimate:
     failures = len(found.values)
     times = math.ceil(SIMULATED / failures)
     generator = torch.Generator().manual_seed(seed)
-    degradation = found.draw(torch.arange(failures).repeat(times), generator, *group.limits(found.names))
-    simulated = measure(try_out(group.scenes, degradation, generator))
+    low, high = group.limits(found.names)
+    simulated = torch.cat(
+        [
+            measure(try_out(group.scenes, found.draw(part, generator, low, high), generator))
+            for part in torch.arange(failures).repeat(times).split(SIMULATED)
+        ]
+    )
     roots, vectors = safe_eigh(simulated.T.cov())
     telling = roots > LEAST_SPREAD * roots.amax()
     whitening = vectors[:, telling] / roots[telling].sqrt()
