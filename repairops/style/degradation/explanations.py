@@ -170,7 +170,7 @@ def with_surplus(group: Group, found: Estimate, seed: int) -> Estimate:
     simulated = torch.cat(
         [
             measure(try_out(group.scenes, found.draw(part, generator, low, high), generator))
-            for part in torch.arange(failures).repeat(times).split(SIMULATED)
+            for part in torch.split(torch.arange(failures).repeat(times), SIMULATED)
         ]
     )
     roots, vectors = safe_eigh(simulated.T.cov())
