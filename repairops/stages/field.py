@@ -18,7 +18,7 @@ from repairops.grid import image_grid
 from repairops.images import decode_image, load_image_set, resolve_label, sample_ids
 from repairops.network import Classifier, to_unit
 from repairops.records import Clusters, FailureBatch, ImageSet, InputSpec
-from repairops.stages.looks import describe_looks, find_degradation, fit_look
+from repairops.stages.looks import describe_look, describe_looks, find_degradation, fit_look
 from repairops.store.champion import load_champion
 from repairops.store.connection import connect
 from repairops.store.datasets import fetch_dataset, find_sets
@@ -26,7 +26,6 @@ from repairops.store.failure_rows import FailureRows
 from repairops.store.failures import choose_batches, fetch_rows, logged_batches
 from repairops.store.models import resolve_model
 from repairops.store.styles import with_fitted_weights
-from repairops.style.degradation.words import findings, sentence
 
 CPU = torch.device("cpu")
 
@@ -78,12 +77,12 @@ def diagnose(field: Field) -> dict[str, Any]:
     config = field.config
     style = fit_look(field.failures, field.clusters, field.train, field.champion, config, CPU)
     found = find_degradation(style, field.failures, field.train, config)
-    told, unexplained = findings(found), found.unexplained()
+    whole = describe_look(found)
     return {
         "failures": len(field.failures),
-        "summary": sentence(told, len(field.failures), unexplained),
-        "findings": [finding.to_dict() for finding in told],
-        "unexplained": round(unexplained, 2),
+        "summary": whole["look"],
+        "findings": whole["findings"],
+        "unexplained": whole["unexplained"],
         "clusters": [
             {**look, "failures": len(field.clusters.members(look["cluster"]))}
             for look in describe_looks(style, found, field.clusters)

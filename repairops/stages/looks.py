@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from repairops.config import Config, derive_seed
 from repairops.network import Classifier, to_unit
@@ -57,19 +58,23 @@ def _train_sample(train_set: ImageSet, config: Config) -> ImageSet:
 
 
 def describe_looks(style: Style, found: Estimate, clusters: Clusters) -> list[dict[str, Any]]:
-    """For each cluster, as plain values: its sentence, its findings, what they leave unexplained, what `auto` chose."""
+    """For each cluster, as plain values: what `describe_look` says of it, and what `auto` chose."""
     chosen = style.describe() if isinstance(style, Auto) else []
     looks = []
     for number in range(clusters.count):
-        members = torch.from_numpy(clusters.members(number))
-        told, unexplained = findings(found, members), found.unexplained(members)
-        look: dict[str, Any] = {
-            "cluster": number,
-            "look": sentence(told, len(members), unexplained),
-            "findings": [finding.to_dict() for finding in told],
-            "unexplained": round(unexplained, 2),
-        }
+        look = {"cluster": number, **describe_look(found, torch.from_numpy(clusters.members(number)))}
         if chosen:
             look["styles"] = chosen[number]["styles"]
         looks.append(look)
     return looks
+
+
+def describe_look(found: Estimate, members: Tensor | None = None) -> dict[str, Any]:
+    """What shows in failures `members`, int64 (n,), or in all: a sentence, findings, what these leave unexplained."""
+    told, unexplained = findings(found, members), found.unexplained(members)
+    count = len(found.values if members is None else members)
+    return {
+        "look": sentence(told, count, unexplained),
+        "findings": [finding.to_dict() for finding in told],
+        "unexplained": round(unexplained, 2),
+    }

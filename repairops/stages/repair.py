@@ -19,10 +19,9 @@ from repairops.job import Job
 from repairops.network import Classifier
 from repairops.records import Clusters, FailureBatch, FailureSplit, ImageSet
 from repairops.stages.gallery import StyledSample, style_grid, style_samples
-from repairops.stages.looks import describe_looks, find_degradation, fit_look
+from repairops.stages.looks import describe_look, describe_looks, find_degradation, fit_look
 from repairops.store.champion import Champion
 from repairops.style import Style
-from repairops.style.degradation.words import findings, sentence
 from repairops.training import TrainingResult
 from repairops.training.interpolation import trade_off
 
@@ -91,8 +90,7 @@ def show_style(
     job.values["style"] = {"name": config.name, "clusters": looks}
     job.values["clusters"] = [{**c, "look": k["look"]} for c, k in zip(job.values["clusters"], looks, strict=True)]
     job.log_picture("styles.png", _png(style_grid(samples, failures)))
-    look = sentence(findings(found), len(failures), found.unexplained())
-    job.say(f"{config.name}, fitted to {len(failures)} failures; {look}")
+    job.say(f"{config.name}, fitted to {len(failures)} failures; {describe_look(found)['look']}")
     return style, samples
 
 

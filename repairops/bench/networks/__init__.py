@@ -8,13 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from repairops.bench.networks.convolutional import (
-    AllConvNet,
-    DenseNet,
-    PooledConvNet,
-    SmallResNet,
-    WideResNet,
-)
+from repairops.bench.networks.convolutional import AllConvNet, DenseNet, PooledConvNet, SmallResNet, WideResNet
 from repairops.bench.networks.recurrent import ReNet, RowLstm
 from repairops.errors import InvalidOption, listing
 from repairops.records import InputSpec

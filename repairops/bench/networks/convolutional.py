@@ -38,8 +38,8 @@ class AllConvNet(nn.Module):
         return logits
 
 
-def _gelu_layer(inputs: int, outputs: int, kernel: int, padding: int) -> tuple[nn.Module, ...]:
-    return nn.Conv2d(inputs, outputs, kernel, padding=padding), nn.BatchNorm2d(outputs), nn.GELU()
+def _gelu_layer(inputs: int, outputs: int, kernel: int, padding: int, *, bias: bool = True) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(inputs, outputs, kernel, padding=padding, bias=bias), nn.BatchNorm2d(outputs), nn.GELU()
 
 
 class PooledConvNet(nn.Module):
@@ -55,8 +55,7 @@ class PooledConvNet(nn.Module):
         parts: list[nn.Module] = [nn.Conv2d(channels, width, 2), nn.GELU()]
         for outputs in widths:
             parts += [nn.Conv2d(width, outputs, 3, padding=1, bias=False), nn.MaxPool2d(2)]
-            parts += [nn.BatchNorm2d(outputs), nn.GELU(), nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)]
-            parts += [nn.BatchNorm2d(outputs), nn.GELU()]
+            parts += [nn.BatchNorm2d(outputs), nn.GELU(), *_gelu_layer(outputs, outputs, 3, 1, bias=False)]
             width = outputs
         self.features = nn.Sequential(*parts)
         self.classifier = nn.Linear(width, classes)

@@ -18,7 +18,7 @@ import math
 import torch
 from torch import Generator, Tensor
 
-from repairops.style.degradation.explanations import Group, fading, kind_of_noise, with_surplus
+from repairops.style.degradation.explanations import Group, fading, kind_of_noise, over_tiles, with_surplus
 from repairops.style.degradation.measures import flat_patch_covariance, measure
 from repairops.style.degradation.parameters import PARAMETERS, parameter_names
 from repairops.style.degradation.random_effects import Estimate, nothing, positive
@@ -45,30 +45,31 @@ def estimate(references: Tensor, clean: Tensor, generator: Generator) -> Estimat
     scenes = torch.cat([tile[: MAX_SCENES // len(cut)] for tile in tiles(clean)])
     scenes = scenes[torch.randperm(len(scenes), generator=generator).to(scenes.device)]
     trials = min(max(TRIALS_EACH * len(references), TRIALS[0]), TRIALS[1])
-    group = Group(cut, scenes, noise_shape(cut[0], scenes), 2 * trials // 3)
+    group = Group(cut, over_tiles(measure, cut), scenes, noise_shape(cut[0], scenes), 2 * trials // 3)
+    clean_measured = measure(scenes[-(len(scenes) // 3 + 1) :])
     drawn = broad(names, *group.limits(names), trials, generator)
-    names, answers = rounds(group, names, drawn, 0, generator)
+    names, answers = rounds(group, clean_measured, names, drawn, 0, generator)
     seed = int(torch.randint(2**62, (), generator=generator))
     if {"noise", "shot"} <= set(names) and side >= 4:
         noise = kind_of_noise(group, names, answers, seed)
-        group = noise.group
+        group = noise.group  # its shot_ratio goes with the kind
         drawn = local(noise.names, noise.answers, *group.limits(noise.names), group.trials, generator)
-        names, answers = rounds(group, noise.names, drawn, 2, generator)
+        names, answers = rounds(group, clean_measured, noise.names, drawn, 2, generator)
     found = fading(group, names, answers, seed).found if "streak_x" in names else group.found(names, answers)
     return with_surplus(group, found, seed)
 
 
 def rounds(
-    group: Group, names: tuple[str, ...], drawn: Tensor, first: int, generator: Generator
+    group: Group, clean: Tensor, names: tuple[str, ...], drawn: Tensor, first: int, generator: Generator
 ) -> tuple[tuple[str, ...], Answers]:
     """The parameters that show, and the answers for them, once no round leaves one out any more.
 
-    drawn: (S, P), those of the trials of round `first`; 0 is the one over all components.
+    clean: measures (N, M) of clean images. drawn: (S, P), those of the trials of round `first`; 0 is the one over all
+    components.
     """
-    asked = [group.look(measure), measure(group.scenes[-(len(group.scenes) // 3 + 1) :])]
     for number in range(first, MOST_ROUNDS):
         seen = measure(group.try_out(names, drawn, generator))
-        answers, sound = ask(seen, drawn, asked, generator)
+        answers, sound = ask(seen, drawn, [group.measured, clean], generator)
         found = evident(names, answers, sound, number)
         kept = [i for i, name in enumerate(names) if name in found]
         stable = len(kept) == len(names)

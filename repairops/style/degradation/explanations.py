@@ -36,20 +36,17 @@ BOTH_ALIKE = math.sqrt(2)  # shot noise over constant noise that is as strong at
 class Group:
     """Failures, and what their explanations are tried on.
 
-    tiles: the failures, float32 (R, C, H, W), or tiles of them. scenes: clean images (M, C, H, W). noise_shape: see
-    `Degradation`. trials: in a round. shot_ratio: shot noise over constant noise where the group's noise has both; then
-    `noise` stands for the two, and `shot` is no parameter by itself.
+    tiles: the failures, float32 (R, C, H, W), or tiles of them. measured: (R, M), all measures of each failure. scenes:
+    clean images (N, C, H, W). noise_shape: see `Degradation`. trials: in a round. shot_ratio: shot noise over constant
+    noise where the group's noise has both; then `noise` stands for the two, and `shot` is no parameter by itself.
     """
 
     tiles: list[Tensor]
+    measured: Tensor
     scenes: Tensor
     noise_shape: Tensor
     trials: int
     shot_ratio: float = 0.0
-
-    def look(self, measures: Callable[[Tensor], Tensor]) -> Tensor:
-        """Measures (R, M) of each failure, over its tiles."""
-        return torch.stack([measures(tile) for tile in self.tiles]).mean(0)
 
     def limits(self, names: tuple[str, ...]) -> tuple[Tensor, Tensor]:
         return limits(names, min(self.scenes.shape[2:]), self.scenes.device)
@@ -59,6 +56,10 @@ class Group:
         if self._both(names):
             names, drawn = (*names, "shot"), with_shot(drawn, names, self.shot_ratio)
         return try_out(self.scenes, Degradation(names, drawn, self.noise_shape, fade), generator)
+
+    def like(self, found: Estimate, index: Tensor, generator: Generator) -> Tensor:
+        """Scenes degraded as was found of the failures `index`, int64 (B,)."""
+        return try_out(self.scenes, found.draw(index, generator, *self.limits(found.names)), generator)
 
     def found(self, names: tuple[str, ...], answers: Answers, fade: float | None = None) -> Estimate:
         found = random_effects(names, answers, *self.limits(names), self.noise_shape, fade)
@@ -101,24 +102,25 @@ def explain(
     names: tuple[str, ...],
     start: Answers,
     measures: Callable[[Tensor], Tensor],
+    seen: Tensor,
     seed: int,
     fade: float | None = None,
 ) -> Explanation:
     """One more round of trials around earlier answers, with these parameters and this fade alone.
 
-    measures: what the mismatch is judged by; squared, of the means, in units of the spread between single images
-    (Mahalanobis 1936). One seed for all that are compared, so that chance does not tell them apart.
+    measures, seen: what the mismatch is judged by, and its mean over the failures; squared, of the means, in units of
+    the spread between single images (Mahalanobis 1936). One seed for all that are compared, so that chance does not
+    tell them apart.
     """
     generator = torch.Generator().manual_seed(seed)
     low, high = group.limits(names)
     drawn = local(names, start, low, high, group.trials, generator)
     tried = measure(group.try_out(names, drawn, generator, fade))
-    answers = ask(tried, drawn, [group.look(measure)], generator)[0]
+    answers = ask(tried, drawn, [group.measured], generator)[0]
     found = group.found(names, answers, fade)
     index = torch.randint(len(found.values), (SIMULATED,), generator=generator)
-    degradation = found.draw(index, generator, *group.limits(found.names))
-    simulated = measures(try_out(group.scenes, degradation, generator))
-    difference = group.look(measures).mean(0) - simulated.mean(0)
+    simulated = measures(group.like(found, index, generator))
+    difference = seen - simulated.mean(0)
     precision = torch.linalg.pinv(simulated.T.cov(), rtol=1e-4, hermitian=True)
     return Explanation(group, names, answers, found, float(difference @ precision @ difference))
 
@@ -129,10 +131,12 @@ def kind_of_noise(group: Group, names: tuple[str, ...], start: Answers, seed: in
     In each case one parameter for each image: two are told apart badly, and their squares add.
     """
 
+    seen = over_tiles(noise_measures, group.tiles).mean(0)
+
     def kind(absent: str, group: Group) -> Explanation:
         kept = [i for i, name in enumerate(names) if name != absent]
         index = torch.tensor(kept, device=group.scenes.device)
-        return explain(group, tuple(names[i] for i in kept), start.keep(index), noise_measures, seed)
+        return explain(group, tuple(names[i] for i in kept), start.keep(index), noise_measures, seen, seed)
 
     both = dataclasses.replace(group, shot_ratio=BOTH_ALIKE)
     return min(kind("shot", group), kind("noise", group), kind("shot", both), key=lambda one: one.mismatch)
@@ -145,8 +149,10 @@ def fading(group: Group, names: tuple[str, ...], start: Answers, seed: int) -> E
     by CLEARLY: the mean spectra of trails on whole pixels and of steady ones can be alike at very different widths.
     """
 
+    seen = over_tiles(grey_spectrum, group.tiles).mean(0)
+
     def around(answers: Answers, fade: float) -> Explanation:
-        return explain(group, names, answers, grey_spectrum, seed, fade)
+        return explain(group, names, answers, grey_spectrum, seen, seed, fade)
 
     tried = {HALF_GAUSSIAN: around(start, HALF_GAUSSIAN)}
     handicap = {HALF_GAUSSIAN: 1.0}
@@ -166,18 +172,18 @@ def with_surplus(group: Group, found: Estimate, seed: int) -> Estimate:
     failures = len(found.values)
     times = math.ceil(SIMULATED / failures)
     generator = torch.Generator().manual_seed(seed)
-    low, high = group.limits(found.names)
-    simulated = torch.cat(
-        [
-            measure(try_out(group.scenes, found.draw(part, generator, low, high), generator))
-            for part in torch.split(torch.arange(failures).repeat(times), SIMULATED)
-        ]
-    )
+    parts = torch.split(torch.arange(failures).repeat(times), SIMULATED)
+    simulated = torch.cat([measure(group.like(found, part, generator)) for part in parts])
     roots, vectors = safe_eigh(simulated.T.cov())
     telling = roots > LEAST_SPREAD * roots.amax()
     whitening = vectors[:, telling] / roots[telling].sqrt()
-    surplus = (group.look(measure) - simulated.view(times, failures, -1).mean(0)) @ whitening
+    surplus = (group.measured - simulated.view(times, failures, -1).mean(0)) @ whitening
     return dataclasses.replace(found, surplus=surplus)
+
+
+def over_tiles(measures: Callable[[Tensor], Tensor], tiles: list[Tensor]) -> Tensor:
+    """Measures (R, M) of each failure, the means over its tiles."""
+    return torch.stack([measures(tile) for tile in tiles]).mean(0)
 
 
 def noise_measures(images: Tensor) -> Tensor:
