@@ -92,6 +92,16 @@ class MixedPrecision(Classifier):
             return super().forward(images).float()
 
 
+def device_generator(generator: torch.Generator, device: torch.device) -> torch.Generator:
+    """For draws of whole images: the CPU's generator itself there, elsewhere one on the device that it seeds.
+
+    So nothing large is drawn on the CPU and copied; the values differ between devices, their law does not.
+    """
+    if device.type == "cpu":
+        return generator
+    return torch.Generator(device).manual_seed(int(torch.randint(2**62, (), generator=generator)))
+
+
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Global random state (dropout uses it) seeded inside, and as it was before outside."""

@@ -8,8 +8,12 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
+import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -23,7 +27,8 @@ from repairops.training.checkpoint import state_tensors
 from repairops.training.ranks import Ranks, start_ranks
 
 CONFIG = TrainingConfig(
-    epochs=2, batch_size=108, learning_rate=0.01, crop_padding=1, horizontal_flip=True, device="cpu", ema=0.9
+    epochs=2, batch_size=108, learning_rate=0.01, crop_padding=1, horizontal_flip=True, ema=0.9,
+    device=os.environ.get("REPAIROPS_TEST_DEVICE", "cpu"),
 )  # fmt: skip
 
 
@@ -79,6 +84,19 @@ def run(name: str, work_dir: Path, epochs: int) -> dict[str, object]:
         "weights": weights.tolist(),
         "patched": any("forward" in vars(m) for m in classifier.modules()),
     }
+
+
+def launch(folder: Path, processes: int, names: Sequence[str]) -> list[dict[str, Any]]:
+    """What each rank of a torchrun wrote down."""
+    folder.mkdir()
+    start = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    done = subprocess.run(
+        [sys.executable, *start, __file__, str(folder), *names],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
+        capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads((folder / f"rank{rank}.json").read_text(encoding="utf-8")) for rank in range(processes)]
 
 
 def main(folder: Path, names: list[str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ import jsonschema
 import numpy as np
 import pytest
 import yaml
+from distributed_job import launch
 from pipeline_helpers import (
     OPTIONS,
     ROOT,
@@ -31,20 +31,6 @@ KUBERNETES = ROOT / "mlflow_project" / "kubernetes"
 
 ALONE = ("style_guided", "mixup", "sensei", "batch_norm")
 METHODS = (*ALONE, "interrupted")  # the last one is style_guided, resumed
-
-
-def launch(folder: Path, processes: int, names: Sequence[str]) -> list[dict[str, Any]]:
-    """What each rank of a torchrun wrote down."""
-    folder.mkdir()
-    job = Path(__file__).with_name("distributed_job.py")
-    start = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    done = subprocess.run(
-        [sys.executable, *start, str(job), str(folder), *names],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"},
-        capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads((folder / f"rank{rank}.json").read_text(encoding="utf-8")) for rank in range(processes)]
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from repairops.device import device_generator
 from repairops.errors import PatternNotUsable, listing
 
 Pattern = Callable[[Tensor, Generator], Tensor]
@@ -20,7 +21,8 @@ Pattern = Callable[[Tensor, Generator], Tensor]
 
 def gaussian_noise(images: Tensor, generator: Generator) -> Tensor:
     """Independent normal noise with a standard deviation of up to 0.12 of full scale."""
-    noise = torch.randn(images.shape, generator=generator) * _strength(images, 0.12, generator).cpu()
+    drawn_on = device_generator(generator, images.device)
+    noise = torch.randn(images.shape, generator=drawn_on, device=images.device) * _strength(images, 0.12, generator)
     return (images + noise.to(images)).clamp(0, 1)
 
 

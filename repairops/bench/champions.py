@@ -95,7 +95,7 @@ def _step(
 ) -> float:
     device = optimizer.param_groups[0]["params"][0].device
     jitter = make_jitter(train_set, -1, config.horizontal_flip)
-    images = jitter(to_unit(train_set.pixels[rows]), generator).to(device, memory_format=torch.channels_last)
+    images = jitter(to_unit(train_set.pixels[rows].to(device)), generator).contiguous(memory_format=torch.channels_last)
     labels = torch.from_numpy(train_set.labels)[rows].to(device)
     optimizer.zero_grad(set_to_none=True)
     loss = F.cross_entropy(running(images), labels)

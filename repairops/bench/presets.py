@@ -90,6 +90,18 @@ PRESETS: dict[str, Preset] = {
         corrupted=2000,
         unseen=1000,
     ),
+    "gpu": dataclasses.replace(
+        _MINI,
+        summary="the paper's WideResNet, and repairs that learn the failures by heart; minutes on a GPU",
+        networks=("wideresnet",),
+        champion=ChampionConfig(epochs=25, batch_size=256),
+        training=TrainingConfig(batch_size=128, horizontal_flip=True, device="cuda", amp="on", patience=0),
+        rivals=("style_guided", "fine_tune@method.failure_share=0.4", "style_guided_paper", "oracle"),
+        budget_seconds=24,
+        residuals=5000,
+        corrupted=5000,
+        unseen=2000,
+    ),
     "paper": Preset(
         summary="the paper's five networks at full size, five seeds; days on a GPU",
         networks=("allconvnet", "wideresnet", "densenet", "lstm", "renet"),

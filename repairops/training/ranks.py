@@ -99,16 +99,20 @@ def current_ranks() -> Ranks:
 
 
 def start_ranks() -> Ranks:
-    """Joins the processes that torchrun started, each with its own GPU where there are any.
+    """Joins the processes that torchrun started, each with its own GPU where there are enough of them.
 
+    Where processes share a GPU, which NCCL refuses, gloo carries the GPU's tensors too.
     Raises RanksNotStarted where the processes do not find each other.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or "RANK" not in os.environ:
         return Ranks()
     if not dist.is_initialized():
+        backend = "gloo"
         if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+            gpus = torch.cuda.device_count()
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % gpus)
+            shared = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > gpus
+            backend = "gloo" if shared else "cpu:gloo,cuda:nccl"
         try:
             dist.init_process_group(backend, timeout=WAIT)
         except (RuntimeError, ValueError) as error:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
+from repairops.device import device_generator
 from repairops.style.degradation.optics import spread_points
 
 GRAIN_WIDTH = 0.8  # pixels of standard deviation over which grain is correlated
 
 
 def standard_normal(shape: tuple[int, ...], generator: Generator, device: torch.device) -> Tensor:
-    """Draws on the device itself; off the CPU by a generator that the CPU's seeds (other values, same law)."""
-    if device.type != "cpu":
-        seed = int(torch.randint(2**62, (), generator=generator))
-        generator = torch.Generator(device).manual_seed(seed)
-    return torch.randn(shape, generator=generator, device=device)
+    """Drawn on the device itself."""
+    return torch.randn(shape, generator=device_generator(generator, device), device=device)
 
 
 def add_noise(images: Tensor, noise: Tensor, shot: Tensor, shape: Tensor, generator: Generator) -> Tensor:
@@ -44,7 +42,8 @@ def add_stripes(images: Tensor, rows: Tensor, columns: Tensor, shape: Tensor, ge
 
 def add_impulses(images: Tensor, rate: Tensor, generator: Generator) -> Tensor:
     """Replaces a share `rate` (B,) of the values of (B, C, H, W) by 0 or 1, channel by channel."""
-    chance = torch.rand(images.shape, generator=generator).to(images.device)
+    drawn_on = device_generator(generator, images.device)
+    chance = torch.rand(images.shape, generator=drawn_on, device=images.device)
     half = rate[:, None, None, None] / 2
     images = torch.where(chance < half, torch.zeros((), device=images.device), images)
     return torch.where(chance > 1 - half, torch.ones((), device=images.device), images)

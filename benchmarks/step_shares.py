@@ -1,0 +1,106 @@
+"""Where a training step's time goes, by phase, for both recipes of style_guided.
+
+    python benchmarks/step_shares.py [--device cuda] [--networks wideresnet,resnet18] [--epochs 3]
+
+Smooth random images, train images and failures alike (failures paler and noisy); what counts is time, not accuracy.
+`resnet18` is torchvision's at 224x224 pixels in batches of 64; any other name is a network of the benchmark, at 32x32
+pixels in batches of 128. Prints one JSON line for each network and recipe: shares of the timed steps, train images a
+second, MB.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+
+from repairops.bench.networks import build_network
+from repairops.clustering import cluster_failures
+from repairops.config import MethodConfig, StyleConfig, TrainingConfig
+from repairops.methods import make_method
+from repairops.network import Classifier
+from repairops.records import FailureBatch, ImageSet, InputSpec
+from repairops.training import train
+
+NAMES = tuple("0123456789")
+FAILURES = 700
+
+
+def images(count: int, side: int, seed: int) -> Tensor:
+    """Float32 (count, 3, side, side) in 0..1."""
+    draw = Generator().manual_seed(seed)
+    coarse = torch.rand(count, 3, 4, 4, generator=draw)
+    return torch.nn.functional.interpolate(coarse, (side, side), mode="bilinear")
+
+
+def image_set(content: Tensor, seed: int) -> ImageSet:
+    count = len(content)
+    labels = np.random.default_rng(seed).integers(0, 10, count)
+    return ImageSet((content * 255).byte(), labels, NAMES, np.array([f"{seed}-{i}" for i in range(count)]))
+
+
+def make_network(name: str, spec: InputSpec) -> nn.Module:
+    if name == "resnet18":
+        from torchvision.models import resnet18
+
+        return resnet18(num_classes=len(NAMES))
+    return build_network(name, spec, 0)
+
+
+def measure(name: str, recipe: str, device: str, steps: int, epochs: int) -> dict[str, object]:
+    side, batch = (224, 64) if name == "resnet18" else (32, 128)
+    pale = 0.3 + 0.4 * images(FAILURES, side, 1)
+    noise = 0.1 * torch.randn(pale.shape, generator=Generator().manual_seed(2))
+    failed, blank = image_set((pale + noise).clamp(0, 1), 1), np.full(FAILURES, "")
+    failures = FailureBatch(failed, failed.labels, np.ones(FAILURES, np.float32), blank, blank)
+    clusters = cluster_failures(failures, clusters=5, per_class=False, restarts=1, seed=0)
+    spec = InputSpec(3, side, side, NAMES)
+    classifier = Classifier(make_network(name, spec), spec)
+    config = TrainingConfig(
+        epochs=epochs, batch_size=batch, epoch_images=steps * batch, device=device, horizontal_flip=True, patience=0
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        result = train(
+            classifier,
+            lambda data: make_method(
+                MethodConfig(recipe=recipe), StyleConfig(), data, Generator().manual_seed(0)
+            ),
+            image_set(images((steps + 4) * batch, side, 0), 0), failures, failures.subset(np.arange(100)), clusters,
+            config, seed=0, work_dir=Path(folder), method_key=recipe,
+        )  # fmt: skip
+    return {
+        "network": name,
+        "recipe": recipe,
+        "side": side,
+        "batch": batch,
+        "steps": sum(h["steps"] for h in result.history),
+        "shares": {phase: round(share, 3) for phase, share in result.step_shares.items()},
+        "images_per_second": round(result.images_per_second),
+        "peak_memory_mb": {kind: round(value) for kind, value in result.peak_memory_mb.items()},
+        "bfloat16": result.bfloat16,
+        "device": result.device,
+        "torch": torch.__version__,
+    }
+
+
+@click.command()
+@click.option("--device", default="auto", show_default=True)
+@click.option("--networks", default="wideresnet,resnet18", show_default=True)
+@click.option("--recipes", default="default,paper", show_default=True)
+@click.option("--steps", default=40, show_default=True, help="Of an epoch.")
+@click.option("--epochs", default=3, show_default=True)
+def main(device: str, networks: str, recipes: str, steps: int, epochs: int) -> None:
+    for name in networks.split(","):
+        for recipe in recipes.split(","):
+            sys.stdout.write(json.dumps(measure(name, recipe, device, steps, epochs)) + "\n")
+            sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
