@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -24,8 +25,18 @@ def radial_mean(values: Tensor, bins: Tensor) -> Tensor:
     """Mean over each ring: (..., H, W // 2 + 1) to (..., max bin + 1); a ring without coefficients is 0."""
     flat = bins.flatten()
     count = torch.bincount(flat).clamp_min(1)
-    sums = values.new_zeros(*values.shape[:-2], len(count)).index_add_(-1, flat, values.flatten(-2))
-    return sums / count
+    return sums_by_index(values.flatten(-2), flat, len(count)) / count
+
+
+def sums_by_index(values: Tensor, index: Tensor, count: int) -> Tensor:
+    """Of (..., K), what belongs together by index int64 (K,): (..., count).
+
+    The same sums each time: a GPU's index_add_ takes its addends in no fixed order, and a fit of thousands of steps
+    makes two results of the last digit.
+    """
+    if values.device.type == "cpu":
+        return values.new_zeros(*values.shape[:-1], count).index_add_(-1, index, values)
+    return values @ F.one_hot(index, count).to(values)
 
 
 def hann(side: int, device: torch.device) -> Tensor:

@@ -8,8 +8,9 @@ with C = A A' of the centred features A = (F - mean) / sqrt(n - 1), n positions.
 fewer positions than channels (I + A A')^(-1/2) A = A (I + A' A)^(-1/2), and (I + C_s)^(1/2) = I + K K', where K has
 min(C, n) columns and is all that a style needs to keep. No eigenvalue is cut: those of I + C are at least 1.
 
-The roots come from symmetric eigenvalues. Newton-Schulz (Higham, Functions of Matrices, 2008, chapter 6) needs products
-alone, but 9 to 14 steps of three; on a CPU it is slower at 64 and 128 channels (benchmarks/style_speed.py).
+The roots come from symmetric eigenvalues on a CPU. Newton-Schulz (Higham, Functions of Matrices, 2008, chapter 6) needs
+products alone, but 9 to 14 steps of three: on a CPU it is slower at 64 and 128 channels, on a GPU, whose `eigh` takes
+one matrix after the other, 20 to 40 times as fast (benchmarks/style_speed.py). There it gives the root of the content.
 
 Features are taken as rows, (B, n, C), which is how channels_last stores them: no copy. Roots are always found in
 float32; the map that results is applied in the features' own precision.
@@ -22,6 +23,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+NEWTON_STEPS, NEWTON_ERROR = 30, 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,8 +94,8 @@ def whiten_colour(features: Tensor, style: StyleStatistics, alpha: float = 1.0) 
     between. The result stays in each content's own range, and has its dtype and memory format.
     """
     _, centred, (low, high) = _rows(features)
-    values, vectors = _gram_eigen(centred)
-    root = (vectors * values.rsqrt()[:, None, :]) @ vectors.transpose(1, 2)
+    gram = _gram(centred)
+    root = inverse_root(gram) if gram.is_cuda else _inverse_root_by_eigen(gram)
     factor, mean = style.factor, style.mean[:, None, :]
     if root.shape[1] < centred.shape[2]:
         exact = (centred, root, factor, mean)
@@ -116,13 +119,45 @@ def _rows(features: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
     return mean, rows - mean, limits
 
 
-def _gram_eigen(centred: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues (at least 1) and vectors of I + AA' or I + A'A, whichever is smaller, of rows (B, n, C).
-
-    The shift by I also keeps float32 away from the tiny norms at which `eigh` returns NaN.
-    """
+def _gram(centred: Tensor) -> Tensor:
+    """I + AA' or I + A'A, whichever is smaller, of rows (B, n, C)."""
     n, channels = centred.shape[1:]
     first = centred if n < channels else centred.transpose(1, 2)
     identity = torch.eye(min(n, channels), device=centred.device)
-    values, vectors = safe_eigh(torch.baddbmm(identity, first, first.transpose(1, 2), alpha=1 / max(n - 1, 1)))
+    return torch.baddbmm(identity, first, first.transpose(1, 2), alpha=1 / max(n - 1, 1))
+
+
+def _gram_eigen(centred: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues (at least 1) and vectors of `_gram`.
+
+    The shift by I also keeps float32 away from the tiny norms at which `eigh` returns NaN.
+    """
+    values, vectors = safe_eigh(_gram(centred))
     return values.clamp_min(1), vectors
+
+
+def _inverse_root_by_eigen(matrices: Tensor) -> Tensor:
+    values, vectors = safe_eigh(matrices)
+    return (vectors * values.clamp_min(1).rsqrt()[:, None, :]) @ vectors.transpose(1, 2)
+
+
+def inverse_root(matrices: Tensor) -> Tensor:
+    """M^(-1/2) of symmetric float32 matrices (B, n, n) with eigenvalues of at least 1, by Newton-Schulz.
+
+    The coupled iteration Y -> M^(1/2), Z -> M^(-1/2) of the matrix over its norm; one that has not come to Z M Z = I
+    within NEWTON_STEPS is solved by its eigenvalues.
+    """
+    norm = matrices.flatten(1).norm(dim=1)[:, None, None]
+    unit = torch.eye(matrices.shape[-1], device=matrices.device)
+    root, inverse = matrices / norm, unit.expand_as(matrices)
+    for step in range(NEWTON_STEPS):
+        change = torch.baddbmm(1.5 * unit, inverse, root, alpha=-0.5)
+        root, inverse = root @ change, change @ inverse
+        if step % 3 == 2 and bool((change - unit).abs().max() < 1e-4):  # quadratic: the next step would be exact
+            break
+    found = inverse / norm.sqrt()
+    apart = (found @ matrices @ found - unit).abs().flatten(1).amax(1)
+    failed = ~(apart < NEWTON_ERROR)  # NaN too
+    if failed.any():
+        found[failed] = _inverse_root_by_eigen(matrices[failed])
+    return found

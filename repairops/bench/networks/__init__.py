@@ -42,6 +42,7 @@ NETWORKS: dict[str, Subject] = {
     "allconvnet_pooled": Subject(lambda s: PooledConvNet(s.channels, s.classes), 1_972_802, "", 0.2),
     "densenet_small": Subject(lambda s: DenseNet(s.channels, s.classes, 16, 8), 64_026, "", 0.2),
     "wideresnet_16": Subject(lambda s: WideResNet(s.channels, s.classes, 16), 691_674, "", 0.2),
+    "wideresnet_16_8": Subject(lambda s: WideResNet(s.channels, s.classes, 16, 8), 10_961_370, "", 0.2),
     "wideresnet_small": Subject(lambda s: WideResNet(s.channels, s.classes, 10, 1), 77_850, "", 0.2),
     "lstm_small": Subject(lambda s: RowLstm(s.channels, s.width, s.classes, 96, 64), 80_586, "", 0.1),
     "renet_small": Subject(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from repairops.style.degradation.compression import BLOCK, block_transform
 from repairops.style.haar import analyse
-from repairops.style.spectrum import frequencies, hann
+from repairops.style.spectrum import frequencies, hann, sums_by_index
 
 QUANTISATION = (1 / 255) ** 2 / 12  # variance of rounding to 8 bits: power below it says nothing
 FLAT_SHARE = 0.15  # of the patches of an image; noise is measured in the flattest
@@ -86,7 +86,7 @@ def spectrum(planes: Tensor, rings: int, sectors: int) -> Tensor:
     angle = torch.atan2(vertical, horizontal.expand_as(radius)) % torch.pi
     sector = (angle / torch.pi * sectors).round().long() % sectors
     index = (ring * sectors + sector).flatten()[1:]  # the mean is left out
-    sums = power.new_zeros(len(planes), rings * sectors).index_add_(1, index, power.flatten(1)[:, 1:])
+    sums = sums_by_index(power.flatten(1)[:, 1:], index, rings * sectors)
     return _log(sums / torch.bincount(index, minlength=rings * sectors).clamp_min(1))
 
 
