@@ -80,17 +80,21 @@ def test_a_fitted_degradation_finds_on_the_gpu_what_the_cpu_finds() -> None:
     draw = generator(5)
     pale = 0.25 + 0.5 * scenes()[:120]
     references = eight_bits(pale + 0.08 * torch.randn(pale.shape, generator=draw))
-    found = []
-    for device in ("cpu", GPU):
-        style = fit_style("fitted_degradation", references.to(device), scenes().to(device), StyleConfig(), generator())
-        styled = style.apply(scenes()[:64].to(device), torch.arange(64).to(device), generator()).cpu()
-        assert 0 <= styled.min() <= styled.max() <= 1
-        found.append({name: float(value) for name, value in zip(style.found.names, style.found.mean, strict=True)})
-        found[-1]["styled"] = float(styled.std())
-    assert {"contrast", "noise"} <= found[0].keys()
-    assert found[1]["contrast"] == pytest.approx(found[0]["contrast"], abs=0.1)
-    assert found[1]["noise"] == pytest.approx(found[0]["noise"], abs=0.02)
-    assert found[1]["styled"] == pytest.approx(found[0]["styled"], rel=0.1)
+    styles = [
+        fit_style("fitted_degradation", references.to(device), scenes().to(device), StyleConfig(), generator())
+        for device in ("cpu", GPU)
+    ]
+    first, second = (style.found for style in styles)
+    assert {"contrast", "noise"} <= set(first.names) == set(second.names)
+    assert second.values.is_cuda
+    torch.testing.assert_close(second.values.cpu(), first.values, rtol=0, atol=0)
+    content, order = scenes()[:64], torch.arange(64)
+    on_cpu = styles[0].apply(content, order, generator())
+    on_gpu = styles[1].apply(content.to(GPU), order.to(GPU), generator()).cpu()
+    assert 0 <= on_gpu.min() <= on_gpu.max() <= 1
+    assert float((on_gpu - content).square().mean()) == pytest.approx(
+        float((on_cpu - content).square().mean()), rel=0.05
+    )
 
 
 @pytest.mark.parametrize("name", sorted(CORRUPTIONS))
@@ -118,7 +122,7 @@ def test_a_method_trains(name: str, tmp_path: Path) -> None:
     result = run(classifier, tmp_path, name)
     assert result.device == torch.cuda.get_device_name()
     assert np.isfinite([h.get("loss", 0.0) for h in result.history]).all()
-    assert result.history[-1]["validation_repair_rate"] > (0.05 if name in ("batch_norm", "random") else 0.2)
+    assert result.history[-1]["validation_repair_rate"] > (0 if name == "batch_norm" else 0.2)
     assert result.peak_memory_mb["gpu_memory"] > 0
     assert sum(result.step_shares.values()) == pytest.approx(1)
     assert {p.device.type for p in classifier.parameters()} == {"cpu"}

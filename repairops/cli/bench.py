@@ -18,7 +18,9 @@ def bench() -> None:
 
 
 @bench.command()
-@click.option("--preset", default="cpu-mini", show_default=True, help="digits, cpu-mini, cpu, cpu-accurate or paper.")
+@click.option(
+    "--preset", default="cpu-mini", show_default=True, help="digits, cpu-mini, cpu, cpu-accurate, gpu or paper."
+)
 @click.option(
     "--data",
     nargs=2,

@@ -45,9 +45,11 @@ def fit_fitted_degradation(
 ) -> FittedDegradation:
     """Fits to references float32 (R, C, H, W) against clean images (M, C, H, W), both in 0..1.
 
-    `generator` draws the trials. Failures that look like clean images give (nearly) no degradation.
+    `generator` draws the trials. Failures that look like clean images give (nearly) no degradation. Fitted on the CPU
+    whatever device the images are on, so that a resumed training, and each process of one, finds the same.
     """
     if config.alpha == 0:
         return FittedDegradation(nothing(references), 0.0)
-    clean = clean[torch.randperm(len(clean), generator=generator)[:MAX_CLEAN].to(clean.device)]
-    return FittedDegradation(estimate(references, clean, generator), config.alpha)
+    device, references, clean = references.device, references.cpu(), clean.cpu()
+    clean = clean[torch.randperm(len(clean), generator=generator)[:MAX_CLEAN]]
+    return FittedDegradation(estimate(references, clean, generator).to(device), config.alpha)

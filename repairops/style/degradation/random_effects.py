@@ -6,6 +6,7 @@ answer adds.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +37,11 @@ class Estimate:
     noise_shape: Tensor
     fade: float | None = None
     surplus: Tensor | None = None
+
+    def to(self, device: torch.device) -> Estimate:
+        """The same on another device."""
+        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return dataclasses.replace(self, **tensors)
 
     def unexplained(self, members: Tensor | None = None) -> float:
         """How far the failures `members`, int64 (n,), as a group are from images that are degraded as was found.
