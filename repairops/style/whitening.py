@@ -155,7 +155,7 @@ def inverse_root(matrices: Tensor) -> Tensor:
         root, inverse = root @ change, change @ inverse
         if step % 3 == 2 and bool((change - unit).abs().max() < 1e-4):  # quadratic: the next step would be exact
             break
-    found = inverse / norm.sqrt()
+    found: Tensor = inverse / norm.sqrt()
     apart = (found @ matrices @ found - unit).abs().flatten(1).amax(1)
     failed = ~(apart < NEWTON_ERROR)  # NaN too
     if failed.any():

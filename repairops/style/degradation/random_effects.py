@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -40,8 +41,8 @@ class Estimate:
 
     def to(self, device: torch.device) -> Estimate:
         """The same on another device."""
-        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return dataclasses.replace(self, **tensors)
+        moved: dict[str, Any] = {name: x.to(device) for name, x in vars(self).items() if isinstance(x, Tensor)}
+        return dataclasses.replace(self, **moved)
 
     def unexplained(self, members: Tensor | None = None) -> float:
         """How far the failures `members`, int64 (n,), as a group are from images that are degraded as was found.
