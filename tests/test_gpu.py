@@ -136,7 +136,9 @@ def test_bfloat16_is_on_by_itself_and_leaves_float32_weights(tmp_path: Path) -> 
     assert {p.dtype for p in classifier.parameters()} == {torch.float32}
 
 
-def test_a_resumed_training_ends_near_the_weights_of_an_uninterrupted_one(tmp_path: Path) -> None:
+def test_a_resumed_training_goes_on_like_an_uninterrupted_one(tmp_path: Path) -> None:
+    """In its losses: a GPU's sums have no fixed order, so weights may come from another epoch where two are alike."""
+
     class Stop(Exception):
         pass
 
@@ -145,12 +147,14 @@ def test_a_resumed_training_ends_near_the_weights_of_an_uninterrupted_one(tmp_pa
             raise Stop
 
     whole, stopped, resumed = champion(), champion(), champion()
-    run(whole, tmp_path / "whole", "style_guided")
+    straight = run(whole, tmp_path / "whole", "style_guided")
     with pytest.raises(Stop):
         run(stopped, tmp_path / "parts", "style_guided", on_epoch=stop)
-    run(resumed, tmp_path / "parts", "style_guided")
-    apart = (weights(whole) - weights(resumed)).norm()
-    assert apart < 0.02 * (weights(whole) - weights(champion())).norm()  # a GPU's sums have no fixed order
+    gone_on = run(resumed, tmp_path / "parts", "style_guided")
+    one, two = ([h["loss"] for h in result.history] for result in (straight, gone_on))
+    assert len(one) == CONFIG.epochs
+    assert one[0] > 1.02 * one[1]
+    np.testing.assert_allclose(two, one, rtol=0.01)
 
 
 def test_images_that_do_not_fit_on_the_gpu_are_streamed_to_the_same_end(
@@ -202,11 +206,14 @@ def test_two_processes_on_one_gpu_have_the_losses_of_one(tmp_path: Path, monkeyp
     if torch.cuda.device_count() > 1:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setenv("REPAIROPS_TEST_DEVICE", GPU)
+    monkeypatch.setenv(
+        "NVIDIA_TF32_OVERRIDE", "0"
+    )  # half a batch may take another algorithm; in float32 that is rounding
     (alone,) = launch(tmp_path / "1", 1, ["style_guided"])
     first, second = launch(tmp_path / "2", 2, ["style_guided"])
     assert (alone["world"], first["world"]) == (1, 2)
     assert len(alone["style_guided"]["losses"]) == 20
-    np.testing.assert_allclose(first["style_guided"]["losses"], alone["style_guided"]["losses"], atol=1e-3)
+    np.testing.assert_allclose(first["style_guided"]["losses"], alone["style_guided"]["losses"], atol=2e-3)
     np.testing.assert_allclose(first["style_guided"]["losses"], second["style_guided"]["losses"], atol=1e-5)
 
 
