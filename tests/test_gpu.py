@@ -206,9 +206,7 @@ def test_two_processes_on_one_gpu_have_the_losses_of_one(tmp_path: Path, monkeyp
     if torch.cuda.device_count() > 1:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setenv("REPAIROPS_TEST_DEVICE", GPU)
-    monkeypatch.setenv(
-        "NVIDIA_TF32_OVERRIDE", "0"
-    )  # half a batch may take another algorithm; in float32 that is rounding
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")  # other sizes take other algorithms: rounding, in float32
     (alone,) = launch(tmp_path / "1", 1, ["style_guided"])
     first, second = launch(tmp_path / "2", 2, ["style_guided"])
     assert (alone["world"], first["world"]) == (1, 2)
