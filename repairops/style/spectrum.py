@@ -31,8 +31,7 @@ def radial_mean(values: Tensor, bins: Tensor) -> Tensor:
 def sums_by_index(values: Tensor, index: Tensor, count: int) -> Tensor:
     """Of (..., K), what belongs together by index int64 (K,): (..., count).
 
-    The same sums each time: a GPU's index_add_ takes its addends in no fixed order, and a fit of thousands of steps
-    makes two results of the last digit.
+    The same sums each time: a GPU's index_add_ takes its addends in no fixed order.
     """
     if values.device.type == "cpu":
         return values.new_zeros(*values.shape[:-1], count).index_add_(-1, index, values)

@@ -101,8 +101,7 @@ def ask(trials: Tensor, parameters: Tensor, asked: list[Tensor], generator: Gene
     truth = known[half:]
     design = torch.cat([torch.ones_like(truth[:, :1]), truth], 1)
     answers = regression(trials[half:])
-    # On the CPU: a GPU's solver gives NaN where a column of the design is a mixture of others.
-    slopes = torch.linalg.lstsq(design.cpu(), answers.cpu()).solution.to(answers.device)
+    slopes = torch.linalg.lstsq(design, answers).solution
     inverse = torch.linalg.pinv(slopes[1:], rtol=1e-2) * unit
     residual = (answers - design @ slopes) @ inverse
     scatter = residual.T @ residual / len(residual)
