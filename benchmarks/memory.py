@@ -16,24 +16,24 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
+from stand_ins import NAMES, failure_batch, image_set
 from torch import Generator, nn
 
 from repairops.clustering import cluster_failures
 from repairops.config import MethodConfig, StyleConfig, TrainingConfig
 from repairops.methods import make_method
 from repairops.network import Classifier
-from repairops.records import FailureBatch, ImageSet, InputSpec
+from repairops.records import ImageSet, InputSpec
 from repairops.training import train
 from repairops.training.clock import memory_figures
 
-NAMES = tuple("0123456789")
 CPU = torch.device("cpu")
 
 
 def random_set(count: int, seed: int) -> ImageSet:
     rng = np.random.default_rng(seed)
     pixels = torch.from_numpy(rng.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8))
-    return ImageSet(pixels, rng.integers(0, 10, count), NAMES, np.array([f"{seed}-{i}" for i in range(count)]))
+    return image_set(pixels, rng, str(seed))
 
 
 def network() -> nn.Module:
@@ -46,8 +46,7 @@ def network() -> nn.Module:
 
 def measure(size: int, seconds: float) -> dict[str, float]:
     torch.set_num_threads(1)
-    failed, blank = random_set(700, 1), np.full(700, "")
-    batch = FailureBatch(failed, failed.labels, np.ones(700, np.float32), blank, blank)
+    batch = failure_batch(random_set(700, 1))
     clusters = cluster_failures(batch, clusters=5, per_class=False, restarts=1, seed=0)
     before = memory_figures(CPU)["memory_mb"]
     classifier = Classifier(network(), InputSpec(3, 32, 32, NAMES))

@@ -18,6 +18,7 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
+from stand_ins import NAMES, failure_batch, image_set
 from torch import Generator, Tensor, nn
 
 from repairops.bench.networks import build_network
@@ -25,10 +26,9 @@ from repairops.clustering import cluster_failures
 from repairops.config import MethodConfig, StyleConfig, TrainingConfig
 from repairops.methods import make_method
 from repairops.network import Classifier
-from repairops.records import FailureBatch, ImageSet, InputSpec
+from repairops.records import ImageSet, InputSpec
 from repairops.training import train
 
-NAMES = tuple("0123456789")
 FAILURES = 700
 
 
@@ -39,10 +39,8 @@ def images(count: int, side: int, seed: int) -> Tensor:
     return torch.nn.functional.interpolate(coarse, (side, side), mode="bilinear")
 
 
-def image_set(content: Tensor, seed: int) -> ImageSet:
-    count = len(content)
-    labels = np.random.default_rng(seed).integers(0, 10, count)
-    return ImageSet((content * 255).byte(), labels, NAMES, np.array([f"{seed}-{i}" for i in range(count)]))
+def labelled(content: Tensor, seed: int) -> ImageSet:
+    return image_set((content * 255).byte(), np.random.default_rng(seed), str(seed))
 
 
 def make_network(name: str, spec: InputSpec) -> nn.Module:
@@ -57,8 +55,7 @@ def measure(name: str, recipe: str, device: str, steps: int, epochs: int) -> dic
     side, batch = (224, 64) if name == "resnet18" else (32, 128)
     pale = 0.3 + 0.4 * images(FAILURES, side, 1)
     noise = 0.1 * torch.randn(pale.shape, generator=Generator().manual_seed(2))
-    failed, blank = image_set((pale + noise).clamp(0, 1), 1), np.full(FAILURES, "")
-    failures = FailureBatch(failed, failed.labels, np.ones(FAILURES, np.float32), blank, blank)
+    failures = failure_batch(labelled((pale + noise).clamp(0, 1), 1))
     clusters = cluster_failures(failures, clusters=5, per_class=False, restarts=1, seed=0)
     spec = InputSpec(3, side, side, NAMES)
     classifier = Classifier(make_network(name, spec), spec)
@@ -71,7 +68,7 @@ def measure(name: str, recipe: str, device: str, steps: int, epochs: int) -> dic
             lambda data: make_method(
                 MethodConfig(recipe=recipe), StyleConfig(), data, Generator().manual_seed(0)
             ),
-            image_set(images((steps + 4) * batch, side, 0), 0), failures, failures.subset(np.arange(100)), clusters,
+            labelled(images((steps + 4) * batch, side, 0), 0), failures, failures.subset(np.arange(100)), clusters,
             config, seed=0, work_dir=Path(folder), method_key=recipe,
         )  # fmt: skip
     return {

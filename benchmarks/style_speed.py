@@ -32,7 +32,7 @@ from repairops.style import STYLES, Style, fit_style
 from repairops.style.haar import Bands, unpool
 from repairops.style.wct2 import Wct2, build_wct2, prepare
 from repairops.style.wct2_network import DECODE, Skip, Wct2Network
-from repairops.style.whitening import inverse_root, safe_eigh
+from repairops.style.whitening import inverse_root_by_eigenvalues, inverse_root_by_newton_schulz
 
 
 def images(count: int, side: int, seed: int) -> Tensor:
@@ -102,11 +102,6 @@ def one_image(network: Wct2Network, content: Tensor, reference: Tensor, levels: 
     return x.clamp(0, 1)
 
 
-def by_eigenvalues(matrices: Tensor) -> Tensor:
-    values, vectors = safe_eigh(matrices)
-    return (vectors * values.rsqrt()[:, None, :]) @ vectors.transpose(1, 2)
-
-
 def roots(size: int, condition: float, repeats: int, device: torch.device) -> dict[str, object]:
     """Microseconds a matrix and largest error against float64, for 32 matrices with eigenvalues from 1 to condition."""
     draw = Generator().manual_seed(size)
@@ -115,7 +110,10 @@ def roots(size: int, condition: float, repeats: int, device: torch.device) -> di
     matrices = ((basis * values) @ basis.transpose(1, 2)).float().to(device)
     exact = ((basis * values.rsqrt()) @ basis.transpose(1, 2)).to(device)
     line: dict[str, object] = {"root_of": size, "condition": condition}
-    for name, solve in (("by_eigenvalues", by_eigenvalues), ("by_newton_schulz", inverse_root)):
+    for name, solve in (
+        ("by_eigenvalues", inverse_root_by_eigenvalues),
+        ("by_newton_schulz", inverse_root_by_newton_schulz),
+    ):
         line[name] = round(1e6 / rate(partial(solve, matrices), 32, repeats, device), 1)
         line[f"{name}_error"] = float((solve(matrices) - exact).abs().max())
     return line
@@ -137,15 +135,18 @@ def rate(work: Callable[[], object], count: int, repeats: int, device: torch.dev
     work()
     best = float("inf")
     for _ in range(repeats):
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        clock = time.perf_counter if device.type == "cuda" else time.process_time
-        began = clock()
+        began = now(device)
         work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        best = min(best, clock() - began)
+        best = min(best, now(device) - began)
     return count / best
+
+
+def now(device: torch.device) -> float:
+    """Seconds: of CPU time on the CPU, by the clock on a GPU, once it has done what it was given."""
+    if device.type == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def main() -> None:
@@ -183,10 +184,9 @@ def main() -> None:
         ).clamp(0, 1)
         for name in STYLES:
             if name != "wct2":
-                clock = time.perf_counter if device.type == "cuda" else time.process_time
-                began = clock()
+                began = now(device)
                 style = fit_style(name, noisy, clean, StyleConfig(), Generator().manual_seed(0))
-                fitted = clock() - began
+                fitted = now(device) - began
                 value = rate(partial(apply, style, content, order), given.batch, given.repeats, device)
                 say(name, value, fit_seconds=round(fitted, 2))
     network = random_network().to(device)

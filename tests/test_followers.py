@@ -14,7 +14,7 @@ from pipeline_helpers import (
     template_fixture,  # noqa: F401
 )
 from torch import Generator, Tensor
-from training_helpers import champion, clusters_of, digits, failures
+from training_helpers import Stopped, champion, clusters_of, digits, failures, stop_after_first
 
 from repairops.config import Config, MethodConfig, StyleConfig, TrainingConfig, derive_seed, load_config
 from repairops.followers import Work, _with_style, fine_tune_everywhere
@@ -127,17 +127,10 @@ def test_the_style_of_a_job_is_the_one_that_its_training_would_fit(tmp_path: Pat
 
 
 def test_an_interrupted_training_goes_on_with_the_style_fitted_again(tmp_path: Path) -> None:
-    class Stop(Exception):
-        pass
-
-    def stop(epoch: int, figures: dict[str, float]) -> None:
-        if epoch == 1:
-            raise Stop
-
     whole, first, second = fitted(work()), fitted(work()), fitted(work())
     fine_tune_everywhere(whole, tmp_path / "whole")
-    with pytest.raises(Stop):
-        fine_tune_everywhere(first, tmp_path / "stopped", stop)
+    with pytest.raises(Stopped):
+        fine_tune_everywhere(first, tmp_path / "stopped", stop_after_first)
     result, _ = fine_tune_everywhere(second, tmp_path / "stopped")
     assert len(result.history) == 2
     assert weights(second) == weights(whole)

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from distributed_job import launch
 from style_helpers import eight_bits, generator, scenes
 from torch import Tensor
-from training_helpers import champion, digits, failures, one_cluster
+from training_helpers import Stopped, champion, digits, failures, one_cluster, stop_after_first
 
 from repairops.augment.patterns import find_pattern
 from repairops.bench.corruptions import CORRUPTIONS, corrupt
@@ -139,17 +139,10 @@ def test_bfloat16_is_on_by_itself_and_leaves_float32_weights(tmp_path: Path) -> 
 def test_a_resumed_training_goes_on_like_an_uninterrupted_one(tmp_path: Path) -> None:
     """In its losses: a GPU's sums have no fixed order, so weights may come from another epoch where two are alike."""
 
-    class Stop(Exception):
-        pass
-
-    def stop(epoch: int, figures: dict[str, float]) -> None:
-        if epoch == 1:
-            raise Stop
-
     whole, stopped, resumed = champion(), champion(), champion()
     straight = run(whole, tmp_path / "whole", "style_guided")
-    with pytest.raises(Stop):
-        run(stopped, tmp_path / "parts", "style_guided", on_epoch=stop)
+    with pytest.raises(Stopped):
+        run(stopped, tmp_path / "parts", "style_guided", on_epoch=stop_after_first)
     gone_on = run(resumed, tmp_path / "parts", "style_guided")
     one, two = ([h["loss"] for h in result.history] for result in (straight, gone_on))
     assert len(one) == CONFIG.epochs

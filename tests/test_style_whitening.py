@@ -8,7 +8,13 @@ from style_helpers import generator
 from torch import Tensor
 
 from repairops.style import whitening
-from repairops.style.whitening import inverse_root, matrix_power, safe_eigh, style_statistics, whiten_colour
+from repairops.style.whitening import (
+    inverse_root_by_newton_schulz,
+    matrix_power,
+    safe_eigh,
+    style_statistics,
+    whiten_colour,
+)
 
 
 def published(content: Tensor, style: Tensor) -> Tensor:
@@ -91,7 +97,7 @@ def test_newton_schulz_finds_the_inverse_root(size: int, condition: float) -> No
     values = torch.logspace(0, math.log10(condition), size, dtype=torch.float64)
     matrices = (basis * values) @ basis.transpose(1, 2)
     exact = (basis * values.rsqrt()) @ basis.transpose(1, 2)
-    found = inverse_root(matrices.float())
+    found = inverse_root_by_newton_schulz(matrices.float())
     assert found.isfinite().all()
     assert (found - exact).abs().max() < {1.0: 1e-6, 30.0: 1e-5, 1e3: 1e-4, 1e5: 1e-3}.get(condition, 0.1)
 
@@ -99,14 +105,14 @@ def test_newton_schulz_finds_the_inverse_root(size: int, condition: float) -> No
 def test_one_hopeless_matrix_does_not_spoil_its_neighbours() -> None:
     matrices = torch.eye(6).repeat(3, 1, 1)
     matrices[1] = torch.diag(torch.logspace(0, 12, 6))
-    found = inverse_root(matrices)
+    found = inverse_root_by_newton_schulz(matrices)
     torch.testing.assert_close(found[[0, 2]], torch.eye(6).repeat(2, 1, 1), atol=1e-5, rtol=0)
     torch.testing.assert_close(found[1].diagonal(), torch.logspace(0, -6, 6), atol=1e-4, rtol=0.01)
 
 
 @pytest.mark.parametrize("side", [2, 4, 8])
 def test_the_gpu_s_way_to_the_root_gives_the_published_transfer_too(side: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(whitening, "_inverse_root_by_eigen", inverse_root)
+    monkeypatch.setattr(whitening, "inverse_root_by_eigenvalues", inverse_root_by_newton_schulz)
     content, style = (3 * torch.randn(4, 24, side, side, generator=generator(seed)) for seed in (1, 2))
     moved = whiten_colour(content, style_statistics(style))
     for found, one, other in zip(moved, content, style, strict=True):

@@ -116,6 +116,16 @@ class Degradation:
         return degrade(content, int(torch.randint(0, 2**31, (1,), generator=generator)))
 
 
+class Stopped(Exception):
+    """A training that was interrupted, see `stop_after_first`."""
+
+
+def stop_after_first(epoch: int, figures: dict[str, float]) -> None:
+    """For `on_epoch`: interrupts a training once its first epoch has its checkpoint."""
+    if epoch == 1:
+        raise Stopped
+
+
 class Identity:
     """A style that changes nothing."""
 

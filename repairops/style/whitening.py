@@ -95,7 +95,7 @@ def whiten_colour(features: Tensor, style: StyleStatistics, alpha: float = 1.0) 
     """
     _, centred, (low, high) = _rows(features)
     gram = _gram(centred)
-    root = inverse_root(gram) if gram.is_cuda else _inverse_root_by_eigen(gram)
+    root = inverse_root_by_newton_schulz(gram) if gram.is_cuda else inverse_root_by_eigenvalues(gram)
     factor, mean = style.factor, style.mean[:, None, :]
     if root.shape[1] < centred.shape[2]:
         exact = (centred, root, factor, mean)
@@ -136,13 +136,14 @@ def _gram_eigen(centred: Tensor) -> tuple[Tensor, Tensor]:
     return values.clamp_min(1), vectors
 
 
-def _inverse_root_by_eigen(matrices: Tensor) -> Tensor:
+def inverse_root_by_eigenvalues(matrices: Tensor) -> Tensor:
+    """M^(-1/2) of symmetric float32 matrices (B, n, n) with eigenvalues of at least 1."""
     values, vectors = safe_eigh(matrices)
     return (vectors * values.clamp_min(1).rsqrt()[:, None, :]) @ vectors.transpose(1, 2)
 
 
-def inverse_root(matrices: Tensor) -> Tensor:
-    """M^(-1/2) of symmetric float32 matrices (B, n, n) with eigenvalues of at least 1, by Newton-Schulz.
+def inverse_root_by_newton_schulz(matrices: Tensor) -> Tensor:
+    """As `inverse_root_by_eigenvalues`, from products alone.
 
     The coupled iteration Y -> M^(1/2), Z -> M^(-1/2) of the matrix over its norm; one that has not come to Z M Z = I
     within NEWTON_STEPS is solved by its eigenvalues.
@@ -159,5 +160,5 @@ def inverse_root(matrices: Tensor) -> Tensor:
     apart = (found @ matrices @ found - unit).abs().flatten(1).amax(1)
     failed = ~(apart < NEWTON_ERROR)  # NaN too
     if failed.any():
-        found[failed] = _inverse_root_by_eigen(matrices[failed])
+        found[failed] = inverse_root_by_eigenvalues(matrices[failed])
     return found

@@ -111,8 +111,8 @@ def start_ranks() -> Ranks:
         if torch.cuda.is_available():
             gpus = torch.cuda.device_count()
             torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % gpus)
-            shared = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > gpus
-            backend = "gloo" if shared else "cpu:gloo,cuda:nccl"
+            if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) <= gpus:
+                backend = "cpu:gloo,cuda:nccl"
         try:
             dist.init_process_group(backend, timeout=WAIT)
         except (RuntimeError, ValueError) as error:
