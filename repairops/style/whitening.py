@@ -9,8 +9,9 @@ fewer positions than channels (I + A A')^(-1/2) A = A (I + A' A)^(-1/2), and (I 
 min(C, n) columns and is all that a style needs to keep. No eigenvalue is cut: those of I + C are at least 1.
 
 The roots come from symmetric eigenvalues on a CPU. Newton-Schulz (Higham, Functions of Matrices, 2008, chapter 6) needs
-products alone, but 9 to 14 steps of three: on a CPU it is slower at 64 and 128 channels, on a GPU, whose `eigh` takes
-one matrix after the other, 20 to 40 times as fast (benchmarks/style_speed.py). There it gives the root of the content.
+products alone, but 9 to 14 steps of three: on a CPU it is level at 64 channels and half as fast at 128, on a GPU, whose
+`eigh` takes one matrix after the other, 20 to 50 times as fast (benchmarks/style_speed.py). There it gives the
+root of the content.
 
 Features are taken as rows, (B, n, C), which is how channels_last stores them: no copy. Roots are always found in
 float32; the map that results is applied in the features' own precision.
