@@ -89,7 +89,7 @@ def test_one_operation_for_each_image_at_its_own_strength():
     levels = torch.full((11,), 3.0)
     signs = torch.ones(11)
     signs[-1] = -1
-    found = ops.apply_operations(images, chosen, levels, signs)
+    found = ops.apply_operations(images, chosen[:, None], levels[:, None], signs[:, None])
     one = images[:1]
     wanted = {
         "autocontrast": ops.autocontrast(one),
@@ -107,6 +107,19 @@ def test_one_operation_for_each_image_at_its_own_strength():
     assert torch.equal(found[9], images[0])
     assert torch.equal(found[10], ops.rotate(one, torch.tensor([-9]))[0])
     assert torch.equal(images[0], sample_images(3, 32, 32)[0])  # the input is left alone
+
+
+def test_operations_follow_each_other_in_their_order():
+    images = sample_images(3, 24, 32).repeat(9, 1, 1, 1)
+    draws = draw_mixing(len(images), Generator().manual_seed(5), chains=1, severity=10)
+    drawn = [x[:, 0] for x in (draws.operations, draws.levels, draws.signs)]
+    wanted = images.clone()
+    for place in range(DEPTH):
+        for row in range(len(images)):  # each alone
+            here = [x[row : row + 1, place : place + 1] for x in drawn]
+            wanted[row : row + 1] = ops.apply_operations(wanted[row : row + 1], *here)
+    assert torch.equal(ops.apply_operations(images, *drawn), wanted)
+    assert not torch.equal(ops.apply_operations(images, *(x.flip(1) for x in drawn)), wanted)
 
 
 def draws_of(chains: list[list[int]], weights: list[float], blend: float) -> MixingDraws:

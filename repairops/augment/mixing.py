@@ -78,9 +78,7 @@ def run_chains(images: Tensor, draws: MixingDraws, style: Callable[[Tensor], Ten
         mixed[index] = _to_levels(style(mixed[index] / 255))
         operations = operations.clone()
         operations[styled, 0] = -1
-    levels, signs = draws.levels.view(-1, depth), draws.signs.view(-1, depth)
-    for place in range(depth):
-        mixed = apply_operations(mixed, operations[:, place], levels[:, place], signs[:, place])
+    mixed = apply_operations(mixed, operations, draws.levels.view(-1, depth), draws.signs.view(-1, depth))
     return mixed.view(batch, chains, *images.shape[1:]) / 255
 
 

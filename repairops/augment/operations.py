@@ -113,48 +113,54 @@ def affine(images: Tensor, coefficients: Tensor) -> Tensor:
 
 
 def apply_operations(images: Tensor, operations: Tensor, levels: Tensor, signs: Tensor) -> Tensor:
-    """One operation for each image, at AugMix's strengths.
+    """Up to D operations for each image, one after the other, at AugMix's strengths.
 
-    operations: int64 (B,), index into OPERATIONS, or negative for none. levels: float (B,), 0..10, AugMix's drawn
-    level. signs: float (B,), +1 or -1, the direction of the affine operations. All affine operations share one
-    resampling. operations, levels and signs lie on the CPU, where they are drawn.
+    operations: int64 (B, D), index into OPERATIONS, or negative for none. levels: float (B, D), 0..10, AugMix's drawn
+    level. signs: float (B, D), +1 or -1, the direction of the affine operations. At each place all affine operations
+    share one resampling. operations, levels and signs lie on the CPU, where they are drawn; a GPU gets what it needs of
+    them in two copies.
     """
+    kinds = operations.clamp(-1, _FIRST_AFFINE)
+    counts = [(column + 1).bincount(minlength=_FIRST_AFFINE + 2).tolist() for column in kinds.unbind(1)]
+    order = kinds.argsort(dim=0, stable=True).to(images.device)
+    drawn = (operations.flatten(), levels.flatten(), signs.flatten())
+    settings = torch.cat((_affine_coefficients(*drawn, images.shape[2:]), _pointwise_settings(*drawn[:2])), 1)
+    settings = settings.to(images).view(*operations.shape, -1)
     result = images.clone()
-    for number, name in enumerate(OPERATIONS[:_FIRST_AFFINE]):
-        chosen = (operations == number).nonzero().squeeze(1)
-        if len(chosen):
-            index = chosen.to(images.device)
-            result[index] = _apply_pointwise(name, images[index], levels[chosen])
-    chosen = (operations >= _FIRST_AFFINE).nonzero().squeeze(1)
-    if len(chosen):
-        index = chosen.to(images.device)
-        coefficients = _affine_coefficients(operations[chosen], levels[chosen], signs[chosen], images.shape[2:])
-        result[index] = affine(images[index], coefficients)
+    for place, indices in enumerate(order.unbind(1)):
+        for kind, index in enumerate(torch.split(indices, counts[place])[1:]):  # the first split has no operation
+            if len(index):
+                result[index] = _apply(kind, result[index], settings[index, place])
     return result
 
 
-def _apply_pointwise(name: str, images: Tensor, levels: Tensor) -> Tensor:
-    if name == "autocontrast":
+def _apply(kind: int, images: Tensor, settings: Tensor) -> Tensor:
+    """kind: index into OPERATIONS, _FIRST_AFFINE for all affine ones. settings: (B, 7), coefficients and one number."""
+    if kind == _FIRST_AFFINE:
+        return affine(images, settings[:, :6])
+    if OPERATIONS[kind] == "autocontrast":
         return autocontrast(images)
-    if name == "equalize":
+    if OPERATIONS[kind] == "equalize":
         return equalize(images)
-    if name == "posterize":
-        return posterize(images, 4 - torch.trunc(levels * 4 / 10))
-    return solarize(images, 256 - torch.trunc(levels * 256 / 10))
+    return (posterize if OPERATIONS[kind] == "posterize" else solarize)(images, settings[:, 6])
+
+
+def _pointwise_settings(operations: Tensor, levels: Tensor) -> Tensor:
+    """Float64 (N, 1): posterize's bits, solarize's threshold."""
+    bits, threshold = 4 - torch.trunc(levels * 4 / 10), 256 - torch.trunc(levels * 256 / 10)
+    return torch.where(operations == OPERATIONS.index("posterize"), bits, threshold).double().unsqueeze(1)
 
 
 def _affine_coefficients(operations: Tensor, levels: Tensor, signs: Tensor, size: torch.Size) -> Tensor:
+    """Float64 (N, 6); the identity's where an operation is not affine."""
     height, width = size
-    strengths = {
-        "shear_x": (1, levels * 0.3 / 10),
-        "shear_y": (3, levels * 0.3 / 10),
-        "translate_x": (2, torch.trunc(levels * (width / 3) / 10)),
-        "translate_y": (5, torch.trunc(levels * (height / 3) / 10)),
-    }
-    result = rotation_coefficients(torch.trunc(levels * 30 / 10) * signs, height, width)
-    for name, (position, strength) in strengths.items():
-        chosen = operations == OPERATIONS.index(name)
-        result[chosen] = _coefficients(strength * signs, position)[chosen]
+    turned = operations == _FIRST_AFFINE
+    result = rotation_coefficients(torch.trunc(levels * 30 / 10) * signs * turned, height, width)
+    moved = (operations > _FIRST_AFFINE).nonzero().squeeze(1)
+    kind = operations[moved] - _FIRST_AFFINE - 1  # shear x, y, translate x, y
+    strength = levels[moved] * torch.tensor([0.3, 0.3, width / 3, height / 3])[kind] / 10
+    strength = torch.where(kind < 2, strength, torch.trunc(strength)) * signs[moved]
+    result[moved, torch.tensor([1, 3, 2, 5])[kind]] = strength.double()
     return result
 
 

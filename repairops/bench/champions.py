@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor
+from torch import Tensor
 
 from repairops.bench.networks import NETWORKS, build_network
 from repairops.config import derive_seed
@@ -22,6 +22,7 @@ from repairops.device import MixedPrecision, seeded
 from repairops.network import Classifier, to_unit
 from repairops.records import ImageSet, InputSpec
 from repairops.training.loop import make_jitter
+from repairops.training.source import make_batch_source
 
 logger = logging.getLogger("repairops")
 
@@ -60,6 +61,8 @@ def train_champion(
     running = MixedPrecision(classifier.network, spec) if config.bfloat16 else classifier
     generator = torch.Generator().manual_seed(derive_seed(seed, "champion"))
     used = torch.randperm(len(train_set), generator=generator)[: config.max_train_images or None]
+    source = make_batch_source(train_set, used.numpy(), device)
+    jitter = make_jitter(train_set, -1, config.horizontal_flip)
     optimizer = torch.optim.SGD(
         [p for p in classifier.parameters() if p.requires_grad],
         lr=1e-3, momentum=config.momentum, weight_decay=config.weight_decay, nesterov=True,
@@ -72,36 +75,25 @@ def train_champion(
     running.train()
     with seeded(derive_seed(seed, "dropout"), device):
         for epoch in range(1, config.epochs + 1):
-            order = used[torch.randperm(len(used), generator=generator)]
-            for start in range(0, steps * config.batch_size, config.batch_size):
-                rows = order[start : start + config.batch_size]
-                loss = _step(running, train_set, rows, config, optimizer, generator)
+            order = torch.randperm(len(used), generator=generator)[: steps * config.batch_size]
+            for images, labels in source.stream(torch.split(order, config.batch_size)):
+                loss = _step(running, jitter(images, generator), labels, optimizer)
                 schedule.step()
             logger.info(
                 "champion %s: epoch %d/%d, loss %.3f, %.0f s",
-                network, epoch, config.epochs, loss, time.monotonic() - began,
+                network, epoch, config.epochs, loss.item(), time.monotonic() - began,
             )  # fmt: skip
     classifier.to("cpu").to(memory_format=torch.contiguous_format)
     return classifier.eval()
 
 
-def _step(
-    running: Classifier,
-    train_set: ImageSet,
-    rows: Tensor,
-    config: ChampionConfig,
-    optimizer: torch.optim.SGD,
-    generator: Generator,
-) -> float:
-    device = optimizer.param_groups[0]["params"][0].device
-    jitter = make_jitter(train_set, -1, config.horizontal_flip)
-    images = jitter(to_unit(train_set.pixels[rows].to(device)), generator).contiguous(memory_format=torch.channels_last)
-    labels = torch.from_numpy(train_set.labels)[rows].to(device)
+def _step(running: Classifier, images: Tensor, labels: Tensor, optimizer: torch.optim.SGD) -> Tensor:
+    """The loss, which is left on the device: to read it at each step would make a GPU wait for this process."""
     optimizer.zero_grad(set_to_none=True)
-    loss = F.cross_entropy(running(images), labels)
+    loss = F.cross_entropy(running(images.contiguous(memory_format=torch.channels_last)), labels)
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
-    return loss.item()
+    return loss.detach()
 
 
 def champion_arguments(network: str, train_set: ImageSet, config: ChampionConfig, seed: int) -> dict[str, Any]:

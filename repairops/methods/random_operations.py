@@ -32,12 +32,11 @@ class RandomOperations:
         self, classifier: Classifier, images: Tensor, labels: Tensor, generator: Generator
     ) -> tuple[Tensor, dict[str, float]]:
         joint, labels, failures = self.failures.join(images, labels, generator)
-        changed = (joint * 255).round()
-        for _ in range(APPLIED):
-            operations = torch.randint(0, len(OPERATIONS), (len(joint),), generator=generator)
-            levels = 0.1 + (self.severity - 0.1) * torch.rand(len(joint), generator=generator)
-            signs = 1.0 - 2.0 * torch.randint(0, 2, (len(joint),), generator=generator)
-            changed = apply_operations(changed, operations, levels, signs)
+        shape = (len(joint), APPLIED)
+        operations = torch.randint(0, len(OPERATIONS), shape, generator=generator)
+        levels = 0.1 + (self.severity - 0.1) * torch.rand(shape, generator=generator)
+        signs = 1.0 - 2.0 * torch.randint(0, 2, shape, generator=generator)
+        changed = apply_operations((joint * 255).round(), operations, levels, signs)
         return train_and_failure_loss(classifier(changed / 255), labels, failures)
 
 

@@ -40,11 +40,14 @@ def degrade(images: Tensor, degradation: Degradation, generator: Generator) -> T
 
 def _where(images: Tensor, degradation: Degradation, names: tuple[str, ...], change: Callable[..., Tensor]) -> Tensor:
     """`change(images, *parameters)` on the images for which one of the parameters is not 0."""
+    if not set(names) & set(degradation.names):
+        return images  # known without a look at the values, for which a GPU has to be waited for
     parameters = [degradation[name] for name in names]
     touched = torch.stack(parameters).ne(0).any(0)
-    if not touched.any():
+    count = int(touched.sum())
+    if not count:
         return images
-    if touched.all():
+    if count == len(images):
         return change(images, *parameters)
     images = images.clone()
     images[touched] = change(images[touched], *(p[touched] for p in parameters))
