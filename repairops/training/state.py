@@ -169,7 +169,7 @@ class TrainingState:
 
 @torch.no_grad()
 def count_right(classifier: Classifier, images: ImageSet, device: torch.device, rows: slice = slice(None)) -> int:
-    """Images that the classifier, in eval mode and float32, gets right; an answer that is not finite is wrong."""
+    """Images that the classifier, in eval mode without autocast, gets right; an answer that is not finite is wrong."""
     set_mode(classifier, training=False)
     right = 0
     labels = torch.from_numpy(images.labels)
