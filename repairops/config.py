@@ -18,26 +18,17 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from repairops.errors import InvalidOption, UnknownOption, UsageError
 from repairops.evidence import Level
 from repairops.presets import with_margin, with_preset
+from repairops.ranges import check_ranges
 
 # A field with this metadata does not change what a job makes and decides: it is not in the digest.
 _MACHINE = {"affects_result": False}
 
-# What the gate's numbers can mean: lowest, highest. At more confidence than 0.9999 the exact tests have no risk left to
-# give, and no number of images passes.
-_POINTS, _SHARE, _NO_END = (0, 100, "from 0 to 100 percentage points"), (0, 1, "from 0 to 1"), math.inf
-_GATE_RANGES = {
-    "confidence": (0.5, 0.9999, "from 0.5 to 0.9999, one-sided"),
-    "margin_points": _POINTS,
-    "min_repair_rate": (0, 0.9999, "from 0 to 0.9999; that every failure is repaired cannot be shown"),
-    "class_margin_points": _POINTS,
-    "max_negative_flips": _SHARE,
-    "parity_tolerance": (0, _NO_END, "0 or more"),
-    "max_latency_ratio": (1e-9, _NO_END, "positive; 1 is the champion's own time"),
-    "min_part_repair_rate": _SHARE,
-    "corruption_margin_points": _POINTS,
-    "corruption_images": (0, _NO_END, "0 (all clean images) or more"),
-    "max_ece_rise": _SHARE,
-}
+
+class _Stage:
+    """Options of the stage that the class is named after. Raises InvalidOption for a number out of its range."""
+
+    def __post_init__(self) -> None:
+        check_ranges(type(self).__name__.removesuffix("Config").lower(), self)
 
 
 @dataclass(frozen=True)
@@ -55,14 +46,14 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class ImagesConfig:
+class ImagesConfig(_Stage):
     memory_limit_mb: int = field(default=4096, metadata=_MACHINE)  # a larger set is memory-mapped
     max_image_pixels: int = 50_000_000  # refused before decoding (decompression bombs)
     max_image_bytes: int = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True)
-class ValidationConfig:
+class ValidationConfig(_Stage):
     min_rows: int = 30  # failures left after quarantine
     min_classes: int = 2
     max_quarantined_share: float = 0.5  # of the rows that are not merely stale
@@ -72,7 +63,7 @@ class ValidationConfig:
 
 
 @dataclass(frozen=True)
-class SplitConfig:
+class SplitConfig(_Stage):
     heldout_fraction: float = 0.3
     validation_fraction: float = 0.2  # of the failures that are not held out
     near_duplicate_similarity: float = 0.95  # correlation of 8x8 thumbnails, where there is no group column
@@ -81,14 +72,14 @@ class SplitConfig:
 
 
 @dataclass(frozen=True)
-class ClusteringConfig:
+class ClusteringConfig(_Stage):
     clusters: int = 5
     per_class: bool = False  # cluster inside each class, as the authors' scripts do
     restarts: int = 3
 
 
 @dataclass(frozen=True)
-class StyleConfig:
+class StyleConfig(_Stage):
     name: str = "fitted_degradation"
     levels: int = 2  # Haar levels of subband_wct; wct2 takes 1 to 4
     alpha: float = 1.0  # strength, 0 = content unchanged
@@ -99,7 +90,7 @@ class StyleConfig:
 
 
 @dataclass(frozen=True)
-class MethodConfig:
+class MethodConfig(_Stage):
     name: str = "style_guided"
     recipe: Literal["default", "paper"] = "default"
     use_failures: Literal["auto", "on", "off"] = "auto"  # train on failure images; auto = all but the paper recipe
@@ -121,7 +112,7 @@ class MethodConfig:
 
 
 @dataclass(frozen=True)
-class TrainingConfig:
+class TrainingConfig(_Stage):
     epochs: int = 5
     batch_size: int = 100  # train images; styled and failure images come on top
     learning_rate: float = 0.02
@@ -145,9 +136,7 @@ class TrainingConfig:
 
 
 @dataclass(frozen=True)
-class GateConfig:
-    """Raises InvalidOption for a number out of its range, so that no gate ever has one."""
-
+class GateConfig(_Stage):
     confidence: float = 0.95  # one-sided
     margin_points: float = 0.5  # largest clean-accuracy loss allowed, percentage points
     min_repair_rate: float = 0.3
@@ -173,11 +162,6 @@ class GateConfig:
     onnx_parity: Level = "required"
     onnx_accuracy: Level = "advisory"
     latency: Level = "advisory"
-
-    def __post_init__(self) -> None:
-        for name, (low, high, wanted) in _GATE_RANGES.items():
-            if not low <= getattr(self, name) <= high:  # NaN neither
-                raise InvalidOption(f"gate.{name}", getattr(self, name), wanted)
 
 
 @dataclass(frozen=True)

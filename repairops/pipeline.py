@@ -12,6 +12,7 @@ from repairops.config import Config
 from repairops.device import resolve_device
 from repairops.errors import RepairError, UsageError
 from repairops.job import Job
+from repairops.methods import check_names
 from repairops.outcome import Outcome
 from repairops.report import Pictures
 from repairops.stages.gallery import changed_answers, negative_flips, sample_pairs
@@ -61,7 +62,8 @@ def repair(
     the run then keeps the outcome 'error' and what was found so far.
     """
     config = config or Config()
-    resolve_device(config.training.device)  # a device that is not there is known before a run is opened
+    resolve_device(config.training.device)  # what is not there is known before a run is opened
+    check_names(config.method, config.style)
     client = connect(tracking_uri)
     ref = resolve_model(model, client)
     if config.register.promote == "auto" and not ref.alias:

@@ -33,8 +33,12 @@ from repairops.errors import (
     DatasetNotFound,
     DeviceNotAvailable,
     FailureBatchRejected,
+    InvalidOption,
     ModelNotFound,
+    PatternNotUsable,
     RegistryUnreachable,
+    RepairError,
+    StyleWeightsMissing,
     UsageError,
 )
 from repairops.images import encode_png
@@ -236,6 +240,23 @@ def test_a_gpu_that_is_not_there_is_an_error(scene: Scene) -> None:
         repair(config=options("training.device=cuda"))
     assert "training.device=auto or cpu" in str(raised.value)
     assert scene.repairs() == []  # known before a run is opened
+
+
+@pytest.mark.parametrize(
+    ("option", "error", "said"),
+    [
+        ("method.name=magic", InvalidOption, r"method\.name is 'magic'.*style_guided.*auto"),
+        ("style.name=magic", InvalidOption, r"style\.name is 'magic'.*fitted_degradation.*auto"),
+        ("style.name=wct2", StyleWeightsMissing, r"style\.weights"),
+        ("method.known_patterns=magic", PatternNotUsable, "magic"),
+    ],
+)
+def test_a_name_that_does_not_exist_is_refused_before_a_run_is_opened(
+    scene: Scene, option: str, error: type[RepairError], said: str
+) -> None:
+    with pytest.raises(error, match=said):
+        repair(config=options(option))
+    assert not scene.repairs()
 
 
 def test_a_server_that_does_not_answer_is_an_error(scene: Scene) -> None:

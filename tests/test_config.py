@@ -6,6 +6,7 @@ import pytest
 from repairops.config import Config, config_from_dict, derive_seed, load_config, option_names
 from repairops.errors import InvalidOption, UnknownOption, UsageError
 from repairops.presets import PRESETS
+from repairops.ranges import RANGES
 
 
 def test_defaults_then_file_then_overrides(tmp_path):
@@ -72,6 +73,34 @@ def test_infinity_in_yaml_is_refused(tmp_path):
         file.write_text(text)
         with pytest.raises(InvalidOption, match=r"training\."):
             load_config(file)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *("training.epochs=0", "training.learning_rate=-1", "training.learning_rate=0", "training.batch_size=0"),
+        *("training.validation_fraction=1", "training.ema=1", "training.epoch_images=-1", "training.crop_padding=-2"),
+        *("training.max_minutes=-1", "training.max_clean_drop=-0.1", "training.patience=-1", "training.workers=-2"),
+        *("method.failure_share=-1", "method.population=0", "method.cutout_side=0", "method.chains=0"),
+        *("method.style_share=1.1", "method.trial_share=1", "method.mix_alpha=0", "method.severity=11"),
+        *("style.alpha=1.5", "style.levels=5", "clustering.clusters=0", "clustering.restarts=0"),
+        *("split.heldout_fraction=1", "split.clean_validation_fraction=-0.1", "validation.max_class_share=2"),
+        *("images.max_image_pixels=0", "gate.confidence=95"),
+    ],
+)
+def test_a_number_out_of_its_range_is_named_with_the_range(option):
+    name, _, value = option.partition("=")
+    with pytest.raises(InvalidOption, match=rf"^Option {name} is {float(value):g}(\.0)?; it must be (.*\d|positive)"):
+        load_config(overrides=[option])
+
+
+def test_every_range_belongs_to_a_number_of_a_stage_and_holds_its_default():
+    options = Config()
+    for stage, ranges in RANGES.items():
+        for name, (low, high, _) in ranges.items():
+            assert low <= getattr(getattr(options, stage), name) <= high
+            with pytest.raises(InvalidOption, match=rf"{stage}\.{name}"):
+                dataclasses.replace(getattr(options, stage), **{name: float("nan")})
 
 
 def test_on_and_off_in_yaml_are_words_where_words_are_wanted(tmp_path):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Generator
 
+from repairops.augment.patterns import find_pattern
 from repairops.config import MethodConfig, StyleConfig
 from repairops.errors import InvalidOption, listing
 from repairops.methods.base import Method, MethodFactory, RepairData
@@ -17,8 +18,9 @@ from repairops.methods.mixup import make_mixup
 from repairops.methods.random_operations import make_random
 from repairops.methods.sensei import make_sensei
 from repairops.methods.style_guided import make_augmix, make_style_guided
+from repairops.style import check_style
 
-__all__ = ["AUTO", "METHODS", "Method", "MethodEntry", "RepairData", "make_method"]
+__all__ = ["AUTO", "METHODS", "Method", "MethodEntry", "RepairData", "check_names", "make_method"]
 
 AUTO = "auto"  # not a method: short trials choose one, see `trials`
 
@@ -99,30 +101,20 @@ METHODS: dict[str, MethodEntry] = {
 }
 
 
+def check_names(method: MethodConfig, style: StyleConfig) -> None:
+    """Whether a method, its known patterns and a style exist, before any work is done.
+
+    Raises InvalidOption, PatternNotUsable, StyleWeightsMissing (wct2).
+    """
+    if method.name not in METHODS and method.name != AUTO:
+        raise InvalidOption("method.name", method.name, f"one of {listing([*METHODS, AUTO])}")
+    for name in method.known_patterns:
+        find_pattern(name)
+    check_style(style)
+
+
 def make_method(config: MethodConfig, style: StyleConfig, data: RepairData, generator: Generator) -> Method:
     """The method that the configuration names, fitted to the data. Raises InvalidOption for an unknown name."""
     if config.name not in METHODS:
         raise InvalidOption("method.name", config.name, f"one of {listing([*METHODS, AUTO])}")
-    _check(config)
     return METHODS[config.name].make(data, config, style, generator)
-
-
-def _check(config: MethodConfig) -> None:
-    wanted = {
-        "failure_share": (config.failure_share >= 0, "0 or more"),
-        "style_share": (0 <= config.style_share <= 1, "from 0 to 1"),
-        "style_weight": (config.style_weight >= 0, "0 or more"),
-        "distillation": (0 <= config.distillation <= 1, "from 0 to 1"),
-        "jsd_lambda": (config.jsd_lambda >= 0, "0 or more"),
-        "severity": (0.1 <= config.severity <= 10, "from 1 to 10"),
-        "chains": (config.chains >= 1, "1 or more"),
-        "mix_alpha": (config.mix_alpha > 0, "positive"),
-        "cutout_side": (0 < config.cutout_side <= 1, "above 0 and at most 1"),
-        "population": (config.population >= 1, "1 or more"),
-        "generations": (config.generations >= 0, "0 or more"),
-        "trial_share": (0 < config.trial_share < 1, "above 0 and below 1"),
-        "components": (config.components >= 1, "1 or more"),
-    }
-    for name, (fits, words) in wanted.items():
-        if not fits:
-            raise InvalidOption(f"method.{name}", getattr(config, name), words)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from repairops.config import Config, derive_seed
-from repairops.errors import InvalidOption, NoUnseenImages
+from repairops.errors import NoUnseenImages
 from repairops.images import pick_images
 from repairops.job import Job
 from repairops.records import CleanSet, ImageSet
@@ -21,9 +21,6 @@ def assign_clean_roles(
     the clean set. The first is None where a part of the train set chooses instead. The ids of what chooses are
     logged, and the outcome says where it comes from.
     """
-    if not 0 <= job.config.split.clean_validation_fraction < 1:
-        value = job.config.split.clean_validation_fraction
-        raise InvalidOption("split.clean_validation_fraction", value, "at least 0 and below 1")
     unseen, judging = _take(job, train_set, clean, given) if given else _cut(job, train_set, clean)
     if unseen:
         job.log_role("clean_validation", unseen.sample_ids)

@@ -14,9 +14,9 @@ from repairops.style.base import Style, Witness
 from repairops.style.fitted import fit_fitted_degradation
 from repairops.style.spectral import fit_fourier_amplitude, fit_high_band_swap, fit_radial_spectrum
 from repairops.style.subband import fit_subband_wct
-from repairops.style.wct2 import fit_wct2
+from repairops.style.wct2 import check_wct2, fit_wct2
 
-__all__ = ["AUTO", "STYLES", "Style", "StyleFactory", "Witness", "fit_style"]
+__all__ = ["AUTO", "STYLES", "Style", "StyleFactory", "Witness", "check_style", "fit_style"]
 
 AUTO = "auto"  # not a style: a mix of them, chosen for each cluster by the champion's answers
 
@@ -32,6 +32,14 @@ STYLES: dict[str, StyleFactory] = {
 }
 
 
+def check_style(config: StyleConfig) -> None:
+    """Raises InvalidOption for an unknown style or site of wct2, StyleWeightsMissing for wct2 without weights."""
+    if config.name not in STYLES and config.name != AUTO:
+        raise InvalidOption("style.name", config.name, f"one of {listing([*STYLES, AUTO])}")
+    if config.name == "wct2":
+        check_wct2(config)
+
+
 def fit_style(
     name: str,
     references: Tensor,
@@ -44,15 +52,11 @@ def fit_style(
 
     references: float32 (R, C, H, W) in 0..1, the repair failures. clean: float32 (M, C, H, W) in 0..1, a sample of
     train images (2,000 are plenty). generator: on the CPU. witness: only for `auto`, which needs it. Raises
-    InvalidOption for an unknown name or an option out of range, StyleNotFittable for sets that cannot be fitted to,
+    InvalidOption for an unknown name, StyleNotFittable for sets that cannot be fitted to,
     StyleWeightsMissing (wct2).
     """
     if name not in STYLES and name != AUTO:
         raise InvalidOption("style.name", name, f"one of {listing([*STYLES, AUTO])}")
-    if not 0 <= config.alpha <= 1:
-        raise InvalidOption("style.alpha", config.alpha, "from 0 (content unchanged) to 1 (full strength)")
-    if not 1 <= config.levels <= 4:
-        raise InvalidOption("style.levels", config.levels, "from 1 to 4")
     for role, images in (("references", references), ("clean images", clean)):
         if images.ndim != 4 or images.numel() == 0:
             raise StyleNotFittable(role, f"their shape is {tuple(images.shape)}", "Give at least one image of each")

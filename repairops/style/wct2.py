@@ -65,15 +65,20 @@ class Wct2:
         return {site: s.pick(reference, device) for site, s in self.statistics.items()}
 
 
-def fit_wct2(references: Tensor, clean: Tensor, config: StyleConfig, generator: Generator) -> Wct2:
-    """WCT2 with the weights at `config.weights`; raises what `load_weights` raises."""
+def check_wct2(config: StyleConfig) -> None:
+    """Raises StyleWeightsMissing where no weights are named, InvalidOption for sites that are none."""
     if not config.weights:
         raise StyleWeightsMissing()
+    if not config.sites or not set(config.sites) <= set(SITES) or len(set(config.sites)) < len(config.sites):
+        raise InvalidOption("style.sites", config.sites, f"one or more of {listing(SITES)}")
+
+
+def fit_wct2(references: Tensor, clean: Tensor, config: StyleConfig, generator: Generator) -> Wct2:
+    """WCT2 with the weights at `config.weights`; raises what `check_wct2` and `load_weights` raise."""
+    check_wct2(config)
     if references.shape[1] not in (1, 3):
         raise StyleNotFittable("references", f"they have {references.shape[1]} channels", "wct2 takes 1 or 3")
     known = [site for site in SITES if site in config.sites]
-    if not config.sites or len(known) != len(config.sites):
-        raise InvalidOption("style.sites", config.sites, f"one or more of {listing(SITES)}")
     network = load_weights(config.weights, config.weights_sha256)
     network.quick = config.bfloat16
     return build_wct2(network, references, config.levels, config.alpha, tuple(known))
