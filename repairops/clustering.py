@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from repairops.errors import CannotSplit, InvalidOption
+from repairops.errors import CannotSplit
 from repairops.grid import image_grid
+from repairops.ranges import check_number
 from repairops.records import Clusters, FailureBatch, FailureSplit, HeldOutFailures, ImageSet
 
 logger = logging.getLogger("repairops")
@@ -40,9 +41,8 @@ def split_failures(
 
     Raises CannotSplit where all failures are one group, InvalidOption for fractions outside [0, 1).
     """
-    for name, value in (("heldout_fraction", heldout_fraction), ("validation_fraction", validation_fraction)):
-        if not 0 <= value < 1:
-            raise InvalidOption(f"split.{name}", value, "at least 0 and below 1")
+    check_number("split", "heldout_fraction", heldout_fraction)
+    check_number("split", "validation_fraction", validation_fraction)
     groups = group_failures(batch, near_duplicate_similarity)
     count = int(groups.max()) + 1 if len(groups) else 0
     if count < 2 and heldout_fraction > 0:
@@ -179,8 +179,7 @@ def cluster_failures(failures: FailureBatch, *, clusters: int, per_class: bool, 
 
     Source: DeepRepair, section on style clustering and Eq. 4. Raises InvalidOption for less than one cluster.
     """
-    if clusters < 1:
-        raise InvalidOption("clustering.clusters", clusters, "at least 1")
+    check_number("clustering", "clusters", clusters)
     labels = failures.images.labels
     features = _features(failures.images.pixels)
     assignments = np.full(len(labels), -1, np.int64)

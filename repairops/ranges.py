@@ -99,9 +99,14 @@ RANGES: dict[str, dict[str, Range]] = {
 }
 
 
+def check_number(stage: str, name: str, value: float) -> None:
+    """Raises InvalidOption for a number out of the range of the option STAGE.NAME; NaN always is."""
+    low, high, wanted = RANGES[stage][name]
+    if not low <= value <= high:
+        raise InvalidOption(f"{stage}.{name}", value, wanted)
+
+
 def check_ranges(stage: str, values: object) -> None:
-    """Raises InvalidOption for the first number of a stage's options that is out of its range; NaN always is."""
-    for name, (low, high, wanted) in RANGES[stage].items():
-        value = getattr(values, name)
-        if not low <= value <= high:
-            raise InvalidOption(f"{stage}.{name}", value, wanted)
+    """`check_number` for all of a stage's options that have a range."""
+    for name in RANGES[stage]:
+        check_number(stage, name, getattr(values, name))

@@ -106,8 +106,8 @@ def check_names(method: MethodConfig, style: StyleConfig) -> None:
 
     Raises InvalidOption, PatternNotUsable, StyleWeightsMissing (wct2).
     """
-    if method.name not in METHODS and method.name != AUTO:
-        raise InvalidOption("method.name", method.name, f"one of {listing([*METHODS, AUTO])}")
+    if method.name != AUTO:
+        _find_method(method.name)
     for name in method.known_patterns:
         find_pattern(name)
     check_style(style)
@@ -115,6 +115,10 @@ def check_names(method: MethodConfig, style: StyleConfig) -> None:
 
 def make_method(config: MethodConfig, style: StyleConfig, data: RepairData, generator: Generator) -> Method:
     """The method that the configuration names, fitted to the data. Raises InvalidOption for an unknown name."""
-    if config.name not in METHODS:
-        raise InvalidOption("method.name", config.name, f"one of {listing([*METHODS, AUTO])}")
-    return METHODS[config.name].make(data, config, style, generator)
+    return _find_method(config.name).make(data, config, style, generator)
+
+
+def _find_method(name: str) -> MethodEntry:
+    if name not in METHODS:
+        raise InvalidOption("method.name", name, f"one of {listing([*METHODS, AUTO])}")
+    return METHODS[name]

@@ -34,10 +34,14 @@ STYLES: dict[str, StyleFactory] = {
 
 def check_style(config: StyleConfig) -> None:
     """Raises InvalidOption for an unknown style or site of wct2, StyleWeightsMissing for wct2 without weights."""
-    if config.name not in STYLES and config.name != AUTO:
-        raise InvalidOption("style.name", config.name, f"one of {listing([*STYLES, AUTO])}")
+    _check_name(config.name)
     if config.name == "wct2":
         check_wct2(config)
+
+
+def _check_name(name: str) -> None:
+    if name not in STYLES and name != AUTO:
+        raise InvalidOption("style.name", name, f"one of {listing([*STYLES, AUTO])}")
 
 
 def fit_style(
@@ -52,11 +56,9 @@ def fit_style(
 
     references: float32 (R, C, H, W) in 0..1, the repair failures. clean: float32 (M, C, H, W) in 0..1, a sample of
     train images (2,000 are plenty). generator: on the CPU. witness: only for `auto`, which needs it. Raises
-    InvalidOption for an unknown name, StyleNotFittable for sets that cannot be fitted to,
-    StyleWeightsMissing (wct2).
+    InvalidOption for an unknown name, StyleNotFittable for sets that cannot be fitted to, StyleWeightsMissing (wct2).
     """
-    if name not in STYLES and name != AUTO:
-        raise InvalidOption("style.name", name, f"one of {listing([*STYLES, AUTO])}")
+    _check_name(name)
     for role, images in (("references", references), ("clean images", clean)):
         if images.ndim != 4 or images.numel() == 0:
             raise StyleNotFittable(role, f"their shape is {tuple(images.shape)}", "Give at least one image of each")

@@ -69,7 +69,7 @@ def check_wct2(config: StyleConfig) -> None:
     """Raises StyleWeightsMissing where no weights are named, InvalidOption for sites that are none."""
     if not config.weights:
         raise StyleWeightsMissing()
-    if not config.sites or not set(config.sites) <= set(SITES) or len(set(config.sites)) < len(config.sites):
+    if not config.sites or len(set(config.sites) & set(SITES)) != len(config.sites):
         raise InvalidOption("style.sites", config.sites, f"one or more of {listing(SITES)}")
 
 
