@@ -21,11 +21,11 @@ import torch
 from PIL import Image, ImageOps
 from torch import Generator, Tensor
 
-from repairops.augment.mixing import DEPTH, STYLE, MixingDraws, draw_mixing, mix_chains
-from repairops.augment.operations import OPERATIONS
 from repairops.config import StyleConfig
-from repairops.style import fit_style
-from repairops.style.base import Style
+from repairops.core.augment.mixing import DEPTH, STYLE, MixingDraws, draw_mixing, mix_chains
+from repairops.core.augment.operations import OPERATIONS
+from repairops.core.styles import fit_style
+from repairops.core.styles.base import Style
 
 BATCH = 128
 

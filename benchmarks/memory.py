@@ -19,13 +19,13 @@ import torch
 from stand_ins import NAMES, failure_batch, image_set
 from torch import Generator, nn
 
-from repairops.clustering import cluster_failures
 from repairops.config import MethodConfig, StyleConfig, TrainingConfig
-from repairops.methods import make_method
-from repairops.network import Classifier
-from repairops.records import ImageSet, InputSpec
-from repairops.training import train
-from repairops.training.clock import memory_figures
+from repairops.core.clustering import cluster_failures
+from repairops.core.methods import make_method
+from repairops.core.training import train
+from repairops.core.training.clock import memory_figures
+from repairops.data.records import ImageSet, InputSpec
+from repairops.model.network import Classifier
 
 CPU = torch.device("cpu")
 

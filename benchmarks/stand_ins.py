@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
-from repairops.records import FailureBatch, ImageSet
+from repairops.data.records import FailureBatch, ImageSet
 
 NAMES = tuple("0123456789")
 

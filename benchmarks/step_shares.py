@@ -22,12 +22,12 @@ from stand_ins import NAMES, failure_batch, image_set
 from torch import Generator, Tensor, nn
 
 from repairops.bench.networks import build_network
-from repairops.clustering import cluster_failures
 from repairops.config import MethodConfig, StyleConfig, TrainingConfig
-from repairops.methods import make_method
-from repairops.network import Classifier
-from repairops.records import ImageSet, InputSpec
-from repairops.training import train
+from repairops.core.clustering import cluster_failures
+from repairops.core.methods import make_method
+from repairops.core.training import train
+from repairops.data.records import ImageSet, InputSpec
+from repairops.model.network import Classifier
 
 FAILURES = 700
 

@@ -20,9 +20,9 @@ import torch
 from style_failures import Failures, champion, failures, load_sets, run_missing
 
 from repairops.bench.corruptions import CORRUPTIONS, blur, corrupt, weather
-from repairops.network import to_unit
-from repairops.style.degradation import estimate
-from repairops.style.degradation.words import findings, sentence
+from repairops.core.styles.fitted import estimate
+from repairops.core.styles.fitted.words import findings, sentence
+from repairops.model.network import to_unit
 
 ALLOWED = 0.3  # of the range of the truth over the severities
 

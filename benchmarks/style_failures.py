@@ -23,10 +23,10 @@ from repairops.bench.champions import (
 )
 from repairops.bench.corruptions import SEVERITIES, corrupt_pixels
 from repairops.config import ImagesConfig, derive_seed
-from repairops.device import cpu_has_bfloat16
-from repairops.images import load_image_set, peek_class_names
-from repairops.network import Classifier, to_unit
-from repairops.records import ImageSet, InputSpec
+from repairops.data import load_image_set, peek_class_names
+from repairops.data.records import ImageSet, InputSpec
+from repairops.model.device import cpu_has_bfloat16
+from repairops.model.network import Classifier, to_unit
 
 EIGHT = (
     "gaussian_noise", "contrast", "fog", "defocus_blur", "impulse_noise", "jpeg_compression", "motion_blur", "snow",

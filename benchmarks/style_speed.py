@@ -28,11 +28,11 @@ from torch import Generator, Tensor
 from torch.nn.functional import pad, relu
 
 from repairops.config import StyleConfig
-from repairops.style import STYLES, Style, fit_style
-from repairops.style.haar import Bands, unpool
-from repairops.style.wct2 import Wct2, build_wct2, prepare
-from repairops.style.wct2_network import DECODE, Skip, Wct2Network
-from repairops.style.whitening import inverse_root_by_eigenvalues, inverse_root_by_newton_schulz
+from repairops.core.styles import STYLES, Style, fit_style
+from repairops.core.styles.haar import Bands, unpool
+from repairops.core.styles.wct2 import Wct2, build_wct2, prepare
+from repairops.core.styles.wct2_network import DECODE, Skip, Wct2Network
+from repairops.core.styles.whitening import inverse_root_by_eigenvalues, inverse_root_by_newton_schulz
 
 
 def images(count: int, side: int, seed: int) -> Tensor:

@@ -27,15 +27,15 @@ from style_failures import EIGHT, Failures, answers, champion, failures, load_se
 from torch import Generator, Tensor
 
 from repairops.bench.rivals import TrueCorruption
-from repairops.clustering import cluster_failures
 from repairops.config import StyleConfig, derive_seed
-from repairops.device import cpu_has_bfloat16
-from repairops.images import sample_ids
-from repairops.methods.references import reference_weights
-from repairops.network import Classifier, to_unit
-from repairops.records import Clusters, FailureBatch, ImageSet
-from repairops.style import AUTO, STYLES, Style, Witness, fit_style
-from repairops.training.loop import make_jitter
+from repairops.core.clustering import cluster_failures
+from repairops.core.methods.references import reference_weights
+from repairops.core.styles import AUTO, STYLES, Style, Witness, fit_style
+from repairops.core.training.loop import make_jitter
+from repairops.data import sample_ids
+from repairops.data.records import Clusters, FailureBatch, ImageSet
+from repairops.model.device import cpu_has_bfloat16
+from repairops.model.network import Classifier, to_unit
 
 BATCH, MOMENTUM, DECAY = 100, 0.9, 5e-4
 

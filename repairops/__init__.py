@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "InputSpec": "repairops.records",
-    "ImageSet": "repairops.records",
+    "InputSpec": "repairops.data.records",
+    "ImageSet": "repairops.data.records",
     "Config": "repairops.config",
     "load_config": "repairops.config",
-    "load_image_set": "repairops.images",
+    "load_image_set": "repairops.data",
     "log_model": "repairops.store.log_model",
     "log_failures": "repairops.store.failures",
     "list_failures": "repairops.store.failures",
     "repair": "repairops.pipeline",
-    "promote": "repairops.promotion",
-    "rollback": "repairops.promotion",
-    "history": "repairops.promotion",
-    "review": "repairops.reviews",
+    "promote": "repairops.promotion.verbs",
+    "rollback": "repairops.promotion.verbs",
+    "history": "repairops.promotion.verbs",
+    "review": "repairops.promotion.reviews",
     "RepairError": "repairops.errors",
 }
 __all__ = ["__version__", *sorted(_HOMES)]
@@ -34,15 +34,15 @@ __all__ = ["__version__", *sorted(_HOMES)]
 if TYPE_CHECKING:
     from repairops.config import Config as Config
     from repairops.config import load_config as load_config
+    from repairops.data import load_image_set as load_image_set
+    from repairops.data.records import ImageSet as ImageSet
+    from repairops.data.records import InputSpec as InputSpec
     from repairops.errors import RepairError as RepairError
-    from repairops.images import load_image_set as load_image_set
     from repairops.pipeline import repair as repair
-    from repairops.promotion import history as history
-    from repairops.promotion import promote as promote
-    from repairops.promotion import rollback as rollback
-    from repairops.records import ImageSet as ImageSet
-    from repairops.records import InputSpec as InputSpec
-    from repairops.reviews import review as review
+    from repairops.promotion.reviews import review as review
+    from repairops.promotion.verbs import history as history
+    from repairops.promotion.verbs import promote as promote
+    from repairops.promotion.verbs import rollback as rollback
     from repairops.store.failures import list_failures as list_failures
     from repairops.store.failures import log_failures as log_failures
     from repairops.store.log_model import log_model as log_model

@@ -9,13 +9,13 @@ import contextlib
 from pathlib import Path
 
 from repairops.config import Config
-from repairops.device import resolve_device
+from repairops.core.methods import check_names
 from repairops.errors import RepairError, UsageError
-from repairops.job import Job
-from repairops.methods import check_names
+from repairops.model.device import resolve_device
 from repairops.outcome import Outcome
 from repairops.report import Pictures
 from repairops.stages.gallery import changed_answers, negative_flips, sample_pairs
+from repairops.stages.job import Job
 from repairops.stages.judge import ask_gate, export_and_compare, judge, weigh
 from repairops.stages.publish import headline, promote_earlier, publish
 from repairops.stages.pull import Inputs, pull

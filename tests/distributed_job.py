@@ -20,11 +20,11 @@ from torch import Generator, Tensor
 from training_helpers import SPEC, SmallNet, champion, digits, failures, one_cluster
 
 from repairops.config import MethodConfig, StyleConfig, TrainingConfig
-from repairops.methods import RepairData, make_method
-from repairops.network import Classifier
-from repairops.training import train
-from repairops.training.checkpoint import state_tensors
-from repairops.training.ranks import Ranks, start_ranks
+from repairops.core.methods import RepairData, make_method
+from repairops.core.training import train
+from repairops.core.training.checkpoint import state_tensors
+from repairops.core.training.ranks import Ranks, start_ranks
+from repairops.model.network import Classifier
 
 CONFIG = TrainingConfig(
     epochs=2, batch_size=108, learning_rate=0.01, crop_padding=1, horizontal_flip=True, ema=0.9,

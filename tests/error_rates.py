@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import binom, norm
 
-from repairops.exact import exact_p_value
-from repairops.statistics import tango_score
+from repairops.gate.exact import exact_p_value
+from repairops.gate.statistics import tango_score
 
 MARGIN, RISK = 0.005, 0.05
 SIZES = (100, 1000, 10_000)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from repairops.evidence import (
+from repairops.gate.evidence import (
     Calibration,
     ConfidenceBin,
     Evidence,

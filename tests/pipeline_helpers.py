@@ -29,9 +29,9 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from repairops.config import Config, ImagesConfig, load_config
+from repairops.data.records import ImageSet, InputSpec
 from repairops.demo.data import DemoData, demo_data
-from repairops.network import Classifier, to_unit
-from repairops.records import ImageSet, InputSpec
+from repairops.model.network import Classifier, to_unit
 from repairops.store.connection import connect
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class Failures:
 
 def photograph(network: nn.Module, data: DemoData) -> Failures:
     """The field's photographs that the champion gets wrong, by scan."""
-    from repairops.evaluation import predict
+    from repairops.model.evaluation import predict
 
     scans = np.repeat(np.arange(len(data.field)), SHOTS)
     generator = torch.Generator().manual_seed(3)
@@ -371,8 +371,8 @@ def cifar_scene(
     """
     import pyarrow.parquet as pq
 
-    from repairops.evaluation import predict
-    from repairops.images import load_image_set, peek_class_names
+    from repairops.data import load_image_set, peek_class_names
+    from repairops.model.evaluation import predict
 
     files = {name: folder / f"{name}.parquet" for name in ("train", "clean", "field")}
     for file, cuts in ((train_file, {"train": (0, 5000)}), (test_file, {"clean": (0, 2000), "field": (2000, 3000)})):

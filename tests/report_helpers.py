@@ -15,8 +15,8 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from repairops.config import Config, GateConfig
-from repairops.evidence import Evidence, ParityCounts
 from repairops.gate import decide
+from repairops.gate.evidence import Evidence, ParityCounts
 from repairops.report import NegativeFlip, Pictures, SamplePair
 
 

@@ -17,9 +17,9 @@ from mlflow.entities.model_registry import ModelVersion
 from torch import Tensor, nn
 
 from repairops.config import ModelConfig
-from repairops.export import export_onnx
-from repairops.images import from_arrays
-from repairops.records import ImageSet, InputSpec
+from repairops.data import from_arrays
+from repairops.data.records import ImageSet, InputSpec
+from repairops.model.onnx import export_onnx
 from repairops.store.champion import Champion, load_champion
 from repairops.store.digests import model_digests
 from repairops.store.log_model import log_model
@@ -170,8 +170,8 @@ PRELOADED = [
     "mlflow.store.model_registry.sqlalchemy_store",
     "mlflow.store.tracking.sqlalchemy_store",
     "pyarrow.parquet",
-    "repairops.export",
-    "repairops.images",
+    "repairops.model.onnx",
+    "repairops.data",
     "repairops.store.failures",
     "repairops.store.log_model",
     "repairops.store.registry",

@@ -13,15 +13,16 @@ from torch import Generator, Tensor, nn
 from torchvision.models import mobilenet_v3_small, resnet18
 from training_helpers import digits
 
-from repairops.clustering import cluster_failures, split_failures
 from repairops.config import MethodConfig, StyleConfig, TrainingConfig
-from repairops.evaluation import logits
-from repairops.export import export_onnx, run_onnx
-from repairops.methods import RepairData, make_method
-from repairops.methods.base import Method
-from repairops.network import Classifier, to_unit
-from repairops.records import FailureBatch, FailureSplit, ImageSet, InputSpec
-from repairops.training import TrainingResult, train
+from repairops.core.clustering import cluster_failures
+from repairops.core.methods import RepairData, make_method
+from repairops.core.methods.base import Method
+from repairops.core.training import TrainingResult, train
+from repairops.data.records import FailureBatch, FailureSplit, ImageSet, InputSpec
+from repairops.data.split import split_failures
+from repairops.model.evaluation import logits
+from repairops.model.network import Classifier, to_unit
+from repairops.model.onnx import export_onnx, run_onnx
 
 
 class Rows(nn.Module):

@@ -8,9 +8,9 @@ import torch
 from PIL import Image, ImageOps
 from torch import Generator, Tensor
 
-from repairops.augment import operations as ops
-from repairops.augment.geometry import random_crop_flip, shift_flip
-from repairops.augment.mixing import DEPTH, STYLE, MixingDraws, draw_mixing, mix_chains
+from repairops.core.augment import operations as ops
+from repairops.core.augment.geometry import random_crop_flip, shift_flip
+from repairops.core.augment.mixing import DEPTH, STYLE, MixingDraws, draw_mixing, mix_chains
 
 
 def sample_images(channels: int, height: int, width: int) -> Tensor:

@@ -28,6 +28,7 @@ from pipeline_helpers import (
 )
 
 from repairops import log_failures
+from repairops.data import encode_png
 from repairops.errors import (
     ChampionAtChance,
     DatasetNotFound,
@@ -41,7 +42,6 @@ from repairops.errors import (
     StyleWeightsMissing,
     UsageError,
 )
-from repairops.images import encode_png
 from repairops.pipeline import repair
 
 if TYPE_CHECKING:
@@ -175,8 +175,8 @@ def _answered_right(scene: Scene) -> tuple[torch.Tensor, int]:
     """A scan of the field that the champion has right, and its class."""
     import mlflow
 
-    from repairops.evaluation import predict
-    from repairops.network import Classifier
+    from repairops.model.evaluation import predict
+    from repairops.model.network import Classifier
 
     field = scene.data.field
     network = mlflow.pytorch.load_model("models:/cls/1").eval()

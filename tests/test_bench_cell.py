@@ -18,9 +18,9 @@ from repairops.bench.failures import collect_failures, photo_roles
 from repairops.bench.presets import PRESETS
 from repairops.bench.rivals import TrueCorruption, rival, rivals, twisted_failures
 from repairops.config import TrainingConfig
+from repairops.core.methods import METHODS
+from repairops.data.records import CleanSet, Predictions
 from repairops.errors import DatasetNotFound, InvalidOption, UnknownOption, UnreadableDataset
-from repairops.methods import METHODS
-from repairops.records import CleanSet, Predictions
 
 
 @pytest.fixture(scope="module")

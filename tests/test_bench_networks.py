@@ -19,9 +19,9 @@ from repairops.bench.champions import (
 )
 from repairops.bench.data import load_digits
 from repairops.bench.networks import NETWORKS, build_network
+from repairops.data.records import InputSpec
 from repairops.errors import InvalidOption
-from repairops.evaluation import predict
-from repairops.records import InputSpec
+from repairops.model.evaluation import predict
 
 CIFAR = InputSpec(3, 32, 32, tuple("abcdefghij"))
 CPU = torch.device("cpu")

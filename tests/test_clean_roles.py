@@ -21,13 +21,13 @@ from pipeline_helpers import (
     template_fixture,  # noqa: F401
 )
 
+from repairops.data import from_arrays, write_parquet
+from repairops.data.records import ImageSet
 from repairops.errors import InvalidOption, NoUnseenImages
-from repairops.evaluation import predict
-from repairops.images import from_arrays, write_parquet
-from repairops.network import Classifier
+from repairops.model.evaluation import predict
+from repairops.model.network import Classifier
 from repairops.outcome import Outcome
 from repairops.pipeline import repair
-from repairops.records import ImageSet
 from repairops.stages.roles import _too_little
 
 CUT = "split.min_clean_images=800"  # the scene's clean set has 808

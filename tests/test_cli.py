@@ -19,8 +19,8 @@ from sklearn.datasets import load_digits
 import repairops
 from repairops.cli import COMMANDS, main
 from repairops.config import Config, option_names
+from repairops.core.methods import METHODS
 from repairops.errors import OutcomeUnreadable
-from repairops.methods import METHODS
 from repairops.outcome import SCHEMA, write_outcome
 
 ALL = [pytest.param(path, command, id=" ".join(path)) for path, command in commands()]

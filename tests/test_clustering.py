@@ -6,17 +6,11 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from repairops.clustering import (
-    cluster_failures,
-    cluster_grid,
-    group_failures,
-    nearest_clusters,
-    reference_probabilities,
-    split_failures,
-)
+from repairops.core.clustering import cluster_failures, cluster_grid, nearest_clusters, reference_probabilities
+from repairops.data import sample_ids
+from repairops.data.records import Clusters, FailureBatch, ImageSet
+from repairops.data.split import group_images, split_failures
 from repairops.errors import CannotSplit, InvalidOption
-from repairops.images import sample_ids
-from repairops.records import Clusters, FailureBatch, ImageSet
 
 NAMES = tuple("0123456789")
 SPLIT = {"heldout_fraction": 0.3, "validation_fraction": 0.2, "near_duplicate_similarity": 0.98, "seed": 0}
@@ -46,6 +40,10 @@ def parts(split):
     return split.repair, split.validation, split.heldout.batch
 
 
+def groups_of(batch, similarity):
+    return group_images(batch.images, batch.groups, similarity)
+
+
 def ids(batch):
     return set(batch.images.sample_ids.tolist())
 
@@ -58,7 +56,7 @@ def test_named_groups_stay_whole_and_others_are_grouped_by_likeness():
     base = rng.integers(0, 200, (3, 1, 8, 8))
     pixels = np.concatenate([base, base + 20, rng.integers(0, 256, (2, 1, 8, 8))])
     # 3 and 4 are brighter copies of 0 and 1; 5 is one of 2 with another label; 6 and 7 share a name.
-    groups = group_failures(failures(pixels, [0, 0, 0, 0, 0, 1, 0, 0], ["", "", "", "", "", "", "cam", "cam"]), 0.98)
+    groups = groups_of(failures(pixels, [0, 0, 0, 0, 0, 1, 0, 0], ["", "", "", "", "", "", "cam", "cam"]), 0.98)
     assert groups[0] == groups[3]
     assert groups[1] == groups[4]
     assert groups[2] != groups[5]
@@ -68,13 +66,13 @@ def test_named_groups_stay_whole_and_others_are_grouped_by_likeness():
 
 def test_an_unnamed_near_duplicate_joins_the_named_group():
     image = np.random.default_rng(0).integers(0, 200, (1, 1, 8, 8))
-    groups = group_failures(failures(np.concatenate([image, image + 9]), [0, 0], ["cam", ""]), 0.98)
+    groups = groups_of(failures(np.concatenate([image, image + 9]), [0, 0], ["cam", ""]), 0.98)
     assert groups[0] == groups[1]
 
 
 def test_one_image_with_two_labels_is_one_group():
     image = np.random.default_rng(0).integers(0, 200, (1, 1, 8, 8))
-    assert len(set(group_failures(failures(np.concatenate([image, image]), [0, 1]), 0.98).tolist())) == 1
+    assert len(set(groups_of(failures(np.concatenate([image, image]), [0, 1]), 0.98).tolist())) == 1
 
 
 def test_a_slow_chain_of_frames_does_not_end_in_one_group():
@@ -83,7 +81,7 @@ def test_a_slow_chain_of_frames_does_not_end_in_one_group():
     batch = failures(frames, [0] * 60)
     neighbours = np.corrcoef(frames.reshape(60, -1)).diagonal(1)
     assert neighbours.min() > 0.98  # single linkage would chain them all
-    groups = group_failures(batch, 0.98)
+    groups = groups_of(batch, 0.98)
     assert len(set(groups.tolist())) > 3
     vectors = frames.reshape(60, -1)
     for group in np.unique(groups):
@@ -92,17 +90,17 @@ def test_a_slow_chain_of_frames_does_not_end_in_one_group():
 
 
 def test_constant_images_are_alike_only_where_equal():
-    groups = group_failures(failures(np.stack([np.full((1, 8, 8), v) for v in (0, 0, 90, 255)]), [0] * 4), 0.98)
+    groups = groups_of(failures(np.stack([np.full((1, 8, 8), v) for v in (0, 0, 90, 255)]), [0] * 4), 0.98)
     assert groups[0] == groups[1]
     assert len(set(groups.tolist())) == 3
 
 
 def test_noise_on_the_same_digit_is_found_in_several_chunks(monkeypatch):
-    monkeypatch.setattr("repairops.clustering.CHUNK", 7)
+    monkeypatch.setattr("repairops.data.split.CHUNK", 7)
     rng = np.random.default_rng(0)
     base = rng.integers(40, 216, (30, 3, 16, 16))
     noisy = (base + rng.normal(0, 4, base.shape)).round().clip(0, 255)
-    groups = group_failures(failures(np.concatenate([base, noisy]), list(range(10)) * 6), 0.95)
+    groups = groups_of(failures(np.concatenate([base, noisy]), list(range(10)) * 6), 0.95)
     assert (groups[:30] == groups[30:]).all()
     assert len(set(groups.tolist())) == 30
 
@@ -132,7 +130,7 @@ def test_no_image_and_no_group_stands_on_two_sides():
         names = [set(p.groups.tolist()) - {""} for p in parts(split)]
         assert sum(map(len, names)) == len(set.union(*names))
         assert min(len(split.repair), len(split.heldout.batch)) > 0
-        largest = np.bincount(group_failures(batch, 0.98)).max()
+        largest = np.bincount(groups_of(batch, 0.98)).max()
         assert abs(len(split.heldout.batch) - fractions["heldout_fraction"] * rows) <= 2 * largest
 
 
@@ -274,7 +272,7 @@ def test_large_images_cluster_as_their_reductions():
 
 
 def test_mini_batches_leave_no_cluster_empty(monkeypatch):
-    monkeypatch.setattr("repairops.clustering.MINI_BATCH_ROWS", 100)
+    monkeypatch.setattr("repairops.core.clustering.MINI_BATCH_ROWS", 100)
     clusters = cluster_failures(digits(), clusters=5, per_class=False, restarts=2, seed=0)
     assert np.bincount(clusters.assignments).min() > 0
     assert np.isfinite(clusters.probabilities).all()

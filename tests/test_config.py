@@ -4,9 +4,9 @@ import json
 import pytest
 
 from repairops.config import Config, config_from_dict, derive_seed, load_config, option_names
+from repairops.config.presets import PRESETS
+from repairops.config.ranges import RANGES
 from repairops.errors import InvalidOption, UnknownOption, UsageError
-from repairops.presets import PRESETS
-from repairops.ranges import RANGES
 
 
 def test_defaults_then_file_then_overrides(tmp_path):

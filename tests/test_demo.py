@@ -13,12 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
+from repairops.data import sample_ids
 from repairops.demo.data import SHOTS, SIDE, demo_data, photograph, scanner
 from repairops.demo.story import MARK, DemoResult, repair_command, run_demo, shown
 from repairops.demo.summary import summary
 from repairops.errors import UnreadableDataset, UsageError
-from repairops.images import sample_ids
-from repairops.network import to_unit
+from repairops.model.network import to_unit
 
 
 def test_no_scan_is_in_two_of_the_demos_sets() -> None:

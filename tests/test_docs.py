@@ -15,10 +15,10 @@ from docs_helpers import DOCS, PAGES, ROOT, blocks, commands, flags, shell_lines
 import repairops
 from repairops.cli import main
 from repairops.config import Config, option_names
+from repairops.core.methods import METHODS
+from repairops.core.styles import STYLES
 from repairops.gate import RULES
-from repairops.methods import METHODS
 from repairops.outcome import EXIT_CODES
-from repairops.style import STYLES
 
 TUTORIAL = DOCS / "tutorial.md"
 CONFIGURATION = DOCS / "reference" / "configuration.md"

@@ -12,10 +12,10 @@ from error_rates import ACCURACIES, MARGIN, RISK, SIZES, cells, error_rate, exac
 from scipy.stats import binom
 
 from repairops.config import GateConfig
-from repairops.evidence import Evidence, PairedCounts, ParityCounts
-from repairops.exact import exact_lower, exact_p_value
 from repairops.gate import decide
-from repairops.statistics import tango_interval, tango_score
+from repairops.gate.evidence import Evidence, PairedCounts, ParityCounts
+from repairops.gate.exact import exact_lower, exact_p_value
+from repairops.gate.statistics import tango_interval, tango_score
 
 ROUNDING = 1e-4  # the worst share is found on a grid and refined
 KEPT = Path(__file__).parents[1] / "docs" / "images" / "gate-error-rates.jsonl"

@@ -5,8 +5,10 @@ import pytest
 import torch
 from torch import nn
 
+from repairops.data.records import CleanSet, FailureBatch, HeldOutFailures, ImageSet, InputSpec, Predictions
 from repairops.errors import ChampionAtChance, NotAClassifier
-from repairops.evaluation import (
+from repairops.gate.evidence import PairedCounts, RepairCounts, expected_calibration_error
+from repairops.model.evaluation import (
     check_not_at_chance,
     evaluate,
     logits,
@@ -16,9 +18,7 @@ from repairops.evaluation import (
     reliability,
     repaired_by,
 )
-from repairops.evidence import PairedCounts, RepairCounts, expected_calibration_error
-from repairops.network import Classifier
-from repairops.records import CleanSet, FailureBatch, HeldOutFailures, ImageSet, InputSpec, Predictions
+from repairops.model.network import Classifier
 
 NAMES = ("a", "b", "c")
 SPEC = InputSpec(1, 2, 2, NAMES, mean=(0.5,), std=(0.5,))

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from repairops.data.records import InputSpec
 from repairops.errors import ExportImpossible
-from repairops.export import compare, decisions_differ, export_onnx, measure_latency, run_onnx
-from repairops.network import Classifier
-from repairops.records import InputSpec
+from repairops.model.network import Classifier
+from repairops.model.onnx import compare, decisions_differ, export_onnx, measure_latency, run_onnx
 
 SPEC = InputSpec(1, 8, 8, ("a", "b", "c"), mean=(0.3,), std=(0.4,))
 

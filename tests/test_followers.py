@@ -17,16 +17,16 @@ from torch import Generator, Tensor
 from training_helpers import Stopped, champion, clusters_of, digits, failures, stop_after_first
 
 from repairops.config import Config, MethodConfig, StyleConfig, TrainingConfig, derive_seed, load_config
-from repairops.followers import Work, _with_style, fine_tune_everywhere
-from repairops.methods import RepairData, make_method
-from repairops.methods.base import Method
-from repairops.network import to_unit
+from repairops.core.followers import Work, _with_style, fine_tune_everywhere
+from repairops.core.looks import fit_look
+from repairops.core.methods import RepairData, make_method
+from repairops.core.methods.base import Method
+from repairops.core.styles import STYLES, Style
+from repairops.core.training import train
+from repairops.core.training.checkpoint import state_tensors
+from repairops.core.training.parts import training_parts
+from repairops.model.network import to_unit
 from repairops.pipeline import repair
-from repairops.stages.looks import fit_look
-from repairops.style import STYLES, Style
-from repairops.training import train
-from repairops.training.checkpoint import state_tensors
-from repairops.training.parts import training_parts
 
 CPU = torch.device("cpu")
 TRAINING = TrainingConfig(epochs=2, batch_size=100, learning_rate=0.01, crop_padding=0, device="cpu")

@@ -10,7 +10,8 @@ from evidence_helpers import counts, good_evidence
 
 from repairops.config import GateConfig
 from repairops.errors import InvalidOption
-from repairops.evidence import (
+from repairops.gate import RULES, decide, plan, power
+from repairops.gate.evidence import (
     Calibration,
     ConfidenceBin,
     Evidence,
@@ -20,8 +21,7 @@ from repairops.evidence import (
     RepairCounts,
     Slice,
 )
-from repairops.exact import exact_p_value
-from repairops.gate import RULES, decide, plan, power
+from repairops.gate.exact import exact_p_value
 
 POLICY = GateConfig()
 OFF = dict.fromkeys(RULES, "off")

@@ -17,17 +17,17 @@ from style_helpers import eight_bits, generator, scenes
 from torch import Tensor
 from training_helpers import Stopped, champion, digits, failures, one_cluster, stop_after_first
 
-from repairops.augment.patterns import find_pattern
 from repairops.bench.corruptions import CORRUPTIONS, corrupt
 from repairops.config import MethodConfig, StyleConfig, TrainingConfig
-from repairops.evaluation import logits
-from repairops.methods import METHODS, make_method
-from repairops.network import Classifier
-from repairops.style import STYLES, fit_style
-from repairops.style.wct2 import build_wct2
-from repairops.training import TrainingResult, train
-from repairops.training.checkpoint import state_tensors
-from repairops.training.ranks import Ranks, gather_rows, sum_ranks
+from repairops.core.augment.patterns import find_pattern
+from repairops.core.methods import METHODS, make_method
+from repairops.core.styles import STYLES, fit_style
+from repairops.core.styles.wct2 import build_wct2
+from repairops.core.training import TrainingResult, train
+from repairops.core.training.checkpoint import state_tensors
+from repairops.core.training.ranks import Ranks, gather_rows, sum_ranks
+from repairops.model.evaluation import logits
+from repairops.model.network import Classifier
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -155,7 +155,7 @@ def test_images_that_do_not_fit_on_the_gpu_are_streamed_to_the_same_end(
 ) -> None:
     fitting, streamed = champion(), champion()
     run(fitting, tmp_path / "fitting", "fine_tune")
-    monkeypatch.setattr("repairops.training.source.fits_on", lambda device, size: False)
+    monkeypatch.setattr("repairops.core.training.source.fits_on", lambda device, size: False)
     run(streamed, tmp_path / "streamed", "fine_tune")
     apart = (weights(fitting) - weights(streamed)).norm()
     assert apart < 0.02 * (weights(fitting) - weights(champion())).norm()

@@ -16,17 +16,7 @@ import torch
 from PIL import Image, ImageFile, ImageOps
 
 from repairops.config import ImagesConfig
-from repairops.errors import (
-    ClassMismatch,
-    DatasetImageUnusable,
-    DatasetNotFound,
-    InvalidImages,
-    InvalidLabels,
-    NoSpaceForImages,
-    UnreadableDataset,
-    UnreadableImage,
-)
-from repairops.images import (
+from repairops.data import (
     decode_image,
     encode_png,
     file_id,
@@ -40,7 +30,17 @@ from repairops.images import (
     to_pixels,
     write_parquet,
 )
-from repairops.records import InputSpec
+from repairops.data.records import InputSpec
+from repairops.errors import (
+    ClassMismatch,
+    DatasetImageUnusable,
+    DatasetNotFound,
+    InvalidImages,
+    InvalidLabels,
+    NoSpaceForImages,
+    UnreadableDataset,
+    UnreadableImage,
+)
 
 NAMES = ("cat", "dog", "eel")
 RGB = InputSpec(3, 8, 6, NAMES)  # height 8, width 6: a swap of the two would show

@@ -11,12 +11,12 @@ import torch
 from test_training import CONFIG, CPU, fine_tune, run
 from training_helpers import champion, digits, failures
 
-from repairops.network import Classifier
-from repairops.training import TrainingResult
-from repairops.training.interpolation import _choose, interpolate, smooth_losses, trade_off
-from repairops.training.parts import training_parts
-from repairops.training.selection import ValidationCounts
-from repairops.training.state import count_right
+from repairops.core.training import TrainingResult
+from repairops.core.training.interpolation import _choose, interpolate, smooth_losses, trade_off
+from repairops.core.training.parts import training_parts
+from repairops.core.training.selection import ValidationCounts
+from repairops.core.training.state import count_right
+from repairops.model.network import Classifier
 
 
 def test_both_ends_are_exact_and_the_middle_is_the_mean_of_weights_and_running_statistics() -> None:

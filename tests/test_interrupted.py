@@ -28,8 +28,8 @@ from pipeline_helpers import (
 from safetensors import SafetensorError, safe_open
 
 from repairops.errors import JobRunning
-from repairops.evaluation import predict
-from repairops.network import Classifier
+from repairops.model.evaluation import predict
+from repairops.model.network import Classifier
 from repairops.pipeline import repair
 
 if TYPE_CHECKING:

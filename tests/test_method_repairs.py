@@ -15,11 +15,11 @@ from pipeline_helpers import (
 from training_helpers import champion, digits, failures, one_cluster
 
 from repairops.config import MethodConfig, StyleConfig, TrainingConfig, load_config
-from repairops.methods import METHODS, RepairData, make_method
-from repairops.methods.base import Method
+from repairops.core.methods import METHODS, RepairData, make_method
+from repairops.core.methods.base import Method
+from repairops.core.training import TrainingResult, train
+from repairops.core.training.state import count_right
 from repairops.pipeline import repair
-from repairops.training import TrainingResult, train
-from repairops.training.state import count_right
 
 TRAINING = TrainingConfig(epochs=3, batch_size=50, crop_padding=0, device="cpu", max_clean_drop=1.0)
 

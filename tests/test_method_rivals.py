@@ -13,18 +13,18 @@ from torch import Generator, Tensor
 from torchvision.transforms import v2
 from training_helpers import champion
 
-from repairops.augment.masking import cut_mix, cut_out, draw_boxes
-from repairops.augment.patterns import PATTERNS
-from repairops.augment.variants import RANGES, apply_variants, cross_over, draw_variants, mutate
-from repairops.clustering import GaussianMixture, fit_gaussian_mixture
-from repairops.methods.cutmix import CutMix
-from repairops.methods.cutout import Cutout
-from repairops.methods.few_shot import FewShotMix, describe, log_density
-from repairops.methods.losses import draw_beta, mixed_loss
-from repairops.methods.mixup import Mixup
-from repairops.methods.random_operations import RandomOperations
-from repairops.methods.references import FailureSampler
-from repairops.methods.sensei import Sensei, frozen_statistics
+from repairops.core.augment.masking import cut_mix, cut_out, draw_boxes
+from repairops.core.augment.patterns import PATTERNS
+from repairops.core.augment.variants import RANGES, apply_variants, cross_over, draw_variants, mutate
+from repairops.core.clustering import GaussianMixture, fit_gaussian_mixture
+from repairops.core.methods.cutmix import CutMix
+from repairops.core.methods.cutout import Cutout
+from repairops.core.methods.few_shot import FewShotMix, describe, log_density
+from repairops.core.methods.losses import draw_beta, mixed_loss
+from repairops.core.methods.mixup import Mixup
+from repairops.core.methods.random_operations import RandomOperations
+from repairops.core.methods.references import FailureSampler
+from repairops.core.methods.sensei import Sensei, frozen_statistics
 
 
 def seed(value: int) -> Generator:

@@ -12,17 +12,17 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from training_helpers import SPEC, Identity, champion, clusters_of, digits, failures, one_cluster
 
-from repairops.augment.patterns import Pattern, find_pattern
 from repairops.config import MethodConfig, StyleConfig
+from repairops.core.augment.patterns import Pattern, find_pattern
+from repairops.core.methods import METHODS, RepairData, make_method
+from repairops.core.methods.fine_tune import BatchNormStatistics, FineTune
+from repairops.core.methods.losses import distillation_loss, jensen_shannon, train_and_failure_loss
+from repairops.core.methods.references import FailureSampler, StyleOperations, reference_weights
+from repairops.core.methods.style_guided import MixedConsistency, StyleGuided
+from repairops.core.styles.base import Style
+from repairops.data.records import Clusters
 from repairops.errors import InvalidOption, NotFineTunable, PatternNotUsable
-from repairops.methods import METHODS, RepairData, make_method
-from repairops.methods.fine_tune import BatchNormStatistics, FineTune
-from repairops.methods.losses import distillation_loss, jensen_shannon, train_and_failure_loss
-from repairops.methods.references import FailureSampler, StyleOperations, reference_weights
-from repairops.methods.style_guided import MixedConsistency, StyleGuided
-from repairops.network import Classifier, to_unit
-from repairops.records import Clusters
-from repairops.style.base import Style
+from repairops.model.network import Classifier, to_unit
 
 
 def repair_data(jitter=lambda images, generator: images) -> RepairData:

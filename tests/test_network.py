@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import nn
 
+from repairops.data.records import InputSpec
 from repairops.errors import InvalidInputSpec, NotAClassifier
-from repairops.network import Classifier, select_logits, to_input, to_unit
-from repairops.records import InputSpec
+from repairops.model.network import Classifier, select_logits, to_input, to_unit
 
 NAMES = ("a", "b", "c")
 

@@ -26,12 +26,12 @@ from pipeline_helpers import (
 
 from repairops import log_failures, log_model
 from repairops.config import load_config
+from repairops.data import write_parquet
 from repairops.errors import LossNotFinite
-from repairops.evaluation import predict
-from repairops.images import write_parquet
-from repairops.network import Classifier
+from repairops.model.evaluation import predict
+from repairops.model.network import Classifier
 from repairops.pipeline import repair
-from repairops.promotion import rollback
+from repairops.promotion.verbs import rollback
 from repairops.report import render_terminal
 
 

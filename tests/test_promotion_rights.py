@@ -15,7 +15,7 @@ from store_helpers import add_version, in_processes, judged_version
 from repairops import promotion
 from repairops.config import load_config
 from repairops.errors import AliasBeingMoved, AliasMoved, PromotionRefused, RegistryRefused
-from repairops.job import Job
+from repairops.stages.job import Job
 from repairops.stages.publish import promote_earlier
 from repairops.store.aliases import promote
 from repairops.store.claims import rival_of

@@ -21,8 +21,8 @@ from PIL import Image
 from report_helpers import Page, attributes
 
 from repairops.config import GateConfig, load_config
-from repairops.evidence import PairedCounts
 from repairops.gate import decide
+from repairops.gate.evidence import PairedCounts
 from repairops.report import (
     NegativeFlip,
     Pictures,

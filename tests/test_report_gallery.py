@@ -8,12 +8,12 @@ from report_helpers import digits
 from sklearn.datasets import load_digits
 
 from repairops.config import StyleConfig
-from repairops.evaluation import Evaluation, judge
-from repairops.images import from_arrays
-from repairops.network import to_unit
-from repairops.records import CleanSet, Clusters, FailureBatch, HeldOutFailures, ImageSet
+from repairops.core.styles import Style, fit_style
+from repairops.data import from_arrays
+from repairops.data.records import CleanSet, Clusters, FailureBatch, HeldOutFailures, ImageSet
+from repairops.model.evaluation import Evaluation, judge
+from repairops.model.network import to_unit
 from repairops.stages.gallery import changed_answers, negative_flips, sample_pairs, style_grid, style_samples
-from repairops.style import Style, fit_style
 
 NAMES = tuple("0123456789")
 

@@ -18,7 +18,7 @@ from repairops.config import Config
 from repairops.errors import NoReview, PromotionRefused
 from repairops.gate import decide
 from repairops.outcome import SCHEMA, write_outcome
-from repairops.reviews import fetch_report, review
+from repairops.promotion.reviews import fetch_report, review
 from repairops.store.connection import connect
 from repairops.store.moves import OUTSIDE, Promotion, history, open_move, promotions
 

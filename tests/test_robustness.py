@@ -8,9 +8,9 @@ import torch
 from torch.nn import functional as F
 from training_helpers import champion, digits
 
-from repairops.evaluation import predict
-from repairops.network import to_unit
-from repairops.robustness import CORRUPTIONS, corrupted_counts
+from repairops.model.corrupted import CORRUPTIONS, corrupted_counts
+from repairops.model.evaluation import predict
+from repairops.model.network import to_unit
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)

@@ -35,9 +35,9 @@ from test_store_failures import check_two_writers
 
 from repairops import promotion
 from repairops.config import ImagesConfig
+from repairops.data import load_image_set
 from repairops.errors import AliasMoved, ModelNotFound, NothingToRollBack, RegistryRefused, RegistryUnreachable
-from repairops.images import load_image_set
-from repairops.network import to_input
+from repairops.model.network import to_input
 from repairops.store.connection import connect
 from repairops.store.datasets import CONTEXTS, fetch_dataset, find_sets
 from repairops.store.failure_rows import FailureRows, make_rows

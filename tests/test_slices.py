@@ -11,12 +11,12 @@ import pytest
 from store_helpers import SPEC, digit_set
 
 from repairops.config import ImagesConfig
+from repairops.data import load_image_set, write_parquet
+from repairops.data.columns import read_column
+from repairops.data.records import CleanSet, Predictions
 from repairops.errors import InvalidOption
-from repairops.evaluation import Evaluation
-from repairops.evidence import PairedCounts, RepairCounts
-from repairops.images import load_image_set, write_parquet
-from repairops.images.columns import read_column
-from repairops.records import CleanSet, Predictions
+from repairops.gate.evidence import PairedCounts, RepairCounts
+from repairops.model.evaluation import Evaluation
 from repairops.stages.judge import MAX_SLICES, _clean_slices, _failure_slices
 
 OPTION = "gate.clean_slices"

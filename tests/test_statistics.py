@@ -5,7 +5,7 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.stats import binom, binomtest, norm
 
-from repairops.statistics import (
+from repairops.gate.statistics import (
     binomial_interval,
     binomial_p_value,
     binomial_score,

@@ -16,6 +16,7 @@ from mlflow import MlflowClient
 from PIL import Image
 from store_helpers import add_version, artifact_paths, digits, in_processes, rewrite_json
 
+from repairops.data import file_id, sample_id
 from repairops.errors import (
     FailureBatchDamaged,
     FailureBatchNotFound,
@@ -23,7 +24,6 @@ from repairops.errors import (
     InvalidImages,
     ModelNotFound,
 )
-from repairops.images import file_id, sample_id
 from repairops.store.connection import connect
 from repairops.store.failure_rows import FailureRows, make_rows, read_rows, rows_from_path, write_rows
 from repairops.store.failures import (

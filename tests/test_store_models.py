@@ -25,6 +25,7 @@ from store_helpers import (
 from torch import Tensor, nn
 
 from repairops.config import ModelConfig
+from repairops.data.records import InputSpec
 from repairops.errors import (
     AmbiguousModel,
     DatasetNotFound,
@@ -38,8 +39,7 @@ from repairops.errors import (
     PickleRefused,
     UsageError,
 )
-from repairops.network import Classifier
-from repairops.records import InputSpec
+from repairops.model.network import Classifier
 from repairops.store.champion import code_paths, input_spec
 from repairops.store.connection import connect
 from repairops.store.log_model import log_model

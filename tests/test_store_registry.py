@@ -26,7 +26,7 @@ from store_helpers import (
 from repairops import promotion
 from repairops.config import Config, config_from_dict
 from repairops.errors import AliasMoved, JobRunning, ModelNotFound, NothingToRollBack, PromotionRefused
-from repairops.network import to_input
+from repairops.model.network import to_input
 from repairops.store.aliases import promote
 from repairops.store.connection import connect
 from repairops.store.digests import file_sha256, model_digests

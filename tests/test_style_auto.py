@@ -12,13 +12,13 @@ from style_helpers import digits, eight_bits, generator
 from torch import Generator, Tensor, nn
 
 from repairops.config import StyleConfig
+from repairops.core.styles import Witness, fit_style
+from repairops.core.styles.auto import choose, mix
+from repairops.core.styles.base import Style
+from repairops.core.styles.depths import choose_layers, pooled, see
+from repairops.core.styles.likeness import Seen, compare, same_classes
+from repairops.core.styles.trial import chance_of_best, run_trials
 from repairops.errors import StyleNotFittable
-from repairops.style import Witness, fit_style
-from repairops.style.auto import choose, mix
-from repairops.style.base import Style
-from repairops.style.depths import choose_layers, pooled, see
-from repairops.style.likeness import Seen, compare, same_classes
-from repairops.style.trial import chance_of_best, run_trials
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from style_helpers import digits, eight_bits, generator, scenes
 from torch import Tensor
 
 from repairops.config import StyleConfig
+from repairops.core.styles import STYLES, fit_style
 from repairops.errors import InvalidOption, StyleNotFittable
-from repairops.style import STYLES, fit_style
 
 NETWORK_FREE = sorted(set(STYLES) - {"wct2"})
 CONFIG = StyleConfig()

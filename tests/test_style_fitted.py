@@ -10,10 +10,10 @@ from style_helpers import digits, eight_bits, generator, photo_crops, scenes
 from torch import Tensor
 
 from repairops.config import StyleConfig
-from repairops.style.degradation import PARAMETERS, Degradation, Estimate, degrade
-from repairops.style.degradation.regression import ask
-from repairops.style.degradation.words import UNEXPLAINED, findings, sentence
-from repairops.style.fitted import FittedDegradation, fit_fitted_degradation
+from repairops.core.styles.fitted import PARAMETERS, Degradation, Estimate, degrade
+from repairops.core.styles.fitted.regression import ask
+from repairops.core.styles.fitted.words import UNEXPLAINED, findings, sentence
+from repairops.core.styles.fitted_degradation import FittedDegradation, fit_fitted_degradation
 
 
 def fit(references: Tensor, clean: Tensor) -> FittedDegradation:

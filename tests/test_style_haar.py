@@ -6,7 +6,7 @@ import pywt
 import torch
 from style_helpers import generator
 
-from repairops.style.haar import analyse, pad_to_multiple, synthesise, unpool
+from repairops.core.styles.haar import analyse, pad_to_multiple, synthesise, unpool
 
 
 def test_signs_on_one_block() -> None:

@@ -9,10 +9,10 @@ from safetensors.torch import save_file
 from style_helpers import digits, generator, scenes
 
 from repairops.config import StyleConfig
+from repairops.core.styles.wct2 import Wct2, build_wct2, fit_wct2
+from repairops.core.styles.wct2_network import SITES, Site, Wct2Network
+from repairops.core.styles.wct2_weights import load_weights, save_weights
 from repairops.errors import StyleWeightsDamaged, StyleWeightsMissing
-from repairops.style.wct2 import Wct2, build_wct2, fit_wct2
-from repairops.style.wct2_network import SITES, Site, Wct2Network
-from repairops.style.wct2_weights import load_weights, save_weights
 
 
 def random_network(seed: int = 0, unpooling: str = "cat5") -> Wct2Network:

@@ -9,11 +9,11 @@ import torch
 from style_helpers import generator, scenes
 from torch import Tensor
 
-from repairops.style import wct2_start
-from repairops.style.wct2 import build_wct2
-from repairops.style.wct2_network import Unpooling, Wct2Network
-from repairops.style.wct2_start import new_network
-from repairops.style.wct2_training import (
+from repairops.core.styles import wct2_start
+from repairops.core.styles.wct2 import build_wct2
+from repairops.core.styles.wct2_network import Unpooling, Wct2Network
+from repairops.core.styles.wct2_start import new_network
+from repairops.core.styles.wct2_training import (
     WANTED_VARIANCE,
     draw_crops,
     learning_rate,

@@ -7,8 +7,8 @@ import torch
 from style_helpers import generator
 from torch import Tensor
 
-from repairops.style import whitening
-from repairops.style.whitening import (
+from repairops.core.styles import whitening
+from repairops.core.styles.whitening import (
     inverse_root_by_newton_schulz,
     matrix_power,
     safe_eigh,

@@ -29,24 +29,30 @@ from training_helpers import (
 )
 
 from repairops.config import MethodConfig, StyleConfig, TrainingConfig
-from repairops.device import MixedPrecision, resolve_device, seeded, set_mode, use_bfloat16
+from repairops.core.methods import make_method
+from repairops.core.methods.base import Method, RepairData
+from repairops.core.methods.fine_tune import BatchNormStatistics, FineTune
+from repairops.core.methods.references import FailureSampler, StyleOperations, reference_weights
+from repairops.core.methods.style_guided import StyleGuided
+from repairops.core.training import StoppingRule, TrainingResult, split_train_set, train
+from repairops.core.training.as_trained import training_network
+from repairops.core.training.averaging import AveragedWeights
+from repairops.core.training.checkpoint import (
+    Checkpoint,
+    checkpoint_path,
+    fingerprint_of,
+    load_checkpoint,
+    save_checkpoint,
+)
+from repairops.core.training.clock import StepClock
+from repairops.core.training.loop import frozen_copy
+from repairops.core.training.ranks import Ranks
+from repairops.core.training.selection import ValidationCounts, select_epoch
+from repairops.core.training.source import make_batch_source
+from repairops.core.training.state import count_right
 from repairops.errors import DatasetNotFound, DeviceNotAvailable, LossNotFinite, NotFineTunable
-from repairops.methods import make_method
-from repairops.methods.base import Method, RepairData
-from repairops.methods.fine_tune import BatchNormStatistics, FineTune
-from repairops.methods.references import FailureSampler, StyleOperations, reference_weights
-from repairops.methods.style_guided import StyleGuided
-from repairops.network import Classifier, to_unit
-from repairops.training import StoppingRule, TrainingResult, split_train_set, train
-from repairops.training.averaging import AveragedWeights
-from repairops.training.checkpoint import Checkpoint, checkpoint_path, fingerprint_of, load_checkpoint, save_checkpoint
-from repairops.training.clock import StepClock
-from repairops.training.loop import frozen_copy
-from repairops.training.network import training_network
-from repairops.training.ranks import Ranks
-from repairops.training.selection import ValidationCounts, select_epoch
-from repairops.training.source import make_batch_source
-from repairops.training.state import count_right
+from repairops.model.device import MixedPrecision, resolve_device, seeded, set_mode, use_bfloat16
+from repairops.model.network import Classifier, to_unit
 
 CPU = torch.device("cpu")
 CONFIG = TrainingConfig(epochs=3, batch_size=50, crop_padding=0, device="cpu", max_clean_drop=1.0)

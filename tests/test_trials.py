@@ -13,9 +13,9 @@ from pipeline_helpers import (
 )
 
 from repairops.config import MethodConfig, TrainingConfig, load_config
+from repairops.core.training import TrainingResult
+from repairops.core.trials import CANDIDATES, Candidate, Trial, choose_by_trial, pick, trial_training
 from repairops.pipeline import repair
-from repairops.training import TrainingResult
-from repairops.trials import CANDIDATES, Candidate, Trial, choose_by_trial, pick, trial_training
 
 METHOD = MethodConfig(name="auto", trial_share=0.25)
 

@@ -13,15 +13,15 @@ from torch import Generator
 from training_helpers import SPEC, SmallNet, degrade, digits, failure_batch, image_set, learn, one_cluster
 
 from repairops.config import ImagesConfig, MethodConfig, StyleConfig, TrainingConfig
-from repairops.images import from_arrays, pick_images
-from repairops.methods import RepairData, make_method
-from repairops.methods.base import Method
-from repairops.network import Classifier, to_unit
-from repairops.records import FailureBatch, ImageSet
-from repairops.training import train
-from repairops.training.interpolation import trade_off
-from repairops.training.state import count_right
-from repairops.unseen import choose_rows, cut_rows
+from repairops.core.methods import RepairData, make_method
+from repairops.core.methods.base import Method
+from repairops.core.training import train
+from repairops.core.training.interpolation import trade_off
+from repairops.core.training.state import count_right
+from repairops.data import from_arrays, pick_images
+from repairops.data.records import FailureBatch, ImageSet
+from repairops.data.unseen import choose_rows, cut_rows
+from repairops.model.network import Classifier, to_unit
 
 CPU = torch.device("cpu")
 CUT = {"fraction": 0.2, "most": 2000, "similarity": 0.98, "seed": 0}

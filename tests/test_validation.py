@@ -19,9 +19,9 @@ from PIL import Image
 from torch import Tensor
 
 from repairops.config import ImagesConfig, ValidationConfig
+from repairops.data import encode_png, sample_id
+from repairops.data.records import InputSpec
 from repairops.errors import ValidationEngineFailed
-from repairops.images import encode_png, sample_id
-from repairops.records import InputSpec
 from repairops.validation import ValidationReport, contract, validate
 from repairops.validation.facts import ROW_RULES, RowFacts, gather
 

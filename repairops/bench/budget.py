@@ -25,16 +25,16 @@ from repairops.bench.champions import digest_of, input_spec
 from repairops.bench.corruptions import corrupt_pixels
 from repairops.bench.networks import build_network
 from repairops.bench.rivals import Rival, make_rival
-from repairops.clustering import cluster_failures
 from repairops.config import ClusteringConfig, TrainingConfig
-from repairops.device import MixedPrecision, resolve_device, seeded, set_mode, use_bfloat16
+from repairops.core.clustering import cluster_failures
+from repairops.core.methods import RepairData
+from repairops.core.training.as_trained import use_channels_last
+from repairops.core.training.loop import make_jitter
+from repairops.data import from_arrays
+from repairops.data.records import FailureBatch, ImageSet
 from repairops.errors import RepairError
-from repairops.images import from_arrays
-from repairops.methods import RepairData
-from repairops.network import Classifier, to_unit
-from repairops.records import FailureBatch, ImageSet
-from repairops.training.loop import make_jitter
-from repairops.training.network import use_channels_last
+from repairops.model.device import MixedPrecision, resolve_device, seeded, set_mode, use_bfloat16
+from repairops.model.network import Classifier, to_unit
 
 WARM_UP, MEASURED, REPEATS = 2, 4, 3  # steps, steps, times; the median counts
 FAILURES = 320  # of the stand-in failure batch

@@ -15,17 +15,18 @@ from repairops import __version__
 from repairops.bench.data import BenchData, corrupted_images, take_rows
 from repairops.bench.failures import Failures, PhotoRoles, Subset, champion_answers, collect_failures, photo_roles
 from repairops.bench.rivals import make_rival, rival, twisted_failures
-from repairops.clustering import cluster_failures, split_failures
 from repairops.config import ClusteringConfig, MethodConfig, SplitConfig, StyleConfig, TrainingConfig, derive_seed
-from repairops.device import resolve_device
-from repairops.evaluation import paired_counts, predict
-from repairops.methods import AUTO, RepairData
-from repairops.methods.base import Method
-from repairops.network import Classifier
-from repairops.records import FailureBatch, ImageSet, Predictions
-from repairops.training import TrainingResult, train
-from repairops.training.interpolation import trade_off
-from repairops.trials import choose_by_trial
+from repairops.core.clustering import cluster_failures
+from repairops.core.methods import AUTO, RepairData
+from repairops.core.methods.base import Method
+from repairops.core.training import TrainingResult, train
+from repairops.core.training.interpolation import trade_off
+from repairops.core.trials import choose_by_trial
+from repairops.data.records import FailureBatch, ImageSet, Predictions
+from repairops.data.split import split_failures
+from repairops.model.device import resolve_device
+from repairops.model.evaluation import paired_counts, predict
+from repairops.model.network import Classifier
 
 PROTOCOL = 2  # in each cell's arguments; a change of what is measured makes it another cell
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from repairops import __version__
-from repairops.device import device_name
+from repairops.model.device import device_name
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from filelock import FileLock
 from repairops.bench.corruptions import SEVERITIES
 from repairops.bench.data import BenchData, corrupted_images, take_rows
 from repairops.config import derive_seed
-from repairops.evaluation import logits, predictions
-from repairops.images import from_arrays
-from repairops.network import Classifier
-from repairops.records import FailureBatch, ImageSet, Predictions
+from repairops.data import from_arrays
+from repairops.data.records import FailureBatch, ImageSet, Predictions
+from repairops.model.evaluation import logits, predictions
+from repairops.model.network import Classifier
 
 READ = 2000  # images of a mapped file at once
 

@@ -32,12 +32,12 @@ from repairops.bench.environment import Costs, environment
 from repairops.bench.presets import Coordinates, Preset
 from repairops.bench.rivals import rival
 from repairops.config import ClusteringConfig
-from repairops.device import resolve_device
+from repairops.core.methods import AUTO
+from repairops.core.training.checkpoint import checkpoint_path
+from repairops.core.trials import CANDIDATES
 from repairops.errors import RepairError
-from repairops.methods import AUTO
-from repairops.network import Classifier
-from repairops.training.checkpoint import checkpoint_path
-from repairops.trials import CANDIDATES
+from repairops.model.device import resolve_device
+from repairops.model.network import Classifier
 
 logger = logging.getLogger("repairops")
 

@@ -9,7 +9,7 @@ from repairops.bench.champions import ChampionConfig
 from repairops.bench.corruptions import CORRUPTIONS
 from repairops.bench.rivals import rivals
 from repairops.config import TrainingConfig
-from repairops.device import cpu_has_bfloat16
+from repairops.model.device import cpu_has_bfloat16
 
 
 @dataclass(frozen=True)

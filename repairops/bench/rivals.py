@@ -1,4 +1,4 @@
-"""What is compared: every method of `repairops.methods`, variants of them, and the bounds."""
+"""What is compared: every method of `repairops.core.methods`, variants of them, and the bounds."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Generator, Tensor
 
 from repairops.bench.corruptions import corrupt
 from repairops.config import MethodConfig, StyleConfig, TrainingConfig, load_config
+from repairops.core.methods import AUTO, METHODS, Method, RepairData, make_method
+from repairops.core.methods.references import StyleOperations, reference_weights
+from repairops.core.methods.style_guided import unmixed
+from repairops.data.records import FailureBatch
 from repairops.errors import InvalidOption, listing
-from repairops.methods import AUTO, METHODS, Method, RepairData, make_method
-from repairops.methods.references import StyleOperations, reference_weights
-from repairops.methods.style_guided import unmixed
-from repairops.records import FailureBatch
 
 # What makes a rival more than a method: nothing is trained; the failures' pixels are shuffled; the style is the true
 # corruption.

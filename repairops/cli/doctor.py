@@ -2,11 +2,128 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import shutil
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
 
 import click
 
 from repairops.cli.console import json_option, print_json
+
+PACKAGES = ("mlflow", "torch", "torchvision", "onnx", "scikit-learn", "pywavelets", "great-expectations")
+MIN_DISK_GB = 2.0
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the examination: ok, warn (it works, less well) or error (mend it first)."""
+
+    what: str
+    state: Literal["ok", "warn", "error"]
+    value: str
+    mend: str = ""
+
+
+def examine(tracking_uri: str | None = None) -> list[Line]:
+    """All lines; a check that breaks is itself a line."""
+    checks: list[Callable[[], list[Line]]] = [
+        _python,
+        _packages,
+        _device,
+        _onnxruntime,
+        lambda: _registry(tracking_uri),
+        _disk,
+    ]
+    lines: list[Line] = []
+    for check in checks:
+        try:
+            lines += check()
+        except Exception as error:  # the examination goes on whatever a broken installation raises
+            lines.append(Line("check", "error", f"{type(error).__name__}: {error}", "Install repairops again."))
+    return lines
+
+
+def _python() -> list[Line]:
+    good = (3, 11) <= sys.version_info[:2] <= (3, 13)
+    mend = "" if good else "Use Python 3.11, 3.12 or 3.13."
+    return [Line("python", "ok" if good else "error", platform.python_version(), mend)]
+
+
+def _packages() -> list[Line]:
+    lines = []
+    for name in PACKAGES:
+        try:
+            lines.append(Line(name, "ok", version(name)))
+        except PackageNotFoundError:
+            lines.append(Line(name, "error", "not installed", f"pip install {name}"))
+    return lines
+
+
+def _device() -> list[Line]:
+    import torch
+
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info()
+        return [Line("gpu", "ok", f"{torch.cuda.get_device_name()}, {free >> 30} of {total >> 30} GiB free")]
+    return [
+        Line(
+            "gpu",
+            "warn",
+            f"none; training runs on {torch.get_num_threads()} CPU threads",
+            "Small networks repair in minutes on a CPU; for large ones use a machine with a GPU.",
+        )
+    ]
+
+
+def _onnxruntime() -> list[Line]:
+    found = []
+    for name in ("onnxruntime-gpu", "onnxruntime"):
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            continue
+    if not found:
+        return [Line("onnxruntime", "error", "not installed", "pip install onnxruntime-gpu")]
+    if len(found) > 1:
+        mend = "They share a folder: uninstall both, then install one."
+        return [Line("onnxruntime", "error", " and ".join(found), mend)]
+    return [Line("onnxruntime", "ok", found[0])]
+
+
+def _registry(tracking_uri: str | None) -> list[Line]:
+    from repairops.errors import RepairError
+    from repairops.store.connection import connect, experiment_id, talking
+
+    try:
+        client = connect(tracking_uri)
+        import mlflow
+
+        with talking("list the registered models"):
+            names = [model.name for model in client.search_registered_models(max_results=100)]
+        lines = [Line("registry", "ok", f"{mlflow.get_tracking_uri()}, {len(names)} registered models")]
+        with talking("write a run"):
+            run = client.create_run(experiment_id(client, "repairops/doctor"), tags={"repairops.kind": "doctor"})
+            client.set_terminated(run.info.run_id)
+            client.delete_run(run.info.run_id)
+        return [*lines, Line("rights", "ok", "runs can be written")]
+    except RepairError as error:
+        return [Line("registry", "error", str(error), "Set MLFLOW_TRACKING_URI or give --tracking-uri.")]
+
+
+def _disk() -> list[Line]:
+    home = os.environ.get("REPAIROPS_HOME") or os.environ.get("XDG_CACHE_HOME") or str(Path.home())
+    path = Path(home)
+    while not path.exists():
+        path = path.parent
+    free = shutil.disk_usage(path).free / 2**30
+    mend = "" if free >= MIN_DISK_GB else f"Free {MIN_DISK_GB:.0f} GiB, or set REPAIROPS_HOME to another disk."
+    return [Line("disk", "ok" if not mend else "error", f"{free:.1f} GiB free at {path}", mend)]
 
 
 @click.command()
@@ -14,13 +131,11 @@ from repairops.cli.console import json_option, print_json
 @click.pass_obj
 def doctor(tracking_uri: str | None, as_json: bool) -> None:
     """Check versions, GPU, registry, rights and disk; exits 1 where something must be mended."""
-    from repairops.doctor import examine
-
-    findings = examine(tracking_uri)
+    lines = examine(tracking_uri)
     if as_json:
-        print_json([vars(finding) for finding in findings])
+        print_json([vars(line) for line in lines])
     else:
-        for finding in findings:
-            mend = f"  ->  {finding.mend}" if finding.mend else ""
-            click.echo(f"{finding.state:<5} {finding.what}: {finding.value}{mend}")
-    sys.exit(1 if any(finding.state == "error" for finding in findings) else 0)
+        for line in lines:
+            mend = f"  ->  {line.mend}" if line.mend else ""
+            click.echo(f"{line.state:<5} {line.what}: {line.value}{mend}")
+    sys.exit(1 if any(line.state == "error" for line in lines) else 0)

@@ -56,7 +56,7 @@ def log(
     and --set std=... unless the network normalises its input itself.
     """
     from repairops.config import load_config
-    from repairops.images import peek_class_names, peek_image_size
+    from repairops.data import peek_class_names, peek_image_size
     from repairops.store.champion import input_spec
     from repairops.store.log_model import log_model
 

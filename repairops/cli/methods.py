@@ -11,7 +11,7 @@ from repairops.cli.console import json_option, print_json, print_table
 @json_option
 def methods(as_json: bool) -> None:
     """List the repair methods, their sources, and what differs from them."""
-    from repairops.methods import METHODS
+    from repairops.core.methods import METHODS
 
     rows = [
         {"method": name, "what": entry.summary, "source": entry.source, "differs": entry.differs}

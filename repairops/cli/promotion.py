@@ -29,7 +29,7 @@ def promote(
     Refuses a version whose gate did not pass, or passed against another version than the alias is at, or judged other
     files than it has now.
     """
-    from repairops.promotion import promote as move
+    from repairops.promotion.verbs import promote as move
 
     made = move(model, version=version, by=by, reason=reason, force=force, stage=stage, tracking_uri=tracking_uri)
     _show(made, as_json)
@@ -43,7 +43,7 @@ def promote(
 @click.pass_obj
 def rollback(tracking_uri: str | None, model: str, by: str, reason: str, as_json: bool) -> None:
     """Undo the last promotion of MODEL's production alias."""
-    from repairops.promotion import rollback as move
+    from repairops.promotion.verbs import rollback as move
 
     _show(move(model, by=by, reason=reason, tracking_uri=tracking_uri), as_json)
 

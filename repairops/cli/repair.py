@@ -57,9 +57,9 @@ def repair(
     training runs on all of its processes.
     """
     from repairops.config import load_config
-    from repairops.followers import follow, leading
+    from repairops.core.followers import follow, leading
+    from repairops.core.training.ranks import start_ranks
     from repairops.pipeline import repair as run_repair
-    from repairops.training.ranks import start_ranks
 
     ranks = start_ranks()
     if not ranks.leads:

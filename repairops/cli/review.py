@@ -9,7 +9,7 @@ import click
 from repairops.cli.console import json_option, print_json, print_table
 
 if TYPE_CHECKING:
-    from repairops.reviews import Review
+    from repairops.promotion.reviews import Review
     from repairops.store.moves import Promotion
 
 
@@ -24,7 +24,7 @@ def review(tracking_uri: str | None, model: str, version: str, open_page: bool, 
 
     The verdict is computed again from the counts of the repair's outcome.json.
     """
-    from repairops.reviews import review as look
+    from repairops.promotion.reviews import review as look
 
     found = look(model, version=version, tracking_uri=tracking_uri)
     if as_json:
@@ -44,7 +44,7 @@ def history(tracking_uri: str | None, model: str, as_json: bool) -> None:
 
     A move that repairops did not make is listed as made outside repairops.
     """
-    from repairops.promotion import history as read
+    from repairops.promotion.verbs import history as read
 
     moves = read(model, tracking_uri=tracking_uri)
     if as_json:
@@ -74,7 +74,7 @@ def _open(found: Review, tracking_uri: str | None) -> None:
     import webbrowser
     from pathlib import Path
 
-    from repairops.reviews import fetch_report
+    from repairops.promotion.reviews import fetch_report
 
     page = fetch_report(found, Path(tempfile.mkdtemp(prefix="repairops-review-")), tracking_uri)
     if not webbrowser.open(page.as_uri()):

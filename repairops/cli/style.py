@@ -84,9 +84,9 @@ def show(field: Field, names: tuple[str, ...], count: int, out: Path, as_json: b
     """Make a picture of train images in every style, fitted to the logged failures of MODEL."""
     import torch
 
-    from repairops.images import encode_png
+    from repairops.core.styles import AUTO, STYLES
+    from repairops.data import encode_png
     from repairops.stages.field import picture_styles
-    from repairops.style import AUTO, STYLES
 
     shown = list(names) or [n for n in (*STYLES, AUTO) if n != "wct2" or field.config.style.weights]
     picture = picture_styles(field, shown, count)

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from repairops.augment.geometry import random_crop_flip
 from repairops.config import derive_seed
-from repairops.network import Classifier, to_unit
-from repairops.records import ImageSet, InputSpec
+from repairops.core.augment.geometry import random_crop_flip
+from repairops.data.records import ImageSet, InputSpec
+from repairops.model.network import Classifier, to_unit
 
 EPOCHS = 30
 BATCH = 64

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from repairops.config import ImagesConfig, derive_seed
+from repairops.data import from_arrays, load_image_set, peek_class_names, peek_image_size
+from repairops.data.records import ImageSet, InputSpec
 from repairops.errors import UnreadableDataset
-from repairops.images import from_arrays, load_image_set, peek_class_names, peek_image_size
-from repairops.network import to_unit
-from repairops.records import ImageSet, InputSpec
+from repairops.model.network import to_unit
 
 SIDE = 16  # pixels; the scans are 8x8 and are enlarged
 SHOTS = 4  # photographs of each scan in the field

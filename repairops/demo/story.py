@@ -111,8 +111,8 @@ def _production(data: DemoData, seed: int) -> int:
     import torch
 
     from repairops import log_failures, log_model
-    from repairops.evaluation import predict
-    from repairops.network import Classifier
+    from repairops.model.evaluation import predict
+    from repairops.model.network import Classifier
 
     log.info("Training a champion on %d clean images ...", len(data.train))
     network = train_champion(data.train, data.spec, seed)

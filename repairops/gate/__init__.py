@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from repairops.config import GateConfig
-from repairops.evidence import Check, Evidence, Level, Result, Verdict
+from repairops.config import GateConfig, Level
 from repairops.gate.accuracy import class_recall, clean_non_regression, negative_flips
+from repairops.gate.evidence import Check, Evidence, Result, Verdict
 from repairops.gate.parts import cluster_repair, slices
+from repairops.gate.phrases import Finding, plain
 from repairops.gate.planning import CHANGED, plan, power
 from repairops.gate.repair_rate import repair_rate
 from repairops.gate.robustness import calibration, corruptions
 from repairops.gate.served import latency, onnx_accuracy, onnx_parity
-from repairops.gate.wording import Finding, plain
 
 __all__ = ["CHANGED", "RULES", "decide", "plan", "power"]
 

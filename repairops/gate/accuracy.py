@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from repairops.config import GateConfig
-from repairops.evidence import Evidence, PairedCounts, Result
-from repairops.exact import exact_lower, exact_p_value
+from repairops.gate.evidence import Evidence, PairedCounts, Result
+from repairops.gate.exact import exact_lower, exact_p_value
 from repairops.gate.falls import damage, fall_row
-from repairops.gate.wording import Finding, allowed, difference_points, no_comparison, percent, share, signed
-from repairops.statistics import settling_size, smallest_settled, tango_score
+from repairops.gate.phrases import Finding, allowed, difference_points, no_comparison, percent, share, signed
+from repairops.gate.statistics import settling_size, smallest_settled, tango_score
 
 LARGE = 100_000  # images; sums over all tables take their time beyond
 

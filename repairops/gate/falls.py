@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 from repairops.errors import listing
-from repairops.evidence import PairedCounts, Result
-from repairops.exact import exact_p_value
-from repairops.gate.wording import difference_points, sentence, share, signed
-from repairops.statistics import holm
+from repairops.gate.evidence import PairedCounts, Result
+from repairops.gate.exact import exact_p_value
+from repairops.gate.phrases import difference_points, sentence, share, signed
+from repairops.gate.statistics import holm
 
 
 def fall_row(name: str, counts: PairedCounts, margin_points: float) -> dict[str, Any]:

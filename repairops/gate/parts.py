@@ -6,10 +6,10 @@ from typing import Any
 
 from repairops.config import GateConfig
 from repairops.errors import listing
-from repairops.evidence import Evidence, PairedCounts, RepairCounts, Result
+from repairops.gate.evidence import Evidence, PairedCounts, RepairCounts, Result
 from repairops.gate.falls import damage, fall_row
-from repairops.gate.wording import Finding, not_finite, sentence
-from repairops.statistics import binomial_interval, binomial_p_value, holm
+from repairops.gate.phrases import Finding, not_finite, sentence
+from repairops.gate.statistics import binomial_interval, binomial_p_value, holm
 
 
 def cluster_repair(evidence: Evidence, policy: GateConfig) -> Finding:

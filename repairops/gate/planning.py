@@ -7,9 +7,9 @@ import math
 from scipy.stats import norm
 
 from repairops.config import GateConfig
-from repairops.exact import exact_p_value
-from repairops.gate.wording import share
-from repairops.statistics import quantile, tango_score
+from repairops.gate.exact import exact_p_value
+from repairops.gate.phrases import share
+from repairops.gate.statistics import quantile, tango_score
 
 CHANGED = (0.005, 0.01, 0.02, 0.05)  # shares of the clean decisions that a fine-tuned network may change
 ENOUGH = 0.8  # power below which the job warns, at PLAUSIBLE

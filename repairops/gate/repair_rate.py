@@ -5,9 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from repairops.config import GateConfig
-from repairops.evidence import Evidence
-from repairops.gate.wording import Finding, not_finite, percent
-from repairops.statistics import binomial_interval, binomial_p_value, binomial_score, settling_size, smallest_settled
+from repairops.gate.evidence import Evidence
+from repairops.gate.phrases import Finding, not_finite, percent
+from repairops.gate.statistics import (
+    binomial_interval,
+    binomial_p_value,
+    binomial_score,
+    settling_size,
+    smallest_settled,
+)
 
 
 def repair_rate(evidence: Evidence, policy: GateConfig) -> Finding:

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from repairops.config import GateConfig
-from repairops.evidence import ConfidenceBin, Evidence
+from repairops.gate.evidence import ConfidenceBin, Evidence
 from repairops.gate.falls import damage, fall_row
-from repairops.gate.wording import Finding, no_comparison
-from repairops.statistics import quantile
+from repairops.gate.phrases import Finding, no_comparison
+from repairops.gate.statistics import quantile
 
 
 def corruptions(evidence: Evidence, policy: GateConfig) -> Finding:

@@ -6,9 +6,9 @@ import math
 from typing import Any
 
 from repairops.config import GateConfig
-from repairops.evidence import Evidence, LatencyFigures
 from repairops.gate.accuracy import compare
-from repairops.gate.wording import Finding, allowed, difference_points, percent, share, signed
+from repairops.gate.evidence import Evidence, LatencyFigures
+from repairops.gate.phrases import Finding, allowed, difference_points, percent, share, signed
 
 
 def onnx_parity(evidence: Evidence, policy: GateConfig) -> Finding:

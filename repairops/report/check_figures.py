@@ -143,7 +143,7 @@ def _rate(values: Mapping[str, Any], policy: Mapping[str, Any], name: str, width
 
 def _rise(values: Mapping[str, Any], name: str, width: float) -> Markup:
     """A rise with its bounds, from its standard error, against the most that it may be."""
-    from repairops.statistics import quantile
+    from repairops.gate.statistics import quantile
 
     rise, error = number(values.get("rise")), number(values.get("standard_error"))
     sure = number(values.get("confidence"))

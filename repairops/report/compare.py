@@ -59,7 +59,7 @@ class Rate:
 
 @lru_cache(maxsize=1024)
 def _bounds_in_points(won: float, lost: float, n: float, sure: float) -> tuple[float, float]:
-    from repairops.statistics import tango_interval
+    from repairops.gate.statistics import tango_interval
 
     lower, upper = tango_interval(won, lost, n, sure)
     return 100 * lower, 100 * upper
@@ -87,7 +87,7 @@ def is_paired(counts: Mapping[str, Any]) -> bool:
 
 def rate(name: Any, counts: Mapping[str, Any], sure: float) -> Rate:
     """A row from counts `repaired` of `total`."""
-    from repairops.statistics import binomial_interval
+    from repairops.gate.statistics import binomial_interval
 
     repaired, total = number(counts.get("repaired")), number(counts.get("total"))
     if repaired is None or not total or not 0 <= repaired <= total:

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from repairops.clustering import cluster_failures
 from repairops.config import Config, derive_seed
+from repairops.core.clustering import cluster_failures
+from repairops.core.looks import describe_look, describe_looks, find_degradation, fit_look
+from repairops.data import decode_image, load_image_set, resolve_label, sample_ids
+from repairops.data.contact_sheet import image_grid
+from repairops.data.records import Clusters, FailureBatch, ImageSet, InputSpec
 from repairops.errors import FailureBatchNotFound, StyleNotFittable, UnreadableImage
-from repairops.grid import image_grid
-from repairops.images import decode_image, load_image_set, resolve_label, sample_ids
-from repairops.network import Classifier, to_unit
-from repairops.records import Clusters, FailureBatch, ImageSet, InputSpec
-from repairops.stages.looks import describe_look, describe_looks, find_degradation, fit_look
+from repairops.model.network import Classifier, to_unit
 from repairops.store.champion import load_champion
 from repairops.store.connection import connect
 from repairops.store.datasets import fetch_dataset, find_sets

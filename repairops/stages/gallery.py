@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from repairops.config import derive_seed
-from repairops.evaluation import Evaluation
-from repairops.grid import image_grid
-from repairops.network import to_unit
-from repairops.records import CleanSet, Clusters, FailureBatch, HeldOutFailures, ImageSet, Predictions
+from repairops.core.styles import Style
+from repairops.data.contact_sheet import image_grid
+from repairops.data.records import CleanSet, Clusters, FailureBatch, HeldOutFailures, ImageSet, Predictions
+from repairops.model.evaluation import Evaluation
+from repairops.model.network import to_unit
 from repairops.report import NegativeFlip, SamplePair
-from repairops.style import Style
 
 MAX_CONFUSIONS = 12  # wrong answers listed for each set
 

@@ -9,18 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from repairops.clustering import nearest_clusters
 from repairops.config import derive_seed
+from repairops.core.clustering import nearest_clusters
+from repairops.data.columns import read_column
+from repairops.data.records import CleanSet, Clusters, FailureSplit, HeldOutFailures
 from repairops.errors import ExportImpossible
-from repairops.evaluation import Evaluation, evaluate, paired_counts, predictions, reliability, repaired_by
-from repairops.evidence import Calibration, Evidence, OnnxAccuracy, ParityCounts, Slice, Verdict
-from repairops.export import compare, export_onnx, measure_latency, run_onnx
 from repairops.gate import decide
-from repairops.images.columns import read_column
-from repairops.job import Job
-from repairops.network import Classifier
-from repairops.records import CleanSet, Clusters, FailureSplit, HeldOutFailures
-from repairops.robustness import corrupted_counts
+from repairops.gate.evidence import Calibration, Evidence, OnnxAccuracy, ParityCounts, Slice, Verdict
+from repairops.model.corrupted import corrupted_counts
+from repairops.model.evaluation import Evaluation, evaluate, paired_counts, predictions, reliability, repaired_by
+from repairops.model.network import Classifier
+from repairops.model.onnx import compare, export_onnx, measure_latency, run_onnx
+from repairops.stages.job import Job
 from repairops.store.champion import Champion
 from repairops.store.digests import file_sha256
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from repairops.errors import AliasMoved, PromotionRefused, RegistryRefused
-from repairops.evidence import Verdict
-from repairops.job import Job
-from repairops.network import Classifier
+from repairops.gate.evidence import Verdict
+from repairops.model.network import Classifier
 from repairops.outcome import OF_VERDICT
 from repairops.report import render_markdown
+from repairops.stages.job import Job
 from repairops.stages.judge import onnx_file
 from repairops.store.aliases import promote
 from repairops.store.champion import Champion

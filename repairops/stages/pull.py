@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from repairops.images import load_image_set, peek_class_names
-from repairops.images.columns import read_column
-from repairops.job import Job
-from repairops.records import CleanSet, ImageSet
+from repairops.data import load_image_set, peek_class_names
+from repairops.data.columns import read_column
+from repairops.data.records import CleanSet, ImageSet
+from repairops.stages.job import Job
 from repairops.stages.roles import assign_clean_roles
 from repairops.store.champion import Champion, load_champion
 from repairops.store.datasets import OPTION, ROLE, Context, DatasetRef, fetch_dataset, log_reference

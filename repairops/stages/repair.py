@@ -11,19 +11,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from repairops.clustering import cluster_failures, cluster_grid, split_failures
 from repairops.config import derive_seed
-from repairops.followers import Work, fine_tune_everywhere
-from repairops.images.decoding import encode_png
-from repairops.job import Job
-from repairops.network import Classifier
-from repairops.records import Clusters, FailureBatch, FailureSplit, ImageSet
+from repairops.core.clustering import cluster_failures, cluster_grid
+from repairops.core.followers import Work, fine_tune_everywhere
+from repairops.core.looks import describe_look, describe_looks, find_degradation, fit_look
+from repairops.core.styles import Style
+from repairops.core.training import TrainingResult
+from repairops.core.training.interpolation import trade_off
+from repairops.data.decoding import encode_png
+from repairops.data.records import Clusters, FailureBatch, FailureSplit, ImageSet
+from repairops.data.split import split_failures
+from repairops.model.network import Classifier
 from repairops.stages.gallery import StyledSample, style_grid, style_samples
-from repairops.stages.looks import describe_look, describe_looks, find_degradation, fit_look
+from repairops.stages.job import Job
 from repairops.store.champion import Champion
-from repairops.style import Style
-from repairops.training import TrainingResult
-from repairops.training.interpolation import trade_off
 
 log = logging.getLogger("repairops")
 NO_POINT = (

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from repairops.config import Config, derive_seed
+from repairops.data import pick_images
+from repairops.data.records import CleanSet, ImageSet
+from repairops.data.unseen import choose_rows, cut_rows
 from repairops.errors import NoUnseenImages
-from repairops.images import pick_images
-from repairops.job import Job
-from repairops.records import CleanSet, ImageSet
-from repairops.unseen import choose_rows, cut_rows
+from repairops.stages.job import Job
 
 REMEMBERED = "A part of the train set chooses, which the champion probably remembers: "
 

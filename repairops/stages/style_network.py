@@ -12,18 +12,18 @@ import torch
 from torch import Tensor
 
 from repairops.config import ImagesConfig, ModelConfig, derive_seed
-from repairops.device import resolve_device, use_bfloat16
+from repairops.core.styles.wct2_network import Unpooling
+from repairops.core.styles.wct2_start import new_network, take_vgg_encoder
+from repairops.core.styles.wct2_training import poorest_psnr, scale_features, train_reconstruction
+from repairops.core.styles.wct2_weights import save_weights
+from repairops.data import load_image_set
 from repairops.errors import StyleNetworkPoor, StyleNotFittable, StyleWeightsDamaged
-from repairops.images import load_image_set
+from repairops.model.device import resolve_device, use_bfloat16
 from repairops.store.champion import load_champion
 from repairops.store.connection import connect
 from repairops.store.datasets import fetch_dataset, find_sets
 from repairops.store.models import resolve_model
 from repairops.store.styles import FILE, LoggedStyle, log_style
-from repairops.style.wct2_network import Unpooling
-from repairops.style.wct2_start import new_network, take_vgg_encoder
-from repairops.style.wct2_training import poorest_psnr, scale_features, train_reconstruction
-from repairops.style.wct2_weights import save_weights
 
 UNSEEN = 256  # images that only measure the reconstruction, at most a tenth
 SAY_EVERY = 100  # steps

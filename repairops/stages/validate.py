@@ -8,11 +8,11 @@ import logging
 import numpy as np
 from torch import Tensor
 
+from repairops.data.records import CleanSet, FailureBatch, ImageSet
 from repairops.errors import FailureBatchRejected
-from repairops.evaluation import check_not_at_chance, predict
 from repairops.gate import CHANGED, plan, power
-from repairops.job import Job
-from repairops.records import CleanSet, FailureBatch, ImageSet
+from repairops.model.evaluation import check_not_at_chance, predict
+from repairops.stages.job import Job
 from repairops.store.champion import Champion
 from repairops.store.failure_rows import FailureRows
 from repairops.validation import validate

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repairops.config import ModelConfig
+from repairops.data.records import InputSpec
 from repairops.errors import MissingInputSpec, NotAClassifier, NotFineTunable, PickleRefused, UsageError
-from repairops.network import Classifier
-from repairops.records import InputSpec
+from repairops.model.network import Classifier
 from repairops.store.connection import talking
 from repairops.store.models import ModelRef
 

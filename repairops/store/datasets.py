@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from repairops.data.records import ImageSet
 from repairops.errors import DatasetNotFound
-from repairops.records import ImageSet
 from repairops.store.connection import talking
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def fetch_dataset(ref: DatasetRef, context: Context, folder: Path) -> Path:
 def _upload(client: MlflowClient, run_id: str, context: Context, images: ImageSet) -> DatasetRef:
     import tempfile
 
-    from repairops.images import write_parquet
+    from repairops.data import write_parquet
 
     name = f"{OPTION[context]}.parquet"
     with tempfile.TemporaryDirectory() as folder, talking("store the dataset"):

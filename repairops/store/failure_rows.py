@@ -205,8 +205,8 @@ def _with_columns(images: Any, lines: Sequence[dict[str, Any]], names: list[str]
 
 def _encode(images: Any) -> tuple[list[bytes], list[str], list[str]]:
     """(encoded files, sample ids, names) of any accepted form of images."""
-    from repairops.images import to_pixels
-    from repairops.images.decoding import encode_png, file_id, sample_ids
+    from repairops.data import to_pixels
+    from repairops.data.decoding import encode_png, file_id, sample_ids
 
     if isinstance(images, Iterable) and not hasattr(images, "shape"):
         images = list(images)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from repairops.data.records import InputSpec
 from repairops.errors import NotTraceable
-from repairops.records import InputSpec
 from repairops.store.digests import ONNX_FILE, model_digests
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from repairops.data.records import ImageSet, InputSpec
 from repairops.errors import InvalidOption, NotAClassifier, RepairError
-from repairops.network import Classifier
-from repairops.records import ImageSet, InputSpec
+from repairops.model.network import Classifier
 from repairops.store.champion import METADATA_KEY
 from repairops.store.connection import connect, talking
 from repairops.store.datasets import Context, log_dataset

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from repairops.config import ImagesConfig, ValidationConfig
+from repairops.data.records import FailureBatch, ImageSet, InputSpec
 from repairops.errors import ValidationEngineFailed
-from repairops.records import FailureBatch, ImageSet, InputSpec
 from repairops.validation.facts import ROW_RULES, Predict, RowFacts, gather
 from repairops.validation.limits import BatchLimit, batch_limits
 

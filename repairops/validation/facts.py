@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from repairops.config import ImagesConfig
+from repairops.data.decoding import decode_image, file_id, sample_id
+from repairops.data.records import InputSpec
+from repairops.data.sources import resolve_label
 from repairops.errors import UnreadableImage
-from repairops.images.decoding import decode_image, file_id, sample_id
-from repairops.images.sources import resolve_label
-from repairops.records import InputSpec
 
 if TYPE_CHECKING:
     import pandas as pd

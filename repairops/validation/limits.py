@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from repairops.config import ValidationConfig
-from repairops.records import FailureBatch
+from repairops.data.records import FailureBatch
 from repairops.validation.facts import BENIGN, ROW_RULES, RowFacts
 
 CLEAN_OVERLAP_SHARE = 0.01  # of the different images in a batch; one is always forgiven: black frames happen

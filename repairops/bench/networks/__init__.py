@@ -10,8 +10,8 @@ from torch import nn
 
 from repairops.bench.networks.convolutional import AllConvNet, DenseNet, PooledConvNet, SmallResNet, WideResNet
 from repairops.bench.networks.recurrent import ReNet, RowLstm
+from repairops.data.records import InputSpec
 from repairops.errors import InvalidOption, listing
-from repairops.records import InputSpec
 
 __all__ = ["NETWORKS", "Subject", "build_network"]
 

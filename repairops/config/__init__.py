@@ -1,0 +1,41 @@
+"""Configuration: the options of each stage with defaults and ranges, and how they are read."""
+
+from repairops.config.options import (
+    ClusteringConfig,
+    Config,
+    GateConfig,
+    ImagesConfig,
+    Level,
+    MethodConfig,
+    ModelConfig,
+    RegisterConfig,
+    SplitConfig,
+    StyleConfig,
+    TrainingConfig,
+    ValidationConfig,
+    config_from_dict,
+    derive_seed,
+    load_config,
+    option_names,
+    read_yaml,
+)
+
+__all__ = [
+    "ClusteringConfig",
+    "Config",
+    "GateConfig",
+    "ImagesConfig",
+    "Level",
+    "MethodConfig",
+    "ModelConfig",
+    "RegisterConfig",
+    "SplitConfig",
+    "StyleConfig",
+    "TrainingConfig",
+    "ValidationConfig",
+    "config_from_dict",
+    "derive_seed",
+    "load_config",
+    "option_names",
+    "read_yaml",
+]

@@ -1,0 +1,124 @@
+"""Methods: ways to repair, all behind one protocol (`base.Method`) and in one table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Generator
+
+from repairops.config import MethodConfig, StyleConfig
+from repairops.core.augment.patterns import find_pattern
+from repairops.core.methods.base import Method, MethodFactory, RepairData
+from repairops.core.methods.cutmix import make_cutmix
+from repairops.core.methods.cutout import make_cutout
+from repairops.core.methods.few_shot import make_few_shot
+from repairops.core.methods.fine_tune import make_batch_norm, make_fine_tune
+from repairops.core.methods.mixup import make_mixup
+from repairops.core.methods.random_operations import make_random
+from repairops.core.methods.sensei import make_sensei
+from repairops.core.methods.style_guided import make_augmix, make_style_guided
+from repairops.core.styles import check_style
+from repairops.errors import InvalidOption, listing
+
+__all__ = ["AUTO", "METHODS", "Method", "MethodEntry", "RepairData", "check_names", "make_method"]
+
+AUTO = "auto"  # not a method: short trials choose one, see `trials`
+
+
+@dataclass(frozen=True)
+class MethodEntry:
+    """One row of the table: how a method is made, and what a reader should know of it."""
+
+    make: MethodFactory
+    summary: str
+    source: str
+    differs: str  # from the source
+
+
+METHODS: dict[str, MethodEntry] = {
+    "style_guided": MethodEntry(
+        make_style_guided,
+        "Trains on clean images, half of them restyled to look like the failures, and on the failures themselves.",
+        "DeepRepair, IEEE Transactions on Reliability 2021",
+        "The recipe 'default' leaves out AugMix's mixing and consistency loss, adds the failure images, and lets the "
+        "champion's answers teach; the "
+        "recipe 'paper' is Algorithm 1 with the chains summed, and trains on failures only with use_failures=on.",
+    ),
+    "fine_tune": MethodEntry(
+        make_fine_tune,
+        "Trains on train images and failure images with cross-entropy.",
+        "common practice",
+        "Failure images are drawn anew for each batch, in a fixed share of it.",
+    ),
+    "augmix": MethodEntry(
+        make_augmix,
+        "AugMix with its consistency loss on train images, plus the failure images; no style.",
+        "Hendrycks et al., AugMix, ICLR 2020",
+        "Failure images join the cross-entropy, as for the paper's baselines.",
+    ),
+    "cutout": MethodEntry(
+        make_cutout,
+        "Train and failure images, each with a covered square.",
+        "DeVries and Taylor, Cutout, 2017",
+        "The square's side is a share of the image's, and its colour the train set's mean.",
+    ),
+    "mixup": MethodEntry(
+        make_mixup,
+        "Blends pairs of train and failure images with their labels.",
+        "Zhang et al., mixup, ICLR 2018",
+        "A weight for each image, where the source and torchvision draw one for a batch.",
+    ),
+    "cutmix": MethodEntry(
+        make_cutmix,
+        "Fills a box of each train or failure image from another one, with its share of the label.",
+        "Yun et al., CutMix, ICCV 2019",
+        "A box for each image and in every batch, where the source draws one for a batch, and for half of them.",
+    ),
+    "sensei": MethodEntry(
+        make_sensei,
+        "Train and failure images in the hardest natural variant that a genetic search finds.",
+        "Gao et al., SENSEI, ICSE 2020",
+        "The search starts anew for each batch, where the source keeps each image's population between epochs.",
+    ),
+    "few_shot": MethodEntry(
+        make_few_shot,
+        "AugMix's mixtures with weights that follow a Gaussian mixture over the failures, and the failure images.",
+        "Ren et al., Few-shot guided mix, ICSME 2020",
+        "What the mixture describes is not published; here brightness, contrast and grain, and candidates are weighed.",
+    ),
+    "random": MethodEntry(
+        make_random,
+        "Train and failure images after random general operations; knows nothing of the failures' look.",
+        "Cubuk et al., RandAugment, CVPR workshops 2020",
+        "AugMix's nine operations, two for each image, a level for each image.",
+    ),
+    "batch_norm": MethodEntry(
+        make_batch_norm,
+        "Only renews BatchNorm statistics on train images mixed with failure images; no weight changes.",
+        "Schneider et al., covariate shift adaptation, NeurIPS 2020",
+        "The train images are mixed into the batches instead of a prior on the statistics.",
+    ),
+}
+
+
+def check_names(method: MethodConfig, style: StyleConfig) -> None:
+    """Whether a method, its known patterns and a style exist, before any work is done.
+
+    Raises InvalidOption, PatternNotUsable, StyleWeightsMissing (wct2).
+    """
+    if method.name != AUTO:
+        _find_method(method.name)
+    for name in method.known_patterns:
+        find_pattern(name)
+    check_style(style)
+
+
+def make_method(config: MethodConfig, style: StyleConfig, data: RepairData, generator: Generator) -> Method:
+    """The method that the configuration names, fitted to the data. Raises InvalidOption for an unknown name."""
+    return _find_method(config.name).make(data, config, style, generator)
+
+
+def _find_method(name: str) -> MethodEntry:
+    if name not in METHODS:
+        raise InvalidOption("method.name", name, f"one of {listing([*METHODS, AUTO])}")
+    return METHODS[name]

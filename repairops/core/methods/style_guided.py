@@ -1,0 +1,127 @@
+"""Style-guided repair: train on clean images in the look of the failures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from repairops.config import MethodConfig, StyleConfig
+from repairops.core.augment.mixing import draw_mixing, mix_chains
+from repairops.core.augment.patterns import find_pattern
+from repairops.core.methods.base import Method, RepairData
+from repairops.core.methods.losses import distillation_loss, jensen_shannon, train_and_failure_loss
+from repairops.core.methods.references import FailureSampler, StyleOperations, make_sampler, reference_weights
+from repairops.model.network import Classifier
+
+
+@dataclass(frozen=True, eq=False)
+class StyleGuided:
+    """Clean, restyled and failure images in one forward pass, with their labels; nothing is mixed.
+
+    `style_share` of a batch's train images are restyled in place, the others stay clean: a step costs as much as one
+    without a style. With `distillation`, clean images learn the champion's own answers to them in that share and their
+    labels in the rest, so that decisions that are right already stay; restyled images learn the champion's answers to
+    their clean content in half that share. Answers of the champion that are wrong teach nothing: these images learn
+    their labels, as failures do. Every image weighs the same, but restyled ones `style_weight`.
+
+    Differs from the paper: no AugMix chains and no consistency term (they dilute the style), failure images join
+    the batch with their labels, and the champion can teach.
+    """
+
+    styles: StyleOperations
+    failures: FailureSampler
+    style_share: float = 0.5
+    style_weight: float = 1.0
+    distillation: float = 0.0
+    champion: Classifier | None = None
+
+    def loss(
+        self, classifier: Classifier, images: Tensor, labels: Tensor, generator: Generator
+    ) -> tuple[Tensor, dict[str, float]]:
+        failures, failure_labels = self.failures.draw(len(images), generator)
+        clean = len(images) - round(self.style_share * len(images))
+        styled = self.styles.apply(images[clean:], generator) if clean < len(images) else images[:0]
+        logits = classifier(torch.cat((images[:clean], styled, failures))).float()
+        losses = F.cross_entropy(logits, torch.cat((labels, failure_labels)), reduction="none")
+        if self.champion is not None:
+            with torch.no_grad():
+                answers = self.champion(images)
+            share = self.distillation * (answers.argmax(1) == labels)
+            share[clean:] /= 2
+            taught = torch.lerp(losses[: len(images)], distillation_loss(logits[: len(images)], answers), share)
+            losses = torch.cat((taught, losses[len(images) :]))
+        weights = torch.ones_like(losses)
+        weights[clean : len(images)] = self.style_weight
+        names = ("loss_train", "loss_styled", "loss_failures")
+        parts = losses.detach().tensor_split([clean, len(images)])
+        figures = {name: part.mean().item() for name, part in zip(names, parts, strict=True) if len(part)}
+        return (weights * losses).sum() / weights.sum(), figures
+
+
+@dataclass(frozen=True, eq=False)
+class MixedConsistency:
+    """Cross-entropy, plus lambda times the Jensen-Shannon divergence of clean images and two mixtures of them.
+
+    With a style it is the paper's StyleAug (Algorithm 1), without one it is AugMix. The cross-entropy is on the
+    clean images, and on failure images where `failures` has a share.
+    """
+
+    styles: StyleOperations | None
+    failures: FailureSampler
+    jsd_lambda: float
+    severity: float
+    chains: int
+
+    def loss(
+        self, classifier: Classifier, images: Tensor, labels: Tensor, generator: Generator
+    ) -> tuple[Tensor, dict[str, float]]:
+        joint, joint_labels, failures = self.failures.join(images, labels, generator)
+        mixtures = self._mix(images.repeat(2, 1, 1, 1), generator)  # both at once: half the calls
+        logits = classifier(torch.cat((joint, mixtures))).float()
+        plain = len(joint)
+        loss, figures = train_and_failure_loss(logits[:plain], joint_labels, failures)
+        divergence = jensen_shannon(logits[: len(images)], *logits[plain:].chunk(2))
+        return loss + self.jsd_lambda * divergence, {**figures, "jensen_shannon": divergence.item()}
+
+    def _mix(self, images: Tensor, generator: Generator) -> Tensor:
+        styles = self.styles
+        count = 0 if styles is None else styles.count
+        draws = draw_mixing(len(images), generator, chains=self.chains, severity=self.severity, styles=count)
+        if styles is None:
+            return mix_chains(images, draws)
+        return mix_chains(images, draws, lambda content: styles.apply(content, generator))
+
+
+def make_styles(data: RepairData, method: MethodConfig, style: StyleConfig, generator: Generator) -> StyleOperations:
+    """The style fitted to the repair failures, its references by cluster or uniform, and the known patterns."""
+    from repairops.core.styles.failures import fit_to_failures
+
+    patterns = tuple(find_pattern(name) for name in method.known_patterns)
+    fitted = data.style or fit_to_failures(
+        data.failures, data.clusters, data.train, data.champion, style, data.device, generator
+    )
+    weights = reference_weights(data.clusters, uniform=method.references == "uniform")
+    return StyleOperations(fitted, weights, data.clusters.count, patterns)
+
+
+def unmixed(styles: StyleOperations, data: RepairData, method: MethodConfig) -> StyleGuided:
+    """The recipe `default` with any style operations."""
+    champion = data.champion() if method.distillation else None
+    failures = make_sampler(data, method)
+    return StyleGuided(styles, failures, method.style_share, method.style_weight, method.distillation, champion)
+
+
+def make_style_guided(data: RepairData, method: MethodConfig, style: StyleConfig, generator: Generator) -> Method:
+    """The recipe `default` (StyleGuided) or `paper` (MixedConsistency; trains on failures only where asked to)."""
+    styles = make_styles(data, method, style, generator)
+    if method.recipe == "default":
+        return unmixed(styles, data, method)
+    failures = make_sampler(data, method, by_default=False)
+    return MixedConsistency(styles, failures, method.jsd_lambda, method.severity, method.chains)
+
+
+def make_augmix(data: RepairData, method: MethodConfig, style: StyleConfig, generator: Generator) -> Method:
+    return MixedConsistency(None, make_sampler(data, method), method.jsd_lambda, method.severity, method.chains)

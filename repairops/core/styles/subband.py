@@ -1,0 +1,84 @@
+"""Haar sub-band whitening-colouring on the colour channels: WCT2's idea without a network.
+
+Every band of a Haar pyramid is whitened and coloured on its own across the C colour channels. Unlike the '+I' form
+of the network (whitening.py), which assumes features of large variance, a small floor is added to the covariances:
+pixels are in 0..1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from repairops.config import StyleConfig
+from repairops.core.styles.haar import Bands, analyse, pad_to_multiple, synthesise
+from repairops.core.styles.whitening import matrix_power
+
+FLOOR = 1e-4  # variance of 0.01 of full scale: weaker detail is not blown up
+
+
+@dataclass(frozen=True, eq=False)
+class SubbandWct:
+    """Band statistics of R references: means (R, K, C) and roots (R, K, C, C) of K = 3 * levels + 1 bands."""
+
+    levels: int
+    means: Tensor
+    roots: Tensor
+    alpha: float
+
+    def apply(self, content: Tensor, reference: Tensor, generator: Generator) -> Tensor:
+        """See `Style`; draws nothing."""
+        if self.alpha == 0:
+            return content.clone()
+        index = reference.to(self.means.device)
+        means, roots = self.means[index].to(content.device), self.roots[index].to(content.device)
+        with torch.no_grad(), torch.autocast(content.device.type, enabled=False):
+            pyramid = decompose(pad_to_multiple(content, 2**self.levels), self.levels)
+            band_means, covariances = band_statistics(pyramid)
+            transfer = roots @ matrix_power(covariances, -0.5, FLOOR)
+            moved = [
+                (transfer[:, k] @ (band.flatten(2) - band_means[:, k, :, None]) + means[:, k, :, None]).view_as(band)
+                for k, band in enumerate(pyramid)
+            ]
+            styled = recompose(moved)[..., : content.shape[2], : content.shape[3]]
+            return torch.lerp(content, styled, self.alpha).clamp_(0, 1)
+
+
+def fit_subband_wct(references: Tensor, clean: Tensor, config: StyleConfig, generator: Generator) -> SubbandWct:
+    """Band statistics of references float32 (R, C, H, W) in 0..1; `config.levels` Haar levels."""
+    chunks = torch.split(references, max(1, 2**20 // references[0].numel()))
+    parts = [band_statistics(decompose(pad_to_multiple(c, 2**config.levels), config.levels)) for c in chunks]
+    covariances = torch.cat([covariance for _, covariance in parts])
+    means = torch.cat([mean for mean, _ in parts])
+    return SubbandWct(config.levels, means, matrix_power(covariances, 0.5, FLOOR), config.alpha)
+
+
+def decompose(images: Tensor, levels: int) -> list[Tensor]:
+    """The last LL, then LH, HL, HH from the coarsest level to the finest; sides multiples of 2**levels."""
+    details: list[Tensor] = []
+    for _ in range(levels):
+        bands = analyse(images)
+        images = bands.LL
+        details = [bands.LH, bands.HL, bands.HH, *details]
+    return [images, *details]
+
+
+def recompose(pyramid: list[Tensor]) -> Tensor:
+    """Inverse of `decompose`."""
+    images = pyramid[0]
+    for k in range(1, len(pyramid), 3):
+        images = synthesise(Bands(images, *pyramid[k : k + 3]))
+    return images
+
+
+def band_statistics(pyramid: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Means (B, K, C) and covariances (B, K, C, C) of K bands."""
+    flat = [band.flatten(2) for band in pyramid]
+    means = torch.stack([band.mean(2) for band in flat], 1)
+    covariances = []
+    for k, band in enumerate(flat):
+        centred = band - means[:, k, :, None]
+        covariances.append(centred @ centred.transpose(1, 2) / max(band.shape[2] - 1, 1))
+    return means, torch.stack(covariances, 1)

@@ -1,0 +1,151 @@
+"""One epoch of training: batches, steps of SGD, the time limit, progress."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from repairops.config import derive_seed
+from repairops.core.methods.base import Method
+from repairops.core.training.averaging import AveragedWeights
+from repairops.core.training.clock import StepClock
+from repairops.core.training.ranks import Ranks
+from repairops.core.training.source import Batch, BatchSource
+from repairops.errors import LossNotFinite
+from repairops.model.device import seeded, set_mode
+from repairops.model.network import Classifier
+
+logger = logging.getLogger("repairops")
+
+ESTIMATE_AFTER = 5  # steps
+
+Figures = dict[str, float]
+
+
+def epoch_steps(train_images: int, epoch_images: int, batch_size: int) -> int:
+    """Whole batches of an epoch that takes `epoch_images` (0 = all); what is left over waits for another's shuffle."""
+    return max(1, min(train_images, epoch_images or train_images) // batch_size)
+
+
+@dataclass(frozen=True, eq=False)
+class EpochRunner:
+    """Runs epochs by number; all randomness of an epoch comes from the seed and that number.
+
+    network: the classifier, or its mixed-precision form. learning_rate: at the first step; it falls along half a
+    cosine to a thousandth at the last step of the last epoch. checkpoint: named where the loss is not finite.
+    ranks, clock: also inside `network`, which shares a batch out and times its forward passes.
+    """
+
+    network: Classifier
+    method: Method
+    optimizer: torch.optim.SGD
+    source: BatchSource
+    jitter: Callable[[Tensor, Generator], Tensor]
+    epochs: int
+    batch_size: int
+    epoch_images: int
+    learning_rate: float
+    seed: int
+    checkpoint: Path
+    ranks: Ranks
+    clock: StepClock
+    average: AveragedWeights | None = None
+
+    @property
+    def steps(self) -> int:
+        """Of one epoch."""
+        return epoch_steps(len(self.source), self.epoch_images, self.batch_size)
+
+    def run(self, epoch: int, deadline: float) -> Figures:
+        """Trains epoch `epoch` (1 = the first), which ends early at `deadline` (of time.monotonic()).
+
+        Returns the means of the loss and the method's figures, learning_rate, steps, train_seconds and the timed
+        steps' seconds by phase. Raises LossNotFinite, before a loss that is not finite reaches the weights.
+        """
+        seed = derive_seed(self.seed, "training", epoch)
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(self.source), generator=generator)
+        sums: dict[str, float] = defaultdict(float)
+        done, first_step = 0, (epoch - 1) * self.steps
+        began = timed_from = time.monotonic()
+        set_mode(self.network, training=True)
+        own = derive_seed(seed, "rank", self.ranks.rank) if self.ranks.rank else seed  # dropout, of its own rows
+        with torch.enable_grad(), seeded(own, self.source.device), self._progress(epoch) as bar:
+            batches = self.source.stream(torch.split(order[: self.steps * self.batch_size], self.batch_size))
+            while (figures := self._step(batches, generator, first_step + done)) is not None:
+                for name, value in figures.items():
+                    sums[name] += value
+                done += 1
+                bar.update()
+                if epoch == 1 and done == 1:
+                    timed_from = time.monotonic()  # the first step also warms up
+                if epoch == 1 and done == 1 + ESTIMATE_AFTER:
+                    self._log_estimate(time.monotonic() - timed_from)
+                if math.isfinite(deadline) and self.ranks.total(self.ranks.leads and time.monotonic() > deadline):
+                    break
+        if not all(bool(torch.isfinite(p).all()) for g in self.optimizer.param_groups for p in g["params"]):
+            raise LossNotFinite(first_step + done, math.nan, self.checkpoint)
+        means = {name: total / done for name, total in sums.items()}
+        times = {"train_seconds": time.monotonic() - began, **self.clock.take()}
+        return means | {"learning_rate": self._learning_rate(first_step + done - 1), "steps": done, **times}
+
+    def _step(self, batches: Iterator[Batch], generator: Generator, step: int) -> Figures | None:
+        """One step, None where no batch is left. A loss without a gradient (of batch_norm) changes no weight."""
+        self.clock.begin_step(step)
+        with self.clock.phase("augmentation"):
+            batch = next(batches, None)
+            if batch is None:
+                return None
+            images, labels = batch
+            loss, figures = self.method.loss(self.network, self.jitter(images, generator), labels, generator)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise LossNotFinite(step + 1, value, self.checkpoint)
+        if loss.requires_grad:
+            with self.clock.phase("backward"):
+                self.optimizer.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                self.ranks.sum_gradients(self.network.parameters())
+            with self.clock.phase("update"):
+                for group in self.optimizer.param_groups:
+                    group["lr"] = self._learning_rate(step)
+                self.optimizer.step()
+        if self.average:
+            self.average.update()
+        return {"loss": value, **figures}
+
+    def _learning_rate(self, step: int) -> float:
+        fraction = step / max(1, self.epochs * self.steps - 1)
+        return self.learning_rate * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * fraction)))
+
+    def _progress(self, epoch: int) -> Any:
+        """On stderr, only where that is a terminal; the time left is that of the whole training."""
+        from tqdm import tqdm
+
+        return tqdm(
+            desc=f"epoch {epoch}/{self.epochs}",
+            total=self.epochs * self.steps,
+            initial=(epoch - 1) * self.steps,
+            unit="step",
+            disable=None if self.ranks.leads else True,
+            leave=epoch == self.epochs,
+        )
+
+    def _log_estimate(self, seconds: float) -> None:
+        """On the CPU, once: how long this training will take, from the time of ESTIMATE_AFTER steps."""
+        if self.source.device.type == "cpu" and self.ranks.leads:
+            steps = self.epochs * self.steps
+            logger.info(
+                "Training on the CPU: about %.1f minutes for %d epochs of %d steps (%.0f train images/s).",
+                seconds / ESTIMATE_AFTER * steps / 60, self.epochs, self.steps,
+                ESTIMATE_AFTER * self.batch_size / max(seconds, 1e-9),
+            )  # fmt: skip

@@ -1,0 +1,142 @@
+"""Weights between the champion and the fine-tuned network: often as repaired, and nearer to what was.
+
+Source: Wortsman et al. 2022 (WiSE-FT, CVPR). Differs from it: the point is chosen on validation parts by the training's
+own rule, and networks with BatchNorm are interpolated too, with their running means and variances like the weights.
+These are then not quite the statistics that the interpolated network would measure; both ends are exact, and a point
+that suffers from it is not chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from repairops.config import TrainingConfig
+from repairops.core.training.checkpoint import load_tensors, state_tensors
+from repairops.core.training.loop import TrainingResult
+from repairops.core.training.parts import training_parts
+from repairops.core.training.selection import ValidationCounts, select_epoch
+from repairops.core.training.state import count_right
+from repairops.data.records import FailureBatch, ImageSet
+from repairops.model.device import resolve_device
+from repairops.model.network import Classifier
+
+
+@dataclass(frozen=True)
+class TradeOffPoint:
+    """One point of the line. weight: 0 = champion, 1 = fine-tuned. The shares (0..1) are of the validation parts."""
+
+    weight: float
+    validation_accuracy: float
+    validation_repair_rate: float
+    chosen: bool
+
+
+def interpolate(champion: Mapping[str, Tensor], tuned: Mapping[str, Tensor], weight: float) -> dict[str, Tensor]:
+    """(1 - weight) * champion + weight * tuned, for every floating tensor of a state, buffers too.
+
+    The other tensors (counters) are the fine-tuned network's. At 0 and 1 the floating tensors are exact copies.
+    """
+    mixed = {}
+    for name, end in tuned.items():
+        start = champion[name]
+        if weight == 1 or not end.is_floating_point():
+            mixed[name] = end.clone()
+        elif weight == 0:
+            mixed[name] = start.clone()
+        else:
+            mixed[name] = torch.lerp(start.double(), end.double(), weight).to(end.dtype)
+    return mixed
+
+
+def trade_off(
+    champion: Classifier,
+    tuned: Classifier,
+    train_set: ImageSet,
+    validation_failures: FailureBatch,
+    result: TrainingResult,
+    config: TrainingConfig,
+    *,
+    seed: int,
+    unseen: ImageSet | None = None,
+) -> list[TradeOffPoint]:
+    """Measures `config.interpolation` points between the two networks, and leaves the chosen one's weights in `tuned`.
+
+    The points, with both ends, come in the order of their weights. The validation images are those that chose the
+    epoch (`unseen`, else a part of the train set); nothing here sees the images that judge. On unseen images the chosen
+    point repairs most among those that lose at most `config.max_clean_drop` points against the champion, by a curve
+    through the losses of all points (`smooth_losses`). On a part of the train set the rule is that of the epochs
+    (`select_epoch`), on a clean accuracy that counts at most as high as the best epoch's: a point near the champion
+    remembers images that it was trained on, and would raise the bar.
+
+    Empty where there is nothing to choose: no point wanted, the champion's weights chosen, no validation failures, or
+    no validation images.
+    """
+    images, failures = result.validation_images, result.validation_failures
+    if config.interpolation < 1 or result.best_epoch == 0 or not failures or not images:
+        return []
+    device = resolve_device(config.device)
+    _, validation = training_parts(train_set, unseen, config, seed)
+    ends = state_tensors(champion), state_tensors(tuned)
+    weights = [step / (config.interpolation + 1) for step in range(config.interpolation + 1, -1, -1)]
+    tuned.to(device)
+    counts = []
+    with torch.no_grad():
+        for weight in weights:
+            load_tensors(tuned, interpolate(*ends, weight))
+            parts = (validation, validation_failures.images)
+            counts.append(ValidationCounts(*(count_right(tuned, part, device) for part in parts)))
+    chosen = _choose(weights, counts, result, config.max_clean_drop)
+    load_tensors(tuned, interpolate(*ends, weights[chosen]))
+    tuned.to("cpu")
+    points = [
+        TradeOffPoint(weight, count.clean_right / images, count.failures_right / failures, index == chosen)
+        for index, (weight, count) in enumerate(zip(weights, counts, strict=True))
+    ]
+    return points[::-1]
+
+
+def _choose(
+    weights: Sequence[float], counts: Sequence[ValidationCounts], result: TrainingResult, max_clean_drop: float
+) -> int:
+    """Index of the chosen point; `counts` go from the fine-tuned network (index 0) to the champion (the last)."""
+    if result.validation_unseen:
+        return _most_repaired(weights, counts, result.validation_images, max_clean_drop)
+    best = max(int(figures["validation_right"]) for figures in result.history)
+    candidates = [ValidationCounts(min(c.clean_right, best), c.failures_right) for c in counts[:-1]]
+    selection = select_epoch(
+        [counts[-1], *candidates],
+        clean_images=result.validation_images,
+        failures=result.validation_failures,
+        max_clean_drop=max_clean_drop,
+    )
+    return max(selection.epoch - 1, 0)
+
+
+def _most_repaired(
+    weights: Sequence[float], counts: Sequence[ValidationCounts], images: int, max_clean_drop: float
+) -> int:
+    """The point with most failures right among those whose smoothed loss is allowed; ties go to the smaller loss."""
+    champion = counts[-1].clean_right
+    lost = smooth_losses(weights, [(champion - count.clean_right) / images for count in counts])
+    allowed = [index for index, share in enumerate(lost) if 100 * share <= max_clean_drop + 1e-9]
+    return max(allowed, key=lambda index: (counts[index].failures_right, -lost[index]))
+
+
+def smooth_losses(weights: Sequence[float], losses: Sequence[float]) -> list[float]:
+    """What the points lose by a curve a w + b w^2 through the champion, a and b at least 0, fitted to all of them.
+
+    losses: shares of the validation images, negative for a gain. Near the champion a loss grows linearly, or, where it
+    sits in a minimum, with the square of the distance. The losses of single points have a noise that is as large as
+    what is allowed; the curve rests on the far points, whose losses stand out of it.
+    """
+    from scipy.optimize import nnls
+
+    powers = np.stack([np.asarray(weights), np.square(weights)], axis=1)
+    factors, _ = nnls(powers, np.asarray(losses))
+    smooth: list[float] = (powers @ factors).tolist()
+    return smooth

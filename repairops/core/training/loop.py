@@ -1,0 +1,238 @@
+"""The training loop: one pass from a champion to its selected fine-tuned weights."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor
+
+from repairops.config import TrainingConfig, derive_seed
+from repairops.core.augment.geometry import random_crop_flip
+from repairops.core.methods.base import Method, RepairData
+from repairops.core.training.as_trained import training_network, use_channels_last
+from repairops.core.training.checkpoint import checkpoint_path, load_tensors
+from repairops.core.training.clock import StepClock, memory_figures, step_shares
+from repairops.core.training.epoch import EpochRunner, Figures, epoch_steps
+from repairops.core.training.parts import training_parts
+from repairops.core.training.ranks import current_ranks
+from repairops.core.training.sharding import synchronised_statistics
+from repairops.core.training.source import make_batch_source
+from repairops.core.training.state import TrainingState, ValidationSets
+from repairops.core.training.stopping import StoppingRule
+from repairops.data.records import Clusters, FailureBatch, ImageSet
+from repairops.errors import DatasetNotFound, InvalidOption, NotFineTunable
+from repairops.model.device import device_name, resolve_device, seeded, set_mode, use_bfloat16
+from repairops.model.network import Classifier
+
+METHOD_IMAGES = 2000  # train images that a method sees beforehand, at most; its batches come from all of them
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a training did; the classifier holds the weights of `best_epoch` (0 = the champion's own).
+
+    champion: the champion's figures on the validation parts. history: one entry for each trained epoch: loss, the
+    method's own figures, learning_rate (of the last step), steps, seconds, train_seconds, and as for the champion
+    the shares (0..1) validation_accuracy, validation_repair_rate and repair_failures_accuracy with the counts
+    validation_right and validation_repaired. A share of nothing is left out. repair_failures_accuracy near 1
+    beside a low validation_repair_rate is overfitting.
+    note: empty, or what a reviewer must know of the choice.
+    seconds: of this call. images_per_second: clean train images, whatever the method adds to them. step_shares: of
+    the steps' time, by phase (`clock.PHASES`). peak_memory_mb: of the process, and of the GPU where there is one.
+    """
+
+    best_epoch: int
+    champion: Figures
+    history: list[Figures]
+    note: str
+    seconds: float
+    images_per_second: float
+    device: str
+    train_images: int
+    validation_images: int
+    validation_failures: int
+    step_shares: dict[str, float]
+    peak_memory_mb: dict[str, float]
+    channels_last: bool
+    bfloat16: bool
+    ranks: int
+    validation_unseen: bool = False
+
+
+def train(
+    classifier: Classifier,
+    method_factory: Callable[[RepairData], Method],
+    train_set: ImageSet,
+    failures: FailureBatch,
+    validation_failures: FailureBatch,
+    clusters: Clusters,
+    config: TrainingConfig,
+    *,
+    seed: int,
+    work_dir: Path,
+    method_key: str,
+    unseen: ImageSet | None = None,
+    on_epoch: Callable[[int, Figures], None] | None = None,
+) -> TrainingResult:
+    """Fine-tunes the champion in place, and leaves the selected epoch's weights in it, on the CPU, in eval mode.
+
+    failures: the repair part, with its clusters. validation_failures and clean validation images choose the epoch
+    (`selection.select_epoch`): those of `unseen`, which the champion was not trained on and nothing else judges, or a
+    part split from the train set. Nothing here sees the images that judge.
+    work_dir: takes one checkpoint after each epoch. A later call with the same arguments (the champion's weights
+    too) goes on after it; on the CPU it then ends with the same weights, bit for bit, as without a stop.
+    method_key: names the method and all its settings, for that comparison.
+    on_epoch: called with (epoch, figures) once its checkpoint is written, epoch 0 being the champion; a resumed
+    training repeats the calls for the epochs that it has behind it.
+
+    Raises DeviceNotAvailable, InvalidOption, DatasetNotFound, NotFineTunable, LossNotFinite.
+    """
+    _check(config, train_set)
+    began, device, ranks = time.monotonic(), resolve_device(config.device), current_ranks()
+    line = config.interpolation and len(validation_failures)  # it offers what the epochs lost
+    strict = unseen is not None and not line
+    amp = use_bfloat16(config.amp, device)
+    train_part, validation = training_parts(train_set, unseen, config, seed)
+    settings = dataclasses.asdict(config) | {"device": device.type, "amp": amp, "workers": 0}
+    sets = [images.digest for images in (train_set, validation, failures.images, validation_failures.images)]
+    classifier.to(device)
+    channels_last = use_channels_last(classifier, device, amp)
+    run = TrainingState(
+        classifier,
+        device,
+        ValidationSets(validation, validation_failures.images, failures.images, strict, unseen is None),
+        _make_optimizer(classifier, config.learning_rate, config.momentum, config.weight_decay),
+        {"settings": settings, "seed": seed, "method": method_key, "sets": sets, "clusters": _digest(clusters)},
+        work_dir,
+        config.max_clean_drop,
+        ema=config.ema,
+        ranks=ranks,
+    )
+    on_epoch = on_epoch or (lambda epoch, figures: None)
+    for epoch, figures in enumerate(run.history):
+        on_epoch(epoch, figures)
+
+    stop = StoppingRule(config.epochs, config.patience, config.max_minutes * 60)
+    if not stop.reached(run.history, run.selection.epoch):
+        jitter = make_jitter(train_set, config.crop_padding, config.horizontal_flip)
+        sample = train_set.subset(train_part[:METHOD_IMAGES])
+        clock = StepClock(device)
+        as_trained = partial(training_network, amp=amp, compiled=config.compile, ranks=ranks, clock=clock)
+
+        def champion() -> Classifier:
+            return as_trained(frozen_copy(classifier, run.champion))
+
+        with seeded(derive_seed(seed, "training", "method"), device):
+            method = method_factory(RepairData(sample, failures, clusters, jitter, device, champion))
+        runner = EpochRunner(
+            network=as_trained(classifier),
+            method=method,
+            optimizer=run.optimizer,
+            source=make_batch_source(train_set, train_part, device, config.workers),
+            jitter=jitter,
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            epoch_images=config.epoch_images,
+            learning_rate=config.learning_rate,
+            seed=seed,
+            checkpoint=checkpoint_path(work_dir),
+            ranks=ranks,
+            clock=clock,
+            average=run.average,
+        )
+        with synchronised_statistics(classifier, ranks):
+            while not stop.reached(run.history, run.selection.epoch):
+                run.record_epoch(runner, stop.deadline(run.history))
+                on_epoch(len(run.history) - 1, run.history[-1])
+    run.finish()
+    return _result(
+        run, stop, train_images=len(train_part), epoch_images=config.epoch_images, batch_size=config.batch_size,
+        seconds=time.monotonic() - began, channels_last=channels_last, bfloat16=amp, unseen=unseen is not None,
+    )  # fmt: skip
+
+
+def make_jitter(train_set: ImageSet, padding: int, flip: bool) -> Callable[[Tensor, Generator], Tensor]:
+    """The loop's random crop and flip; padding -1 = an eighth of the shorter side, in pixels."""
+    pixels = min(train_set.pixels.shape[2:]) // 8 if padding < 0 else padding
+    return lambda images, generator: random_crop_flip(images, pixels, flip, generator)
+
+
+def _make_optimizer(
+    classifier: Classifier, learning_rate: float, momentum: float, weight_decay: float
+) -> torch.optim.SGD:
+    trainable = [p for p in classifier.parameters() if p.requires_grad]
+    if not trainable:
+        raise NotFineTunable("The model", "none of its parameters requires a gradient")
+    return torch.optim.SGD(
+        trainable,
+        lr=learning_rate,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        nesterov=momentum > 0,
+        fused=trainable[0].device.type == "cuda" or None,
+    )
+
+
+def frozen_copy(classifier: Classifier, tensors: Mapping[str, Tensor]) -> Classifier:
+    """A copy with other weights, in eval mode and without gradients: the champion beside what becomes of it."""
+    other = copy.deepcopy(classifier)
+    load_tensors(other, tensors)
+    set_mode(other.requires_grad_(False), training=False)
+    return other
+
+
+def _result(
+    run: TrainingState,
+    stop: StoppingRule,
+    *,
+    train_images: int,
+    epoch_images: int,
+    batch_size: int,
+    seconds: float,
+    channels_last: bool,
+    bfloat16: bool,
+    unseen: bool,
+) -> TrainingResult:
+    trained = run.history[1:]
+    note = run.selection.note
+    steps = sum(h["steps"] for h in trained)
+    planned = stop.epochs * epoch_steps(train_images, epoch_images, batch_size)
+    if stop.out_of_time(run.history) and steps < planned:
+        note = f"{note} Training stopped after {steps:.0f} of {planned} steps: max_minutes was reached.".strip()
+    return TrainingResult(
+        best_epoch=run.selection.epoch,
+        champion=run.history[0],
+        history=trained,
+        note=note,
+        seconds=seconds,
+        images_per_second=steps * min(batch_size, train_images) / max(sum(h["train_seconds"] for h in trained), 1e-9),
+        device=device_name(run.device),
+        train_images=train_images,
+        validation_images=len(run.validation.clean),
+        validation_failures=len(run.validation.failures),
+        step_shares=step_shares(trained),
+        peak_memory_mb={name.removesuffix("_mb"): value for name, value in memory_figures(run.device).items()},
+        channels_last=channels_last,
+        bfloat16=bfloat16,
+        ranks=run.ranks.world,
+        validation_unseen=unseen,
+    )
+
+
+def _digest(clusters: Clusters) -> str:
+    return hashlib.sha256(clusters.assignments.tobytes() + clusters.probabilities.tobytes()).hexdigest()
+
+
+def _check(config: TrainingConfig, train_set: ImageSet) -> None:
+    if config.compile and not current_ranks().alone:
+        raise InvalidOption("training.compile", config.compile, "false under torchrun")
+    if not len(train_set):
+        raise DatasetNotFound("train set", "it holds no images", "Give a train set with images.")

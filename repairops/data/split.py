@@ -1,0 +1,155 @@
+"""Groups of alike images, and the split of a failure batch that keeps them together."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from repairops.config.ranges import check_number
+from repairops.data.records import FailureBatch, FailureSplit, HeldOutFailures, ImageSet
+from repairops.errors import CannotSplit
+
+CHUNK = 512  # images converted or compared at once
+THUMBNAIL = 8  # pixels a side
+
+
+def split_failures(
+    batch: FailureBatch,
+    *,
+    heldout_fraction: float,
+    validation_fraction: float,
+    near_duplicate_similarity: float,
+    seed: int,
+) -> FailureSplit:
+    """Repair, validation and held-out failures; images of one group (see `group_images`) stay together.
+
+    heldout_fraction: of all failures, in [0, 1). validation_fraction: of those not held out. Both are met within
+    the size of the largest group, for each label as well. While there are enough groups, each part whose fraction is
+    above 0 gets at least one: of two groups, one repairs and one is held out. The split depends on the seed and the
+    images, not on their order.
+
+    Raises CannotSplit where all failures are one group, InvalidOption for fractions outside [0, 1).
+    """
+    check_number("split", "heldout_fraction", heldout_fraction)
+    check_number("split", "validation_fraction", validation_fraction)
+    groups = group_images(batch.images, batch.groups, near_duplicate_similarity)
+    count = int(groups.max()) + 1 if len(groups) else 0
+    if count < 2 and heldout_fraction > 0:
+        raise CannotSplit(len(batch), str(batch.groups[0]) if len(batch) else "")
+    order = np.random.default_rng(seed).permutation(count)
+    keep = 2 if validation_fraction > 0 and count > 2 else 1
+    heldout = _pick_groups(order, groups, batch.images.labels, heldout_fraction, keep)
+    left = order[~np.isin(order, heldout)]
+    validation = _pick_groups(left, groups, batch.images.labels, validation_fraction, 1)
+    is_heldout, is_validation = np.isin(groups, heldout), np.isin(groups, validation)
+    return FailureSplit(
+        repair=batch.subset(np.flatnonzero(~is_heldout & ~is_validation)),
+        validation=batch.subset(np.flatnonzero(is_validation)),
+        heldout=HeldOutFailures(batch.subset(np.flatnonzero(is_heldout))),
+    )
+
+
+def group_images(images: ImageSet, names: np.ndarray, similarity: float) -> np.ndarray:
+    """The group of each image, int64 (N,), 0..groups-1 by the smallest sample id. names: (N,) strings, '' = none.
+
+    One group: the same non-empty name; the same sample id; near duplicates of one leader image. Leaders
+    are found in the order of sample ids: an image without a group name joins the most similar leader of its label
+    whose thumbnail correlates above `similarity` (images with a name are leaders all), else it becomes one. So
+    every near duplicate is alike to its leader, and chains of slowly changing frames do not end in one group.
+    """
+    n = len(images)
+    order = np.argsort(images.sample_ids, kind="stable")
+    parent = np.arange(n)
+
+    def join(same: np.ndarray) -> None:
+        first: dict[str, int] = {}
+        for i in order.tolist():
+            if name := str(same[i]):
+                _union(parent, i, first.setdefault(name, i))
+
+    join(names)
+    join(images.sample_ids)
+    for label in np.unique(images.labels):
+        rows = order[images.labels[order] == label]
+        for row, leader in _leaders(_thumbnails(images.pixels, rows), rows, names[rows] != "", similarity):
+            _union(parent, row, leader)
+    roots = np.array([_root(parent, i) for i in order], dtype=np.int64)
+    _, first, inverse = np.unique(roots, return_index=True, return_inverse=True)
+    groups = np.empty(n, np.int64)
+    groups[order] = np.argsort(np.argsort(first))[inverse]
+    return groups
+
+
+def _root(parent: np.ndarray, i: int) -> int:
+    while parent[i] != i:
+        parent[i] = parent[parent[i]]
+        i = int(parent[i])
+    return i
+
+
+def _union(parent: np.ndarray, a: int, b: int) -> None:
+    parent[_root(parent, a)] = _root(parent, b)
+
+
+def _thumbnails(pixels: Tensor, rows: np.ndarray) -> Tensor:
+    """8x8 thumbnails without each channel's mean, at unit length, float32 (R, C * 64); constant images are zeros."""
+    parts = [torch.empty(0, pixels.shape[1] * THUMBNAIL**2)]
+    for start in range(0, len(rows), CHUNK):
+        images = pixels[torch.as_tensor(rows[start : start + CHUNK])].float()
+        small = F.adaptive_avg_pool2d(images, THUMBNAIL)
+        parts.append((small - small.mean(dim=(2, 3), keepdim=True)).flatten(1))
+    vectors = torch.cat(parts)
+    length = vectors.norm(dim=1, keepdim=True)
+    return torch.where(length > 1e-2, vectors / length.clamp_min(1e-2), 0.0)
+
+
+def _leaders(vectors: Tensor, rows: np.ndarray, named: np.ndarray, similarity: float) -> list[tuple[int, int]]:
+    """Pairs (row, its leader's row). Compares one chunk with the leaders at a time: memory stays CHUNK x rows."""
+    leaders = np.flatnonzero(named).tolist()
+    joined: list[tuple[int, int]] = []
+    waiting = np.flatnonzero(~named)
+    for start in range(0, len(waiting), CHUNK):
+        chunk = waiting[start : start + CHUNK]
+        known = len(leaders)
+        if known:
+            best, which = (vectors[chunk] @ vectors[leaders].T).max(dim=1)
+        within = (vectors[chunk] @ vectors[chunk].T).numpy()
+        fresh: list[int] = []  # positions in this chunk that became leaders
+        for position, row in enumerate(chunk.tolist()):
+            likeness, leader = (float(best[position]), leaders[int(which[position])]) if known else (-1.0, -1)
+            if fresh and (new := within[position, fresh]).max() > likeness:
+                likeness, leader = float(new.max()), int(chunk[fresh[int(new.argmax())]])
+            if likeness > similarity:
+                joined.append((int(rows[row]), int(rows[leader])))
+            else:
+                fresh.append(position)
+        leaders += chunk[fresh].tolist()
+    return joined
+
+
+def _pick_groups(order: np.ndarray, groups: np.ndarray, labels: np.ndarray, fraction: float, keep: int) -> np.ndarray:
+    """The groups of `order` that make up `fraction` of its rows, at least `keep` groups left out.
+
+    Error diffusion over the groups label by label, groups of more than 5% of the rows first: each is picked where
+    that brings the picked share nearer to the fraction of what was seen.
+    """
+    if fraction <= 0 or len(order) <= keep:
+        return np.empty(0, np.int64)
+    sizes = np.bincount(groups)
+    label_of = np.full(len(sizes), labels.max(), np.int64)
+    np.minimum.at(label_of, groups, labels)  # the lowest, where a group has several
+    total = sizes[order].sum()
+    large = np.where(sizes[order] > total / 20, sizes[order], 0)
+    owed, picked = 0.0, []
+    for group in order[np.lexsort((label_of[order], -large))]:
+        owed += fraction * sizes[group]
+        if owed >= sizes[group] / 2:
+            picked.append(group)
+            owed -= sizes[group]
+    if not picked:
+        picked = [min(order, key=lambda g: abs(sizes[g] - fraction * total))]
+    while len(order) - len(picked) < keep:
+        picked.remove(min(picked, key=lambda g: sizes[g]))
+    return np.array(picked, dtype=np.int64)

@@ -1,0 +1,245 @@
+"""What the gate decides from, and what it says: counts and figures, no tensors; plain JSON in outcome.json.
+
+Standard library only. Each value has `to_dict` and `from_dict`, which are each other's inverse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from repairops.config import Level
+
+
+@dataclass(frozen=True)
+class PairedCounts:
+    """Champion and challenger on the same images, as counts."""
+
+    both_right: int
+    champion_only: int  # negative flips: the champion had it right, the challenger has it wrong
+    challenger_only: int
+    both_wrong: int
+
+    @property
+    def n(self) -> int:
+        return self.both_right + self.champion_only + self.challenger_only + self.both_wrong
+
+    @property
+    def champion_right(self) -> int:
+        return self.both_right + self.champion_only
+
+    @property
+    def challenger_right(self) -> int:
+        return self.both_right + self.challenger_only
+
+
+@dataclass(frozen=True)
+class RepairCounts:
+    """Held-out failures that the challenger has right, of all in that part."""
+
+    repaired: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Slice:
+    """The part of a set that has one value in one of its columns.
+
+    In JSON the counts stand beside the names: {"set": "failures", "column": "source", "value": "cam 4",
+    "repaired": 3, "total": 9}, or {"set": "clean", ..., "both_right": 90, "champion_only": 1, ...}.
+    """
+
+    column: str
+    value: str
+    counts: RepairCounts | PairedCounts
+
+    @property
+    def of(self) -> Literal["failures", "clean"]:
+        return "failures" if isinstance(self.counts, RepairCounts) else "clean"
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"set": self.of, "column": self.column, "value": self.value, **asdict(self.counts)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Slice:
+        kind = RepairCounts if values["set"] == "failures" else PairedCounts
+        counts = kind(**{k: v for k, v in values.items() if k not in ("set", "column", "value")})
+        return cls(values["column"], values["value"], counts)
+
+
+@dataclass(frozen=True)
+class ConfidenceBin:
+    """Clean images of which one network's confidence is in (low, high]: how many, how many right, mean confidence."""
+
+    low: float
+    high: float
+    n: int
+    right: int
+    confidence: float  # mean; 0 where n is 0
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Reliability of both networks on the clean set, by equal bins of confidence.
+
+    In JSON: {"champion_ece": 0.02, "challenger_ece": 0.03, "bins": {"champion": [...], "challenger": [...]}}; the two
+    expected calibration errors (0..1) follow from the bins.
+    """
+
+    champion: tuple[ConfidenceBin, ...]
+    challenger: tuple[ConfidenceBin, ...]
+
+    @property
+    def champion_ece(self) -> float:
+        return expected_calibration_error(self.champion)
+
+    @property
+    def challenger_ece(self) -> float:
+        return expected_calibration_error(self.challenger)
+
+    def to_dict(self) -> dict[str, Any]:
+        bins = {"champion": [asdict(b) for b in self.champion], "challenger": [asdict(b) for b in self.challenger]}
+        return {"champion_ece": self.champion_ece, "challenger_ece": self.challenger_ece, "bins": bins}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
+        champion, challenger = (
+            tuple(ConfidenceBin(**b) for b in values["bins"][who]) for who in ("champion", "challenger")
+        )
+        return cls(champion, challenger)
+
+
+def expected_calibration_error(bins: Sequence[ConfidenceBin]) -> float:
+    """Mean distance of accuracy from confidence over the bins, weighted by their images, 0..1; NaN without images.
+
+    Source: Naeini et al. 2015 (AAAI); Guo et al. 2017 (ICML).
+    """
+    n = sum(b.n for b in bins)
+    return sum(abs(b.right - b.n * b.confidence) for b in bins) / n if n else float("nan")
+
+
+@dataclass(frozen=True)
+class OnnxAccuracy:
+    """Both ONNX files on the clean set under one runtime.
+
+    In JSON the accuracies (0..1) and n stand beside the counts that they follow from:
+    {"champion": 0.91, "challenger": 0.912, "n": 10000, "counts": {"both_right": ...}}.
+    """
+
+    counts: PairedCounts
+
+    def to_dict(self) -> dict[str, Any]:
+        n = self.counts.n
+        return {
+            "champion": self.counts.champion_right / n if n else None,
+            "challenger": self.counts.challenger_right / n if n else None,
+            "n": n,
+            "counts": asdict(self.counts),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> OnnxAccuracy:
+        return cls(PairedCounts(**values["counts"]))
+
+
+@dataclass(frozen=True)
+class ParityCounts:
+    """PyTorch against ONNX Runtime. `reason` is empty where the export worked."""
+
+    n: int = 0
+    decisions_differ: int = 0
+    max_difference: float = float("nan")  # of logits, absolute
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class LatencyFigures:
+    """Median and 99th percentile of one call with `batch_size` images under ONNX Runtime, milliseconds, of `runs`."""
+
+    batch_size: int
+    champion_median_ms: float
+    champion_p99_ms: float
+    challenger_median_ms: float
+    challenger_p99_ms: float
+    runs: int = 100
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that the gate decides from. Kept whole in outcome.json, so that its verdict can be computed again.
+
+    clean_by_class: by class name, every class of the clean set's names, without images too.
+    heldout_by_cluster: by the cluster's id as text, the held-out failures nearest to its centre.
+    slices: parts of the held-out failures, and of the clean set, by a column's values.
+    corruptions: by corruption, both networks on the same corrupted clean images.
+    latency: one entry for each batch size; empty where it was not measured.
+    champion_finite, challenger_finite: no NaN or infinity in the outputs on clean set and held-out failures.
+    """
+
+    clean: PairedCounts
+    clean_by_class: Mapping[str, PairedCounts]
+    heldout_repaired: int
+    heldout_total: int
+    parity: ParityCounts
+    latency: tuple[LatencyFigures, ...] = ()
+    champion_finite: bool = True
+    challenger_finite: bool = True
+    heldout_by_cluster: Mapping[str, RepairCounts] = field(default_factory=dict)
+    slices: tuple[Slice, ...] = ()
+    corruptions: Mapping[str, PairedCounts] = field(default_factory=dict)
+    calibration: Calibration | None = None
+    onnx_accuracy: OnnxAccuracy | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {
+            "latency": [asdict(figures) for figures in self.latency],
+            "slices": [part.to_dict() for part in self.slices],
+            "calibration": self.calibration.to_dict() if self.calibration else None,
+            "onnx_accuracy": self.onnx_accuracy.to_dict() if self.onnx_accuracy else None,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Evidence:
+        """Raises KeyError or TypeError where something is missing."""
+        calibration, onnx_accuracy = values["calibration"], values["onnx_accuracy"]
+        return cls(
+            clean=PairedCounts(**values["clean"]),
+            clean_by_class={k: PairedCounts(**v) for k, v in values["clean_by_class"].items()},
+            heldout_repaired=values["heldout_repaired"],
+            heldout_total=values["heldout_total"],
+            parity=ParityCounts(**values["parity"]),
+            latency=tuple(LatencyFigures(**figures) for figures in values["latency"]),
+            champion_finite=values["champion_finite"],
+            challenger_finite=values["challenger_finite"],
+            heldout_by_cluster={k: RepairCounts(**v) for k, v in values["heldout_by_cluster"].items()},
+            slices=tuple(Slice.from_dict(part) for part in values["slices"]),
+            corruptions={k: PairedCounts(**v) for k, v in values["corruptions"].items()},
+            calibration=Calibration.from_dict(calibration) if calibration else None,
+            onnx_accuracy=OnnxAccuracy.from_dict(onnx_accuracy) if onnx_accuracy else None,
+        )
+
+
+Result = Literal["PASS", "FAIL", "INCONCLUSIVE"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One rule of the gate with its result. `figures` are plain JSON numbers, for the report."""
+
+    name: str
+    level: Level
+    result: Result
+    summary: str  # one sentence for a reviewer, with the figures in words
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """FAIL where a required check fails, else INCONCLUSIVE where one is, else PASS."""
+
+    result: Result
+    checks: tuple[Check, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)

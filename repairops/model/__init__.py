@@ -1,0 +1,1 @@
+"""The network and where it runs: input, device, evaluation, ONNX."""

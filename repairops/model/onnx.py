@@ -1,0 +1,213 @@
+"""ONNX: export, parity with PyTorch, latency. The only importer of onnx and onnxruntime."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from repairops.data.records import InputSpec
+from repairops.errors import ExportImpossible
+from repairops.gate.evidence import LatencyFigures, ParityCounts
+from repairops.model.device import set_mode
+from repairops.model.evaluation import logits
+from repairops.model.network import Classifier, select_logits, to_input, to_unit
+
+logger = logging.getLogger("repairops")
+
+INPUT, OUTPUT = "input", "logits"
+
+
+class _LogitsOnly(nn.Module):
+    def __init__(self, network: nn.Module, classes: int) -> None:
+        super().__init__()
+        self.network = network
+        self.classes = classes
+
+    def forward(self, images: Tensor) -> Tensor:
+        return select_logits(self.network(images), self.classes)
+
+
+def export_onnx(network: nn.Module, spec: InputSpec, path: Path) -> None:
+    """Writes the network in eval mode as one ONNX file, weights inside.
+
+    Input "input": float32 (batch, C, H, W), normalised as `spec` says. Output "logits": float32 (batch, classes), also
+    where the network returns a dict or tuple. The batch axis is free. A copy on the CPU is exported, so the network
+    itself stays as it is.
+
+    Raises ExportImpossible with the exporter's reason in one line; then no file is written.
+    """
+    example = torch.zeros(2, spec.channels, spec.height, spec.width)  # with 1, recurrent layers freeze the batch axis
+    try:
+        with _quiet():
+            copied = _LogitsOnly(copy.deepcopy(network).cpu(), spec.classes)
+            set_mode(copied, False)
+            program = torch.onnx.export(
+                copied,
+                (example,),
+                dynamo=True,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                external_data=False,
+                verbose=False,
+            )
+            assert program is not None
+            model = program.model_proto
+            _check_shapes(model, spec)
+            path.write_bytes(model.SerializeToString())
+    except ExportImpossible:
+        raise
+    except Exception as error:  # exporters fail in any class; all of them mean the same to the gate
+        raise ExportImpossible(_reason(error)) from error
+
+
+def run_onnx(path: Path, spec: InputSpec, pixels: Tensor, *, batch_size: int = 256) -> np.ndarray:
+    """Logits, float32 (N, K), of uint8 pixels (N, C, H, W) under ONNX Runtime, one batch in memory at a time."""
+    session = _session(path)
+    outputs = np.empty((len(pixels), spec.classes), np.float32)
+    for start in range(0, len(pixels), batch_size):
+        images = to_input(to_unit(pixels[start : start + batch_size]), spec)
+        outputs[start : start + batch_size] = session.run([OUTPUT], {INPUT: images.numpy()})[0]
+    return outputs
+
+
+def compare(
+    classifier: Classifier,
+    path: Path,
+    pixel_sets: Sequence[Tensor],
+    *,
+    tolerance: float,
+    batch_size: int = 256,
+    device: str | torch.device = "cpu",
+) -> ParityCounts:
+    """PyTorch against the ONNX file on every image of the sets, each uint8 (N, C, H, W), as the clean set.
+
+    Decisions differ where the two choose different classes and PyTorch's own logits of these classes are more than
+    `tolerance` apart: a closer pair is a tie that rounding may break either way. The largest difference is NaN where
+    either side's outputs are not finite. An ONNX file that does not run gives the reason, not an error.
+    """
+    n, differ, largest = 0, 0, 0.0
+    for pixels in pixel_sets:
+        expected = logits(classifier, pixels, batch_size=batch_size, device=device)
+        try:
+            found = run_onnx(path, classifier.spec, pixels, batch_size=batch_size)
+        except Exception as error:  # ONNX Runtime's exceptions share no base class
+            return ParityCounts(reason=f"ONNX Runtime does not run it: {_reason(error)}")
+        n += len(expected)
+        differ += decisions_differ(expected, found, tolerance)
+        if len(expected):
+            with np.errstate(invalid="ignore"):
+                largest = float(np.maximum(largest, np.abs(expected - found).max()))  # maximum keeps NaN
+    return ParityCounts(n, differ, largest)
+
+
+def decisions_differ(expected: np.ndarray, found: np.ndarray, tolerance: float) -> int:
+    """Rows of logits (N, K) that decide differently, ties within `tolerance` of the expected logits left out."""
+    if not len(expected):
+        return 0
+    rows, ours, theirs = np.arange(len(expected)), expected.argmax(axis=1), found.argmax(axis=1)
+    with np.errstate(invalid="ignore"):
+        apart = ~(expected[rows, ours] - expected[rows, theirs] <= tolerance)
+    return int(((ours != theirs) & apart).sum())
+
+
+def measure_latency(
+    champion: Path,
+    challenger: Path,
+    spec: InputSpec,
+    *,
+    batch_sizes: Sequence[int] = (1, 32),
+    runs: int = 100,
+    max_seconds: float = 20.0,
+) -> tuple[LatencyFigures, ...]:
+    """Times calls of two ONNX files on random input, in turn, so that a busy machine slows both alike.
+
+    For each batch size a tenth of `runs`, at least 3, warms both up first and is not counted. Measuring one batch size
+    ends early after `max_seconds`, with 20 runs at least. Copies from and to the CPU are included. On a CPU each
+    session has one thread: two pools of threads on the same cores get in each other's way, one of them at random more.
+    """
+    sessions = _session(champion, threads=1), _session(challenger, threads=1)
+    return tuple(_time(sessions, spec, size, runs, max_seconds) for size in batch_sizes)
+
+
+def _time(sessions: tuple[Any, Any], spec: InputSpec, size: int, runs: int, max_seconds: float) -> LatencyFigures:
+    shape = (size, spec.channels, spec.height, spec.width)
+    feed = {INPUT: np.random.default_rng(0).standard_normal(shape, dtype=np.float32)}
+    warm_up, began = max(3, runs // 10), time.perf_counter()
+    rows: list[list[float]] = []
+    while len(rows) < warm_up + runs:
+        if len(rows) >= warm_up + 20 and time.perf_counter() - began > max_seconds:
+            break
+        row = [0.0, 0.0]
+        for which in (0, 1) if len(rows) % 2 else (1, 0):
+            start = time.perf_counter()
+            sessions[which].run([OUTPUT], feed)
+            row[which] = 1000 * (time.perf_counter() - start)
+        rows.append(row)
+    times = np.array(rows[warm_up:])
+    medians, p99s = np.median(times, axis=0), np.percentile(times, 99, axis=0)
+    return LatencyFigures(size, float(medians[0]), float(p99s[0]), float(medians[1]), float(p99s[1]), runs=len(times))
+
+
+def _session(path: Path, threads: int = 0) -> Any:
+    """A session on the GPU where PyTorch has one, without TF32, else on CPU threads; 0 = as many as PyTorch uses."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors only
+    options.intra_op_num_threads = threads or torch.get_num_threads()
+    providers: list[Any] = ["CPUExecutionProvider"]
+    if torch.cuda.is_available():
+        providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": "0"}))
+    session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+    if len(providers) > 1 and "CUDAExecutionProvider" not in session.get_providers():
+        logger.warning("ONNX Runtime cannot use the GPU, so it runs on the CPU; install onnxruntime-gpu[cuda,cudnn].")
+    return session
+
+
+def _check_shapes(model: Any, spec: InputSpec) -> None:
+    for value in (model.graph.input[0], model.graph.output[0]):
+        batch = value.type.tensor_type.shape.dim[0]
+        if not batch.dim_param:
+            raise ExportImpossible(f"the exporter froze the batch axis of {value.name!r} to {batch.dim_value}")
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause in one line of at most 300 characters."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = " ".join(str(error).split()) or "no message"
+    return f"{type(error).__name__}: {text[:300]}"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the exporter's progress, warnings and logs to itself."""
+    loggers = [
+        logging.getLogger(name) for name in ("torch.onnx", "torch.export", "torch._export", "onnxscript", "onnx_ir")
+    ]
+    levels = [each.level for each in loggers]
+    for each in loggers:
+        each.setLevel(logging.CRITICAL)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for each, level in zip(loggers, levels, strict=True):
+            each.setLevel(level)

@@ -1,0 +1,1 @@
+"""Moving a production alias to a repaired version and back, and the review before it."""

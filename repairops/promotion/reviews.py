@@ -1,0 +1,91 @@
+"""Challenger against champion, for the one who decides: verdict, checks, links, and whether it may be promoted now."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from repairops.errors import NoReview, RepairError
+from repairops.gate.evidence import Check
+from repairops.outcome import read_outcome, recompute
+from repairops.promotion.verbs import CHALLENGER_ALIAS, open_target, pick_version
+from repairops.store.aliases import existing_version, refuse_unjudged
+from repairops.store.models import version_at
+from repairops.store.outcomes import fetch_artifact, links
+from repairops.store.registry import RUN_TAG
+
+
+@dataclass(frozen=True)
+class Review:
+    """A version and its evidence. `hindrance` says why `promote` would refuse now, '' where nothing speaks against it.
+
+    recorded, recomputed: the gate's verdict as the job wrote it, and as its counts give it again. `promote` also
+    compares the files' digests, for which it downloads them; this does not.
+    """
+
+    model: str
+    alias: str
+    champion: str
+    challenger: str
+    recorded: str
+    recomputed: str
+    checks: tuple[Check, ...]
+    message: str
+    hindrance: str
+    links: dict[str, str]
+    outcome: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def review(
+    model: str, *, version: str = "", challenger: str = CHALLENGER_ALIAS, tracking_uri: str | None = None
+) -> Review:
+    """What speaks for and against promoting `version` of `model`, by default the one under the alias `challenger`.
+
+    Raises NoReview, PromotionRefused, ModelNotFound, OutcomeUnreadable, RegistryUnreachable.
+    """
+    client, name, alias = open_target(model, tracking_uri)
+    wanted = pick_version(client, name, version, challenger)
+    candidate = existing_version(client, name, wanted)
+    run_id = candidate.tags.get(RUN_TAG, "")
+    if not run_id:
+        raise NoReview(name, wanted, "no repair registered it")
+    with tempfile.TemporaryDirectory() as folder:
+        file = fetch_artifact(client, run_id, "outcome.json", Path(folder))
+        if file is None:
+            raise NoReview(name, wanted, f"its run {run_id} holds no outcome.json")
+        outcome = read_outcome(file)
+    verdict = recompute(outcome)
+    current = version_at(client, name, alias) or ""
+    hindrance = "" if current != wanted else f"the alias {alias!r} is there already"
+    try:
+        refuse_unjudged(client, candidate, alias, current)
+    except RepairError as error:
+        hindrance = hindrance or str(error)
+    return Review(
+        name,
+        alias,
+        current,
+        wanted,
+        str((outcome.get("verdict") or {}).get("result", "")),
+        verdict.result,
+        verdict.checks,
+        str(outcome.get("message", "")),
+        hindrance,
+        links(client, name, wanted, run_id),
+        outcome,
+    )
+
+
+def fetch_report(found: Review, folder: Path, tracking_uri: str | None = None) -> Path:
+    """The review page of a reviewed version, downloaded into `folder`. Raises NoReview."""
+    client, name, _ = open_target(found.model, tracking_uri)
+    run_id = existing_version(client, name, found.challenger).tags[RUN_TAG]
+    page = fetch_artifact(client, run_id, "report.html", folder)
+    if page is None:
+        raise NoReview(name, found.challenger, f"its run {run_id} holds no report.html")
+    return page

@@ -1,0 +1,179 @@
+"""One repair under way: its run, its folder, and the record that grows into outcome.json."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from repairops import __version__
+from repairops.config import Config
+from repairops.model.device import resolve_device
+from repairops.outcome import EXIT_CODES, SCHEMA, Outcome, write_outcome
+from repairops.report import Pictures, render_markdown, render_page
+from repairops.store.failures import LoggedBatch
+from repairops.store.jobs import JOB_TAG, OUTCOME_TAG, JobRun
+from repairops.store.models import ModelRef
+
+log = logging.getLogger("repairops")
+
+
+class Job:
+    """State of one repair: `values` is what outcome.json will hold, `folder` keeps its files across restarts."""
+
+    def __init__(
+        self, run: JobRun, key: str, folder: Path, ref: ModelRef, batches: list[LoggedBatch], config: Config
+    ) -> None:
+        self.run, self.key, self.folder, self.ref, self.config = run, key, folder, ref, config
+        self._began = time.perf_counter()
+        self._said = ""
+        self.device = str(resolve_device(config.training.device))
+        self.pictures: dict[str, bytes] = {}
+        self.values: dict[str, Any] = {
+            "schema": SCHEMA,
+            "outcome": "error",
+            "exit_code": 1,
+            "message": "",
+            "job_key": key,
+            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "model": {
+                "name": ref.name,
+                "version": ref.version,
+                "alias": ref.alias,
+                "uri": ref.uri,
+                "run_id": ref.run_id,
+            },
+            "registered": None,
+            "promoted": False,
+            "config": config.to_dict(),
+            "config_digest": config.digest(),
+            "seed": config.seed,
+            "batches": [_describe(batch) for batch in batches],
+            "environment": _environment(),
+            "tracking": {"run_id": run.run_id},
+            "commit": run.tag("mlflow.source.git.commit"),
+            "stages": {},
+        }
+        run.set_tags({JOB_TAG: key, "repairops.config_digest": config.digest()})
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Times a stage and logs a line when it is done, with what was `say`d in it."""
+        start = time.perf_counter()
+        self._said = ""
+        yield
+        seconds = time.perf_counter() - start
+        self.values["stages"][name] = round(seconds, 3)
+        log.info("%-10s %s (%.1f s)", name, self._said, seconds)
+
+    def say(self, text: str) -> None:
+        self._said = text
+
+    def log_picture(self, name: str, png: bytes) -> None:
+        """Keeps a PNG for the report and logs it as an artifact."""
+        self.pictures[name] = png
+        file = self.folder / name
+        file.write_bytes(png)
+        self.run.log_file(file)
+
+    def log_role(self, role: str, sample_ids: np.ndarray) -> None:
+        """Logs which images have a role, roles/ROLE.txt: a sample id a line, sorted, so that files can be compared."""
+        folder = self.folder / "roles"
+        folder.mkdir(exist_ok=True)
+        file = folder / f"{role}.txt"
+        file.write_text("".join(f"{i}\n" for i in sorted(sample_ids.tolist())), encoding="utf-8")
+        self.run.log_file(file, "roles")
+
+    def log_epoch(self, epoch: int, figures: Mapping[str, float]) -> None:
+        """The training loop's figures of an epoch, as metrics of the run."""
+        self.run.log_metrics(epoch, {name: value for name, value in figures.items() if math.isfinite(value)})
+
+    def scratch(self, name: str) -> Path:
+        """An empty folder for artifacts of this attempt."""
+        import shutil
+
+        folder = self.folder / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        return folder
+
+    def conclude(self, outcome: str, message: str, pictures: Pictures | None = None) -> Outcome:
+        """Writes outcome.json and report.html, logs both, and only then tags the run with its outcome."""
+        self.values |= {
+            "outcome": outcome,
+            "exit_code": EXIT_CODES[outcome],
+            "message": message,
+            "seconds": round(time.perf_counter() - self._began, 3),
+        }
+        folder = self.scratch("outcome")
+        write_outcome(self.values, folder / "outcome.json")
+        (folder / "report.html").write_text(render_page(self.values, pictures or Pictures()), encoding="utf-8")
+        self.run.log_folder(folder)
+        self.run.set_tags(
+            {
+                OUTCOME_TAG: outcome,
+                "repairops.exit_code": str(EXIT_CODES[outcome]),
+                "mlflow.note.content": render_markdown(self.values)[:5000],
+            }
+        )
+        return Outcome(self.values)
+
+    def repeat(self, earlier: Mapping[str, Any], changed: Mapping[str, Any]) -> Outcome:
+        """The earlier outcome of the same job: nothing is repaired again.
+
+        changed: values of the outcome that a promotion, made or refused just now, has changed.
+        """
+        registered = earlier.get("registered") or {}
+        version = f" and registered version {registered['version']}" if registered else ""
+        start, refusal = "Nothing to do", str(changed.get("not_moved", ""))
+        if refusal or changed.get("promoted"):
+            start = f"The alias {self.ref.alias!r} " + ("was not moved" if refusal else "moved to it now")
+        refusal = f" {refusal}" if refusal else ""
+        message = (
+            f"{start}: this repair of {self.ref} came to '{earlier['outcome']}'{version} in run "
+            f"{earlier['earlier_run']}.{refusal} New failures or another configuration make a new repair; --rerun "
+            "repeats it."
+        )
+        values = {**earlier, **changed, "message": message}
+        values["exit_code"] = EXIT_CODES[values["outcome"]]
+        self.run.set_tags(
+            {
+                OUTCOME_TAG: f"repeated:{values['outcome']}",
+                "repairops.exit_code": str(values["exit_code"]),
+                "repairops.earlier_run": str(earlier["earlier_run"]),
+                "mlflow.note.content": message,
+            }
+        )
+        folder = self.scratch("outcome")
+        write_outcome(values, folder / "outcome.json")
+        self.run.log_folder(folder)
+        return Outcome(values, repeated=True)
+
+
+def _describe(batch: LoggedBatch) -> dict[str, Any]:
+    logged = datetime.fromtimestamp(batch.logged_at / 1000, UTC).isoformat(timespec="seconds")
+    return {"digest": batch.digest, "run_id": batch.run_id, "rows": batch.rows, "logged_at": logged}
+
+
+def _environment() -> dict[str, str]:
+    import mlflow
+    import torch
+
+    return {
+        "repairops": __version__,
+        "mlflow": mlflow.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        "device": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"{torch.get_num_threads()} CPU threads",
+    }

@@ -1,7 +1,0 @@
-"""Fine-tuning a champion: any network, any method; resumable after each epoch, no global state touched."""
-
-from repairops.training.loop import TrainingResult, train
-from repairops.training.parts import split_train_set
-from repairops.training.stopping import StoppingRule
-
-__all__ = ["StoppingRule", "TrainingResult", "split_train_set", "train"]
