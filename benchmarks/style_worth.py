@@ -147,10 +147,10 @@ def cell(name: str, corruption: str, seed: int, given: argparse.Namespace, sets:
         "clean": float(kept.float().mean()), "cpu_seconds": round(time.process_time() - began, 1),
     }  # fmt: skip
     if name == AUTO and style is not None:
-        for figure in ("share", "repaired", "distance"):  # means over the clusters
+        for figure in ("share", "repaired"):  # means over the clusters
             line[figure] = {
                 rows[0].style: round(sum(vars(row)[figure] for row in rows) / len(rows), 3)
-                for rows in zip(*style.evidence, strict=True)
+                for rows in zip(*style.candidates, strict=True)
             }
     return line
 

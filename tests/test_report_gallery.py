@@ -79,7 +79,7 @@ def test_samples_are_a_failure_a_reference_and_a_train_image_in_its_style() -> N
 def test_a_cluster_of_one_is_its_own_reference() -> None:
     failures, train = batch(0, 1), images(100, 200)
     (only,) = style_samples(
-        failures, clusters([0]), train, fitted("high_band_swap", failures, train), per_cluster=4, seed=0
+        failures, clusters([0]), train, fitted("subband_wct", failures, train), per_cluster=4, seed=0
     )
     assert (only.failure, only.reference) == (0, 0)
 

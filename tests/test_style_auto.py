@@ -12,12 +12,10 @@ from style_helpers import digits, eight_bits, generator
 from torch import Generator, Tensor, nn
 
 from repairops.config import StyleConfig
-from repairops.core.styles import Witness, fit_style
-from repairops.core.styles.auto import choose, mix
+from repairops.core import styles
+from repairops.core.styles import CANDIDATES, Witness, fit_style
+from repairops.core.styles.auto import Auto, chance_of_best, choose, run_trials, without_small
 from repairops.core.styles.base import Style
-from repairops.core.styles.depths import choose_layers, pooled, see
-from repairops.core.styles.likeness import Seen, compare, same_classes
-from repairops.core.styles.trial import chance_of_best, run_trials
 from repairops.errors import StyleNotFittable
 
 
@@ -86,9 +84,7 @@ def test_each_cluster_gets_the_style_that_made_it(champion: nn.Module, labels: T
         dict(zip(STYLES, auto.shares[0].tolist(), strict=True))
     )
     by_name = {row["style"]: row for row in told}
-    assert by_name["pale"]["distance"] < by_name["noise"]["distance"]
     assert by_name["pale"]["repaired"] > by_name["none"]["repaired"] + 0.3
-    assert by_name["none"]["error_rate"] < by_name["pale"]["error_rate"]
 
     content, reference = digits()[:40], torch.zeros(40, dtype=torch.int64)
     styled = auto.apply(content, reference, generator())
@@ -142,11 +138,10 @@ def test_few_failures_and_an_empty_cluster_give_a_mix_all_the_same() -> None:
     assert one.tolist() == [[1, 0]]
 
 
-def test_a_look_far_from_the_failures_weighs_little_and_small_shares_are_dropped() -> None:
-    shares = mix(torch.tensor([0.5, 0.45, 0.03]), torch.tensor([3.5, 0.1, 0.1]))
-    torch.testing.assert_close(shares, torch.tensor([0.0, 1.0, 0.0]))
-    assert mix(torch.tensor([0.0, 1.0]), torch.tensor([0.1, 50.0])).tolist() == [0, 1]
-    torch.testing.assert_close(mix(torch.full((20,), 0.05), torch.zeros(20)), torch.full((20,), 0.05))
+def test_small_shares_go_to_the_others() -> None:
+    shares = without_small(torch.tensor([[0.5, 0.45, 0.05], [0.0, 0.1, 0.9]]))
+    torch.testing.assert_close(shares, torch.tensor([[10 / 19, 9 / 19, 0.0], [0.0, 0.1, 0.9]]))
+    torch.testing.assert_close(without_small(torch.full((20,), 0.05)), torch.full((20,), 0.05))
 
 
 def test_trials_repair_failures_and_leave_the_champion_and_all_else_alone(champion: nn.Module, labels: Tensor) -> None:
@@ -173,38 +168,23 @@ def test_trials_repair_failures_and_leave_the_champion_and_all_else_alone(champi
     assert not run(broken, STYLES["none"]).any()
 
 
-def test_chance_is_not_taken_for_distance() -> None:
-    """Samples of the failures' own distribution are at distance 0, however few are wrong; others are not."""
-    draw = generator()
+def test_only_the_named_candidates_are_tried(
+    champion: nn.Module, labels: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A style that is registered is no candidate by that; wct2 is one where its weights are named."""
 
-    def seen(count: int, shift: float) -> Seen:
-        logits = torch.zeros(count, 4)
-        logits[:, 1] = 1 + torch.rand(count, generator=draw)
-        return Seen([torch.randn(count, 50, generator=draw) + shift], logits, torch.zeros(count, dtype=torch.int64))
+    def refuse(*_: object) -> Style:
+        raise AssertionError("it was fitted")
 
-    figures = compare([seen(300, 0.0), seen(40, 0.0), seen(300, 0.5)], seen(2000, 0.0))
-    assert max(figures[0].distance, figures[1].distance) < 0.08
-    assert figures[2].distance > 0.2
-
-
-def test_content_has_the_classes_of_the_failures() -> None:
-    labels = torch.tensor([0, 1, 2, 0, 1, 2, 2])
-    wanted = torch.tensor([2, 2, 0, 1, 9])
-    chosen = same_classes(wanted, labels, generator())
-    assert labels[chosen[:4]].tolist() == [2, 2, 0, 1]
-    assert chosen[0] != chosen[1]
-
-
-def test_features_are_read_at_several_depths_and_the_network_is_left_as_it_was(champion: nn.Module) -> None:
-    layers = choose_layers(champion, digits()[:2])
-    assert 2 <= len(layers) <= 4
-    assert layers[-1] is champion[-1]
-    features, logits = see(champion, digits()[:200], layers)
-    assert all(len(f) == 200 for f in features)
-    torch.testing.assert_close(logits, champion(digits()[:200]))
-    assert not any(module._forward_hooks for module in champion.modules())
-    maps = torch.rand(2, 3, 4, 5)
-    torch.testing.assert_close(pooled(maps)[:, :3], maps.mean((2, 3)))
+    monkeypatch.setitem(styles.STYLES, "another", refuse)
+    monkeypatch.setitem(styles.STYLES, "wct2", lambda *_: Pale(0.9))
+    images, truth = failures(champion, labels, STYLES["pale"])
+    witness = Witness(champion, torch.zeros(len(images), dtype=torch.int64), truth, labels[:300])
+    for weights, names in (("", [name for name in CANDIDATES if name != "wct2"]), ("w", list(CANDIDATES))):
+        auto = fit_style("auto", images, digits()[:300], StyleConfig(weights=weights), generator(), witness)
+        assert isinstance(auto, Auto)
+        assert list(auto.styles) == names
+        assert [row.style for row in auto.candidates[0]] == names
 
 
 def test_auto_without_a_champion_says_so() -> None:

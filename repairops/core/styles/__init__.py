@@ -11,12 +11,11 @@ from repairops.config import StyleConfig
 from repairops.core.styles.auto import choose
 from repairops.core.styles.base import Style, Witness
 from repairops.core.styles.fitted_degradation import fit_fitted_degradation
-from repairops.core.styles.spectral import fit_fourier_amplitude, fit_high_band_swap, fit_radial_spectrum
-from repairops.core.styles.subband import fit_subband_wct
+from repairops.core.styles.one_reference import fit_fourier_amplitude, fit_subband_wct
 from repairops.core.styles.wct2 import check_wct2, fit_wct2
 from repairops.errors import InvalidOption, StyleNotFittable, listing
 
-__all__ = ["AUTO", "STYLES", "Style", "StyleFactory", "Witness", "check_style", "fit_style"]
+__all__ = ["AUTO", "CANDIDATES", "STYLES", "Style", "StyleFactory", "Witness", "check_style", "fit_style"]
 
 AUTO = "auto"  # not a style: a mix of them, chosen for each cluster by the champion's answers
 
@@ -27,9 +26,8 @@ STYLES: dict[str, StyleFactory] = {
     "subband_wct": fit_subband_wct,
     "wct2": fit_wct2,
     "fourier_amplitude": fit_fourier_amplitude,
-    "radial_spectrum": fit_radial_spectrum,
-    "high_band_swap": fit_high_band_swap,
 }
+CANDIDATES = ("fitted_degradation", "subband_wct", "wct2", "fourier_amplitude")  # of `auto`; wct2 where it has weights
 
 
 def check_style(config: StyleConfig) -> None:
@@ -73,6 +71,6 @@ def fit_style(
             return STYLES[name](references, clean, config, generator)
         if witness is None:
             raise StyleNotFittable("references", "auto compares styles by a champion and there is none", "Name a style")
-        names = [other for other in STYLES if other != "wct2" or config.weights]
+        names = [other for other in CANDIDATES if other != "wct2" or config.weights]
         fitted = {other: STYLES[other](references, clean, config, generator) for other in names}
         return choose(fitted, references, clean, witness, generator)

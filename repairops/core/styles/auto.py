@@ -1,44 +1,42 @@
-"""`auto`: for each cluster the mix of styles that repair most failures in short trials, and look like them.
+"""`auto`: for each cluster the mix of styles that repair most failures in short trials.
 
 A style is tried by training copies of the champion on a few of its images; the failures, never trained on, judge the
-copies (`trial.py`). A style's share is the chance that it is the best of all, times how likely its look is: the
-champion's features tell its images from the failures (`likeness.py`) by `distance` of their standard deviations.
-Likeness predicts less of what a style is worth (docs/styles-measured.md), so it decides only where trials do not.
+copies by their labels. A style's share is the chance that it is the best of all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
 
 from repairops.core.styles.base import Style, Witness
 from repairops.core.styles.fitted import Estimate, nothing
-from repairops.core.styles.likeness import measure
-from repairops.core.styles.trial import chance_of_best, run_trials
-from repairops.model.device import set_mode
+from repairops.model.device import seeded, set_mode
 
 SMALLEST = 0.1  # shares of a mix below it are given to the others
-FARTHEST = 3.0  # standard deviations; a larger distance counts as this, a weight of 1 to 90
+TRIALS = 3  # for each style, each with other images, references and draws
+STEPS = 20
+IMAGES = 50  # train images in a step; as many restyled ones join them
+RATE, MOMENTUM = 0.03, 0.9
+RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """One candidate in one cluster.
+class Candidate:
+    """A style in one cluster.
 
-    repaired: share of the cluster's failures that are right after the candidate's trials. share: of the mix. The
-    others: see `Likeness`.
+    repaired: share of the cluster's failures that are right after the style's trials. share: of the mix.
     """
 
     style: str
     repaired: float
     share: float
-    error_rate: float
-    confidence: float
-    distance: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +46,7 @@ class Auto:
     styles: Mapping[str, Style]
     clusters: Tensor
     shares: Tensor
-    evidence: tuple[tuple[Evidence, ...], ...]
+    candidates: tuple[tuple[Candidate, ...], ...]
     found: Estimate
 
     def apply(self, content: Tensor, reference: Tensor, generator: Generator) -> Tensor:
@@ -66,7 +64,7 @@ class Auto:
         """The choice and its figures for each cluster, as plain values."""
         return [
             {"cluster": number, "styles": [vars(candidate) for candidate in candidates]}
-            for number, candidates in enumerate(self.evidence)
+            for number, candidates in enumerate(self.candidates)
         ]
 
 
@@ -80,21 +78,119 @@ def choose(
     failures, shown = (references, witness.labels), (clean, witness.clean_labels)
     weights = 1 / clusters.bincount()[clusters].double()  # each cluster alike, as training draws them
     right = run_trials(champion, list(styles.values()), shown, weights, failures, generator)
-    best, repaired = chance_of_best(right, clusters, generator)
-    shares, evidence = [], []
-    for cluster, chances in enumerate(best):
-        members = (clusters == cluster).nonzero()[:, 0]
-        alike = measure(champion, styles.values(), failures, members, shown, generator) if len(members) else []
-        shares.append(mix(chances, torch.tensor([like.distance for like in alike] or [0.0])))
-        rows = zip(styles, repaired[cluster].tolist(), shares[-1].tolist(), alike, strict=False)  # nothing if empty
-        evidence.append(tuple(Evidence(name, good, share, **vars(like)) for name, good, share, like in rows))
+    chances, repaired = chance_of_best(right, clusters, generator)
+    shares = without_small(chances)
+    candidates = tuple(
+        tuple(Candidate(*row) for row in zip(styles, good, mix, strict=True))
+        for good, mix in zip(repaired.tolist(), shares.tolist(), strict=True)
+    )
     found = next((s.found for s in styles.values() if hasattr(s, "found")), nothing(references))
-    return Auto(styles, clusters, torch.stack(shares), tuple(evidence), found)
+    return Auto(styles, clusters, shares, candidates, found)
 
 
-def mix(chances: Tensor, distances: Tensor) -> Tensor:
-    """Shares (S,) that sum to 1, from the chance of each style to be the best and its distance from the failures."""
-    shares = chances * torch.exp(-distances.clamp(max=FARTHEST).square() / 2)
-    shares = shares / shares.sum()
-    shares = torch.where(shares < min(SMALLEST, float(shares.max())), 0.0, shares)
-    return shares / shares.sum()
+def without_small(shares: Tensor) -> Tensor:
+    """Shares (..., S) that sum to 1, with those below SMALLEST given to the others."""
+    largest = shares.amax(-1, keepdim=True)
+    kept = torch.where(shares < largest.clamp(max=SMALLEST), 0.0, shares)
+    return kept / kept.sum(-1, keepdim=True)
+
+
+def run_trials(
+    champion: nn.Module,
+    styles: Sequence[Style],
+    clean: tuple[Tensor, Tensor],
+    weights: Tensor,
+    failures: tuple[Tensor, Tensor],
+    generator: Generator,
+) -> Tensor:
+    """Whether each of R failures is answered rightly after each of T trials of S styles: bool (S, T, R), on the CPU.
+
+    clean, failures: images float32 (N, C, H, W) in 0..1 and labels int64 (N,). weights: (R,), the chance of each
+    failure to be a reference. Labels, weights and the generator are on the CPU. A trial costs STEPS * 2 * IMAGES
+    images' training and a pass over the failures; the champion stays as it is.
+    """
+    right = torch.zeros(len(styles), TRIALS, len(failures[1]), dtype=torch.bool)
+    seeds = torch.randint(2**31, (TRIALS,), generator=generator).tolist()
+    for number, style in enumerate(styles):
+        for trial, seed in enumerate(seeds):  # the same content and references for all styles, so that they compare
+            network = _trained(champion, style, clean, weights, Generator().manual_seed(seed))
+            parts = torch.split(failures[0], 2 * IMAGES)
+            with torch.no_grad():
+                logits = torch.cat([network(part).float().cpu() for part in parts])
+            if logits.isfinite().all():  # else the training diverged, which repairs nothing
+                right[number, trial] = logits.argmax(1) == failures[1]
+    return right
+
+
+def _trained(
+    champion: nn.Module, style: Style, clean: tuple[Tensor, Tensor], weights: Tensor, generator: Generator
+) -> nn.Module:
+    """A copy of the champion after STEPS on clean and restyled images, in eval mode.
+
+    BatchNorm's statistics follow the trial's images, as they do in training.
+    """
+    images, labels = clean
+    rows = torch.randint(len(images), (STEPS * IMAGES,), generator=generator)
+    references = torch.multinomial(weights, len(rows), replacement=True, generator=generator)
+    network = copy.deepcopy(champion).requires_grad_(True)
+    optimiser = torch.optim.SGD(network.parameters(), RATE, MOMENTUM, nesterov=True)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS)
+    set_mode(network, training=True)
+    with torch.enable_grad(), seeded(int(torch.randint(2**31, (1,), generator=generator)), images.device):
+        for row, reference in zip(torch.split(rows, IMAGES), torch.split(references, IMAGES), strict=True):
+            with torch.no_grad():
+                content = images[row.to(images.device)]
+                styled = style.apply(content, reference.to(images.device), generator)
+                batch = content.new_empty((2 * IMAGES, *content.shape[1:]))  # NCHW, whatever order a style returns
+                batch[:IMAGES], batch[IMAGES:] = content, styled
+            loss = F.cross_entropy(network(batch).float(), labels[row].repeat(2).to(images.device))
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            schedule.step()
+    set_mode(network, training=False)
+    return network
+
+
+def chance_of_best(right: Tensor, clusters: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    """How often each style is the best for each cluster, and the figures behind it: both float32 (clusters, S).
+
+    right: bool (S, T, R), T trials of S styles on R failures. clusters: int64 (R,). Counted over resamples of the
+    failures and of the trials (bootstrap, paired over the styles): one style has nearly all where the evidence is
+    clear, all have as much where there is none. Second result: the share of the cluster's failures that are right
+    after the trials.
+
+    Clusters borrow from each other. What is judged is the accuracy on all failures, plus a part of the cluster's own
+    departure from it: nothing where departures are no larger than chance makes them, nearly all where they are far
+    larger (random effects).
+    """
+    styles, trials, _ = right.shape
+    sizes = clusters.bincount().double()
+    resampled = torch.zeros(RESAMPLES, len(sizes), styles, dtype=torch.float64)
+    own = torch.zeros(len(sizes), styles, dtype=torch.float64)
+    picked = torch.randint(trials, (RESAMPLES, styles, 1), generator=generator)
+    for number, size in enumerate(sizes.int().tolist()):
+        if size == 0:
+            continue
+        answers = right[:, :, clusters == number].double()
+        own[number] = answers.mean((1, 2))
+        drawn = torch.randint(size, (RESAMPLES, size), generator=generator)
+        counts = torch.zeros(RESAMPLES, size, dtype=torch.float64)
+        counts.scatter_add_(1, drawn, torch.ones_like(drawn, dtype=torch.float64))
+        means = (counts @ answers.flatten(0, 1).T / size).view(RESAMPLES, styles, trials)
+        resampled[:, number] = means.gather(2, picked)[..., 0]
+    pooled, departures = _split(resampled, sizes)
+    chance = (departures.var(0).mean(1) * sizes * sizes).sum() / sizes.sum() / sizes.clamp_min(1)
+    excess = ((_split(own, sizes)[1].square().mean(1) - chance) * sizes / sizes.sum()).sum().clamp_min(0)
+    kept = excess / (excess + chance).clamp_min(1e-12)
+    scores = pooled.unsqueeze(1) + kept[:, None] * departures
+    scores += 1e-6 * torch.rand(scores.shape, generator=generator, dtype=torch.float64)  # ties are drawn by lot
+    return F.one_hot(scores.argmax(2), styles).float().mean(0), own.float()
+
+
+def _split(accuracy: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """Accuracy (..., clusters, S) as that on all failures (..., S), and what is left of each cluster's (..., clusters,
+    S) when that and the cluster's own difficulty are taken off."""
+    pooled = (accuracy * (sizes / sizes.sum())[:, None]).sum(-2)
+    left = accuracy - pooled.unsqueeze(-2)
+    return pooled, left - left.mean(-1, keepdim=True)

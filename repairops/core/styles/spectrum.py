@@ -1,4 +1,4 @@
-"""Rings and windows of the discrete Fourier transform."""
+"""Frequencies, sums and windows of the discrete Fourier transform."""
 
 from __future__ import annotations
 
@@ -7,25 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def radial_bins(height: int, width: int, rings: int, device: torch.device) -> Tensor:
-    """Ring of each rfft2 coefficient, int64 (H, W // 2 + 1): round(rings * frequency in cycles per pixel)."""
-    vertical, horizontal = frequencies(height, width, device)
-    frequency: Tensor = (vertical.square() + horizontal.square()).sqrt()
-    return (rings * frequency).round().long()
-
-
 def frequencies(height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Vertical (H, 1) and horizontal (1, W // 2 + 1) frequencies of rfft2, cycles per pixel."""
     vertical: Tensor = torch.fft.fftfreq(height, device=device)[:, None]
     horizontal: Tensor = torch.fft.rfftfreq(width, device=device)[None]
     return vertical, horizontal
-
-
-def radial_mean(values: Tensor, bins: Tensor) -> Tensor:
-    """Mean over each ring: (..., H, W // 2 + 1) to (..., max bin + 1); a ring without coefficients is 0."""
-    flat = bins.flatten()
-    count = torch.bincount(flat).clamp_min(1)
-    return sums_by_index(values.flatten(-2), flat, len(count)) / count
 
 
 def sums_by_index(values: Tensor, index: Tensor, count: int) -> Tensor:

@@ -1,8 +1,10 @@
-"""Haar sub-band whitening-colouring on the colour channels: WCT2's idea without a network.
+"""Styles that take statistics from one reference each; none needs a network or draws anything.
 
-Every band of a Haar pyramid is whitened and coloured on its own across the C colour channels. Unlike the '+I' form
-of the network (whitening.py), which assumes features of large variance, a small floor is added to the covariances:
-pixels are in 0..1.
+`subband_wct`: WCT2's idea without a network. Every band of a Haar pyramid is whitened and coloured on its own across
+the C colour channels. Unlike the '+I' form of the network (whitening.py), which assumes features of large variance, a
+small floor is added to the covariances: pixels are in 0..1. `fourier_amplitude`: the reference's amplitude and the
+content's phase (Yang & Soatto 2020, FDA, eq. 5; there only the lowest frequencies, here all, because noise and blur
+live in the high ones).
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from repairops.config import StyleConfig
@@ -82,3 +85,33 @@ def band_statistics(pyramid: list[Tensor]) -> tuple[Tensor, Tensor]:
         centred = band - means[:, k, :, None]
         covariances.append(centred @ centred.transpose(1, 2) / max(band.shape[2] - 1, 1))
     return means, torch.stack(covariances, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class FourierAmplitude:
+    """References float32 (R, C, H, W) in 0..1."""
+
+    references: Tensor
+    alpha: float
+
+    def apply(self, content: Tensor, reference: Tensor, generator: Generator) -> Tensor:
+        """See `Style`; draws nothing. Amplitude (1 - alpha) |content| + alpha |reference|, phase of the content.
+
+        References of another size are resized to the content's.
+        """
+        if self.alpha == 0:
+            return content.clone()
+        images = self.references[reference.to(self.references.device)].to(content.device)
+        with torch.no_grad(), torch.autocast(content.device.type, enabled=False):
+            if images.shape[2:] != content.shape[2:]:
+                images = F.interpolate(images, content.shape[2:], mode="bilinear", antialias=True)
+            spectrum = torch.fft.rfft2(content)
+            amplitude = torch.lerp(spectrum.abs(), torch.fft.rfft2(images).abs(), self.alpha)
+            restyled: Tensor = torch.fft.irfft2(torch.polar(amplitude, spectrum.angle()), s=content.shape[-2:])
+            return restyled.clamp_(0, 1)
+
+
+def fit_fourier_amplitude(
+    references: Tensor, clean: Tensor, config: StyleConfig, generator: Generator
+) -> FourierAmplitude:
+    return FourierAmplitude(references, config.alpha)
