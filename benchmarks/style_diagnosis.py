@@ -20,8 +20,8 @@ import torch
 from style_failures import Failures, champion, failures, load_sets, run_missing
 
 from repairops.bench.corruptions import CORRUPTIONS, blur, corrupt, weather
-from repairops.core.styles.fitted import estimate
-from repairops.core.styles.fitted.words import findings, sentence
+from repairops.core.styles.fitted.estimation import estimate
+from repairops.core.styles.fitted.look import findings, sentence
 from repairops.model.network import to_unit
 
 ALLOWED = 0.3  # of the range of the truth over the severities
@@ -97,7 +97,7 @@ def examine(corruption: str, batch: Failures, clean: torch.Tensor) -> dict[str, 
                        "within": error is not None and error <= ALLOWED})  # fmt: skip
     return {"corruption": corruption, "failures": len(batch.images), "unexplained": round(found.unexplained(), 1),
             "said": sentence(told, len(batch.images), found.unexplained()),
-            "findings": [f.to_dict() for f in told], "checks": checks, "cpu_seconds": round(seconds, 1)}  # fmt: skip
+            "findings": [vars(f) for f in told], "checks": checks, "cpu_seconds": round(seconds, 1)}  # fmt: skip
 
 
 def table(lines: list[dict[str, object]]) -> str:

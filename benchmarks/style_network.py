@@ -24,11 +24,9 @@ from torch import Generator, Tensor
 from repairops.bench.corruptions import corrupt
 from repairops.config import ImagesConfig, derive_seed
 from repairops.core.styles.haar import analyse
-from repairops.core.styles.wct2 import build_wct2
+from repairops.core.styles.wct2 import build_wct2, load_weights, save_weights
+from repairops.core.styles.wct2_fit import new_network, reconstruction_psnr, scale_features, train_reconstruction
 from repairops.core.styles.wct2_network import Wct2Network
-from repairops.core.styles.wct2_start import new_network
-from repairops.core.styles.wct2_training import reconstruction_psnr, scale_features, train_reconstruction
-from repairops.core.styles.wct2_weights import load_weights, save_weights
 from repairops.data import encode_png, load_image_set, peek_class_names
 from repairops.data.records import ImageSet, InputSpec
 from repairops.model.device import use_bfloat16

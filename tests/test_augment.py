@@ -55,32 +55,34 @@ def pillow_affine(images: Tensor, rows: list[tuple[float, ...]]) -> Tensor:
     )
 
 
+def moved(images: Tensor, rows: list[tuple[float, ...]]) -> Tensor:
+    return ops.affine(images, torch.tensor(rows, dtype=torch.float64))
+
+
+def turned(images: Tensor, degrees: list[float]) -> Tensor:
+    return ops.affine(images, ops.rotation_coefficients(torch.tensor(degrees), *images.shape[2:]))
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_translations_equal_pillow(size):
     images = sample_images(*size)
-    pixels = [3, -2, 0, 7, -1]
-    moved = ops.translate_x(images, torch.tensor(pixels))
-    assert torch.equal(moved, pillow_affine(images, [(1, 0, p, 0, 1, 0) for p in pixels]))
-    moved = ops.translate_y(images, torch.tensor(pixels))
-    assert torch.equal(moved, pillow_affine(images, [(1, 0, 0, 0, 1, p) for p in pixels]))
+    for rows in (
+        [(1, 0, p, 0, 1, 0) for p in (3, -2, 0, 7, -1)],
+        [(1, 0, 0, 0, 1, p) for p in (3, -2, 0, 7, -1)],
+    ):
+        assert torch.equal(moved(images, rows), pillow_affine(images, rows))
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_rotations_and_shears_equal_pillow_up_to_rounding(size):
     images = sample_images(*size)
-    values = [0.07, -0.3, 0.0, 0.011, 0.2]
-    degrees = [9, -30, 0, 3, 17]
-    pairs = [
-        (ops.shear_x(images, torch.tensor(values)), pillow_affine(images, [(1, v, 0, 0, 1, 0) for v in values])),
-        (ops.shear_y(images, torch.tensor(values)), pillow_affine(images, [(1, 0, 0, v, 1, 0) for v in values])),
-        (
-            ops.rotate(images, torch.tensor(degrees)),
-            with_pillow(images, lambda p, i: p.rotate(degrees[i], Image.Resampling.BILINEAR)),
-        ),
-    ]
-    for found, pillow in pairs:
-        assert (found - pillow).abs().max() <= 1
-        assert (found == pillow).float().mean() > 0.99
+    degrees, values = [9, -30, 0, 3, 17], [0.07, -0.3, 0.0, 0.011, 0.2]
+    shears = [[(1, v, 0, 0, 1, 0) for v in values], [(1, 0, 0, v, 1, 0) for v in values]]
+    pairs = [(moved(images, rows), pillow_affine(images, rows)) for rows in shears]
+    pillow = with_pillow(images, lambda p, i: p.rotate(degrees[i], Image.Resampling.BILINEAR))
+    for found, wanted in [*pairs, (turned(images, degrees), pillow)]:
+        assert (found - wanted).abs().max() <= 1
+        assert (found == wanted).float().mean() > 0.99
 
 
 def test_one_operation_for_each_image_at_its_own_strength():
@@ -96,16 +98,16 @@ def test_one_operation_for_each_image_at_its_own_strength():
         "equalize": ops.equalize(one),
         "posterize": ops.posterize(one, torch.tensor([3])),  # 4 - int(3 * 4 / 10)
         "solarize": ops.solarize(one, torch.tensor([180])),  # 256 - int(3 * 256 / 10)
-        "rotate": ops.rotate(one, torch.tensor([9])),
-        "shear_x": ops.shear_x(one, torch.tensor([0.09])),
-        "shear_y": ops.shear_y(one, torch.tensor([0.09])),
-        "translate_x": ops.translate_x(one, torch.tensor([3])),  # int(3 * 32 / 3 / 10)
-        "translate_y": ops.translate_y(one, torch.tensor([3])),
+        "rotate": turned(one, [9]),
+        "shear_x": moved(one, [(1, 0.09, 0, 0, 1, 0)]),
+        "shear_y": moved(one, [(1, 0, 0, 0.09, 1, 0)]),
+        "translate_x": moved(one, [(1, 0, 3, 0, 1, 0)]),  # int(3 * 32 / 3 / 10)
+        "translate_y": moved(one, [(1, 0, 0, 0, 1, 3)]),
     }
     for index, name in enumerate(ops.OPERATIONS):
         assert torch.equal(found[index], wanted[name][0]), name
     assert torch.equal(found[9], images[0])
-    assert torch.equal(found[10], ops.rotate(one, torch.tensor([-9]))[0])
+    assert torch.equal(found[10], turned(one, [-9])[0])
     assert torch.equal(images[0], sample_images(3, 32, 32)[0])  # the input is left alone
 
 
@@ -142,7 +144,7 @@ def test_styleaug_with_fixed_draws_is_the_weighted_sum_of_its_chains():
     found = mix_chains(image, draws, darken)
     levels = image * 255
     dark = (levels * 0.5).round()
-    first = ops.rotate(ops.solarize(levels, torch.tensor([180])), torch.tensor([9]))
+    first = turned(ops.solarize(levels, torch.tensor([180])), [9])
     second = ops.solarize(dark, torch.tensor([180]))
     wanted = 0.75 * image + 0.25 * (0.5 * first + 0.2 * second + 0.3 * dark) / 255
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)

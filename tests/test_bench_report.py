@@ -13,9 +13,15 @@ import pytest
 from click.testing import CliRunner
 from scipy.stats import t
 
-from repairops.bench import published_figures, summary
+from repairops.bench import summary
 from repairops.bench.report import read_records, write_report
-from repairops.bench.tables import CORRUPTIONS, tables
+from repairops.bench.tables import (
+    CORRUPTIONS,
+    clustering_ablation,
+    failure_counts,
+    residual_accuracy,
+    tables,
+)
 from repairops.cli import main
 from repairops.errors import NoBenchmarkResults
 
@@ -84,13 +90,13 @@ def test_interval_over_images_for_one_seed_and_over_seeds_for_several() -> None:
 
 
 def test_paper_s_tables_are_whole_and_agree_with_its_means() -> None:
-    counts = published_figures.failure_counts()
+    counts = failure_counts()
     assert tuple(counts) == CORRUPTIONS
     assert counts["brightness"]["allconvnet"] == 4614
-    for table in (published_figures.residual_accuracy(), published_figures.clustering_ablation()):
+    for table in (residual_accuracy(), clustering_ablation()):
         for figures in table.values():
             assert fmean(figures[c] for c in CORRUPTIONS) == pytest.approx(figures["mean"], abs=0.02)
-    means = {row: f["mean"] for (network, row), f in published_figures.residual_accuracy().items() if network == "lstm"}
+    means = {row: f["mean"] for (network, row), f in residual_accuracy().items() if network == "lstm"}
     assert (means["deeprepair"], means["augmix"]) == (44.59, 40.68)
 
 

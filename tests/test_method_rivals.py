@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from torchvision.transforms import v2
 from training_helpers import champion
 
-from repairops.core.augment.masking import cut_mix, cut_out, draw_boxes
+from repairops.core.augment.geometry import cut_mix, cut_out, draw_boxes
 from repairops.core.augment.patterns import PATTERNS
 from repairops.core.augment.variants import RANGES, apply_variants, cross_over, draw_variants, mutate
 from repairops.core.clustering import GaussianMixture, fit_gaussian_mixture

@@ -12,11 +12,15 @@ from PIL import Image
 from style_helpers import eight_bits, generator, scenes
 from torch import Tensor
 
-from repairops.core.styles.fitted import PARAMETERS, Degradation, degrade, limits
-from repairops.core.styles.fitted.compression import block_inverse, block_transform, compress
+from repairops.core.styles.fitted.components import (
+    block_inverse,
+    block_transform,
+    compress,
+    spread_points,
+    trail_transfer,
+)
+from repairops.core.styles.fitted.degradation import PARAMETERS, Degradation, degrade, limits, parameter_names
 from repairops.core.styles.fitted.measures import flat_patch_covariance, line_variance, measure
-from repairops.core.styles.fitted.optics import spread_points, trail_transfer
-from repairops.core.styles.fitted.parameters import parameter_names
 
 GREY = torch.full((64, 3, 32, 32), 0.5)
 

@@ -10,10 +10,10 @@ from style_helpers import digits, eight_bits, generator, photo_crops, scenes
 from torch import Tensor
 
 from repairops.config import StyleConfig
-from repairops.core.styles.fitted import PARAMETERS, Degradation, Estimate, degrade
-from repairops.core.styles.fitted.regression import ask
-from repairops.core.styles.fitted.words import UNEXPLAINED, findings, sentence
-from repairops.core.styles.fitted_degradation import FittedDegradation, fit_fitted_degradation
+from repairops.core.styles.fitted import FittedDegradation, fit_fitted_degradation
+from repairops.core.styles.fitted.degradation import PARAMETERS, Degradation, degrade
+from repairops.core.styles.fitted.look import UNEXPLAINED, FittedLook, findings, sentence
+from repairops.core.styles.fitted.trials import ask
 
 
 def fit(references: Tensor, clean: Tensor) -> FittedDegradation:
@@ -25,7 +25,7 @@ def degraded(images: Tensor, **parameters: float) -> Tensor:
     return eight_bits(degrade(images, Degradation(tuple(parameters), values, torch.eye(images.shape[1])), generator(5)))
 
 
-def mean_of(found: Estimate, name: str) -> float:
+def mean_of(found: FittedLook, name: str) -> float:
     return float(found.values[:, found.names.index(name)].mean()) if name in found.names else 0.0
 
 
@@ -124,10 +124,10 @@ def test_noise_of_one_channel_stays_in_that_channel() -> None:
     assert noise[[0, 2]].max() < 0.3 * noise[1]
 
 
-def fixed(names: tuple[str, ...], values: list[float], spread: float = 0.0, count: int = 40) -> Estimate:
+def fixed(names: tuple[str, ...], values: list[float], spread: float = 0.0, count: int = 40) -> FittedLook:
     size = len(names)
     mean = torch.tensor(values)
-    return Estimate(
+    return FittedLook(
         names,
         mean.expand(count, -1),
         spread * torch.eye(size),
@@ -200,7 +200,7 @@ def test_sentences_say_what_how_strong_and_in_how_many() -> None:
     values[:, 1] = math.log(0.5)
     values[:, 2], values[:, 3] = 1.0, 1.0  # 45 degrees, twice the angle is 90
     values[:, 2] = 0.0
-    found = Estimate(
+    found = FittedLook(
         ("noise", "contrast", "streak_x", "streak_y"),
         values,
         torch.zeros(4, 4),
@@ -216,7 +216,7 @@ def test_sentences_say_what_how_strong_and_in_how_many() -> None:
     assert told["streak"].text == "motion blur along 45 degrees, width 1.00 (1.00 to 1.00) pixels"
     assert sentence([told["noise"]], 100) == "additive colour noise, sigma 0.070 (0.070 to 0.070), 70 images"
     assert "noise" not in {finding.component for finding in findings(found, torch.arange(70, 100))}
-    grey = Estimate(**{**vars(found), "noise_shape": torch.ones(3, 3) / math.sqrt(3)})
+    grey = FittedLook(**{**vars(found), "noise_shape": torch.ones(3, 3) / math.sqrt(3)})
     assert "grey noise" in findings(grey)[0].text
 
 
@@ -224,7 +224,7 @@ def test_a_streaks_width_does_not_shrink_where_directions_are_uncertain() -> Non
     values, spread = torch.zeros(50, 2), 0.8 * torch.eye(2)
     values[:, 0] = 0.6
     nothing = torch.zeros(2)
-    found = Estimate(("streak_x", "streak_y"), values, spread, values.mean(0), nothing, nothing, torch.eye(3))
+    found = FittedLook(("streak_x", "streak_y"), values, spread, values.mean(0), nothing, nothing, torch.eye(3))
     (told,) = findings(found)
     assert told.value == pytest.approx(math.sqrt(0.6**2 + 2 * 0.8**2))
     bound = torch.tensor([9.0, 9.0])

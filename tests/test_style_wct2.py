@@ -9,9 +9,8 @@ from safetensors.torch import save_file
 from style_helpers import digits, generator, scenes
 
 from repairops.config import StyleConfig
-from repairops.core.styles.wct2 import Wct2, build_wct2, fit_wct2
+from repairops.core.styles.wct2 import Wct2, build_wct2, fit_wct2, load_weights, save_weights
 from repairops.core.styles.wct2_network import SITES, Site, Wct2Network
-from repairops.core.styles.wct2_weights import load_weights, save_weights
 from repairops.errors import StyleWeightsDamaged, StyleWeightsMissing
 
 

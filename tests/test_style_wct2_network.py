@@ -16,11 +16,16 @@ from torch import Tensor
 from repairops.config import StyleConfig
 from repairops.core.styles import wct2
 from repairops.core.styles.haar import Bands
-from repairops.core.styles.wct2 import build_wct2, fit_wct2
+from repairops.core.styles.wct2 import build_wct2, fit_wct2, load_weights, save_weights
+from repairops.core.styles.wct2_fit import (
+    VGG_FEATURES,
+    VGG_MEAN,
+    VGG_STD,
+    new_network,
+    scale_features,
+    take_vgg_encoder,
+)
 from repairops.core.styles.wct2_network import Skip, Wct2Network
-from repairops.core.styles.wct2_start import VGG_FEATURES, VGG_MEAN, VGG_STD, new_network, take_vgg_encoder
-from repairops.core.styles.wct2_training import scale_features
-from repairops.core.styles.wct2_weights import load_weights, save_weights
 from repairops.errors import InvalidOption, StyleWeightsDamaged, StyleWeightsUnchecked
 
 

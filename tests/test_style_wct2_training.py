@@ -11,17 +11,17 @@ from torch import Tensor
 
 from repairops.core.styles import wct2_start
 from repairops.core.styles.wct2 import build_wct2
-from repairops.core.styles.wct2_network import Unpooling, Wct2Network
-from repairops.core.styles.wct2_start import new_network
-from repairops.core.styles.wct2_training import (
+from repairops.core.styles.wct2_fit import (
     WANTED_VARIANCE,
     draw_crops,
     learning_rate,
+    new_network,
     poorest_psnr,
     reconstruction_psnr,
     scale_features,
     train_reconstruction,
 )
+from repairops.core.styles.wct2_network import Unpooling, Wct2Network
 
 PIXELS = (scenes()[:64] * 255).byte()
 

@@ -112,26 +112,3 @@ def _best(records: Sequence[Record], measure: s.Measure) -> list[str]:
         means[name], run[name] = fmean(map(measure, own)), len(s.distinct(own, "corruption"))
     order = sorted(means, key=lambda name: (name != "style_guided", -run[name], -means[name]))
     return sorted(order[:SHOWN], key=lambda name: -means[name])
-
-
-def corruption_sheet(image: Any, path: Path) -> None:
-    """Every corruption of one image, uint8 tensor (C, H, W), a row each, severity 1 to 5 from the left."""
-    import torch
-    from matplotlib.figure import Figure
-
-    from repairops.bench.corruptions import corrupt_pixels
-
-    figure = Figure(figsize=(6.4, 14.5), layout="constrained")
-    grid = figure.subplots(len(CORRUPTIONS), 6)
-    for row, name in zip(grid, CORRUPTIONS, strict=True):
-        generator = torch.Generator().manual_seed(0)
-        severities = torch.arange(1, 6)
-        copies = corrupt_pixels(image.expand(5, -1, -1, -1).contiguous(), name, severities, generator)
-        for axes, picture in zip(row, [image, *copies], strict=True):
-            axes.imshow(picture.permute(1, 2, 0).expand(-1, -1, 3).numpy(), interpolation="nearest")
-            axes.set_xticks([])
-            axes.set_yticks([])
-        row[0].set_ylabel(name.replace("_", "\n"), rotation=0, ha="right", va="center", fontsize=8)
-    for axes, title in zip(grid[0], ["clean", *(f"severity {k}" for k in range(1, 6))], strict=True):
-        axes.set_title(title, fontsize=8)
-    figure.savefig(path, dpi=80, metadata={"Software": None})

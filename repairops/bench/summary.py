@@ -15,7 +15,7 @@ Measure = Callable[[Record], float]
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Mean:
     """A mean in percent with half a 95% interval. With one seed, the interval is that of sampling images."""
 
     mean: float
@@ -93,7 +93,7 @@ def weight(record: Record) -> float:
     return 100 * float(record["figures"]["kept"]["weight"])
 
 
-def estimate(records: Sequence[Record], measure: Measure, images: Callable[[Record], int]) -> Estimate:
+def estimate(records: Sequence[Record], measure: Measure, images: Callable[[Record], int]) -> Mean:
     """The mean over seeds of the mean over corruptions.
 
     Two or more seeds: Student's interval over them. One: the normal interval of a mean of proportions over
@@ -104,15 +104,15 @@ def estimate(records: Sequence[Record], measure: Measure, images: Callable[[Reco
         by_seed.setdefault(record["cell"]["seed"], []).append(measure(record))
     means = [fmean(values) for values in by_seed.values()]
     if not means:
-        return Estimate(math.nan, math.nan, 0)
+        return Mean(math.nan, math.nan, 0)
     if len(means) > 1:
         half = float(t.ppf(0.975, len(means) - 1)) * stdev(means) / math.sqrt(len(means))
-        return Estimate(fmean(means), half, len(means))
+        return Mean(fmean(means), half, len(means))
     variances = [
         (p / 100) * (1 - p / 100) / max(1, images(r)) for r in records for p in [measure(r)] if not math.isnan(p)
     ]
     half = 196 * math.sqrt(sum(variances)) / max(1, len(variances))
-    return Estimate(means[0], half, 1)
+    return Mean(means[0], half, 1)
 
 
 def residual_images(record: Record) -> int:

@@ -1,19 +1,46 @@
-"""The report's tables as rows of texts, and as Markdown and CSV. No torch."""
+"""The report's tables as rows of texts, and as Markdown and CSV, beside the paper's own figures. No torch."""
 
 from __future__ import annotations
 
 import csv
+import importlib.resources
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 
-from repairops.bench import published_figures as paper
 from repairops.bench import summary as s
 from repairops.bench.summary import Record
 
-CORRUPTIONS = tuple(paper.failure_counts())  # the paper's order
-ORACLES = ("oracle", "oracle_no_failures")
+Published = dict[tuple[str, str], dict[str, float]]  # the paper's: (network, row) to corruption or 'mean' to figure
+
+
+def failure_counts() -> dict[str, dict[str, int]]:
+    """Table III: corruption to network to failures at all five severities of 10,000 images."""
+    rows = _published_rows("table3_failure_counts.csv")
+    return {row.pop("corruption"): {k: int(v) for k, v in row.items()} for row in rows}
+
+
+def residual_accuracy() -> Published:
+    """Table IV: accuracy on residual failures by network and method, in percent."""
+    return _published_table("table4_residual_failure_accuracy.csv", "method")
+
+
+def clustering_ablation() -> Published:
+    """Table V: the same with and without clusters."""
+    return _published_table("table5_clustering_ablation.csv", "variant")
+
+
+def _published_table(name: str, key: str) -> Published:
+    return {(row.pop("network"), row.pop(key)): {k: float(v) for k, v in row.items()} for row in _published_rows(name)}
+
+
+def _published_rows(name: str) -> list[dict[str, str]]:
+    file = importlib.resources.files("repairops.bench") / "published" / name
+    return list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
+
+
+CORRUPTIONS = tuple(failure_counts())  # the paper's order
 
 
 @dataclass(frozen=True)
@@ -128,7 +155,7 @@ def _place(row: Sequence[str]) -> tuple[bool, float]:
 
 def failures(network: str, records: Sequence[Record]) -> Table:
     """Table III, with the champion's accuracy."""
-    published = paper.failure_counts()
+    published = failure_counts()
     rows = []
     for name in s.distinct(records, "corruption", CORRUPTIONS):
         record = s.select(records, corruption=name)[0]
@@ -158,7 +185,7 @@ def residuals(network: str, records: Sequence[Record], which: str) -> Table:
         cells = [s.select(own, corruption=c) for c in corruptions]
         mean = _number(_mean(own, measure)) if all(cells) else "-"
         rows.append((name, *(_number(_mean(cell, measure)) for cell in cells), mean))
-    published = [(row, figures) for (net, row), figures in paper.residual_accuracy().items() if net == subject]
+    published = [(row, figures) for (net, row), figures in residual_accuracy().items() if net == subject]
     if which == "residual":
         for row, figures in published:
             rows.append((f"paper: {row}", *_published(figures, corruptions)))
@@ -179,7 +206,7 @@ def ablation(network: str, records: Sequence[Record]) -> list[Table]:
         own = s.select(records, rival=rival)
         cells = [_number(_mean(s.select(own, corruption=c), s.residual)) for c in corruptions]
         rows.append((rival, *cells, _number(_mean(own, s.residual))))
-        figures = paper.clustering_ablation().get((records[0]["cell"]["network"], variant))
+        figures = clustering_ablation().get((records[0]["cell"]["network"], variant))
         if figures:
             rows.append((f"paper: {variant}", *_published(figures, corruptions)))
     text = "Accuracy on all residual failures, percent."

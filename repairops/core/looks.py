@@ -12,8 +12,8 @@ from repairops.config import Config, derive_seed
 from repairops.core.styles import Style
 from repairops.core.styles.auto import Auto
 from repairops.core.styles.failures import fit_to_failures
-from repairops.core.styles.fitted import Estimate, estimate
-from repairops.core.styles.fitted.words import findings, sentence
+from repairops.core.styles.fitted.estimation import estimate
+from repairops.core.styles.fitted.look import FittedLook, findings, sentence
 from repairops.core.training.loop import METHOD_IMAGES
 from repairops.core.training.parts import training_parts
 from repairops.data.records import Clusters, FailureBatch, ImageSet
@@ -37,9 +37,9 @@ def fit_look(
     return fit_to_failures(failures, clusters, train, lambda: copy.deepcopy(champion), config.style, device, generator)
 
 
-def find_degradation(style: Style, failures: FailureBatch, train_set: ImageSet, config: Config) -> Estimate:
+def find_degradation(style: Style, failures: FailureBatch, train_set: ImageSet, config: Config) -> FittedLook:
     """What degradation shows in the failures: the style's own estimate where it has one, else a new one."""
-    found: Estimate | None = getattr(style, "found", None)
+    found: FittedLook | None = getattr(style, "found", None)
     if found is not None:
         return found
     generator = torch.Generator().manual_seed(derive_seed(config.seed, "look", "style"))
@@ -57,7 +57,7 @@ def _train_sample(train_set: ImageSet, config: Config) -> ImageSet:
     return train_set.subset(train_part[:METHOD_IMAGES])
 
 
-def describe_looks(style: Style, found: Estimate, clusters: Clusters) -> list[dict[str, Any]]:
+def describe_looks(style: Style, found: FittedLook, clusters: Clusters) -> list[dict[str, Any]]:
     """For each cluster, as plain values: what `describe_look` says of it, and what `auto` chose."""
     chosen = style.describe() if isinstance(style, Auto) else []
     looks = []
@@ -69,12 +69,12 @@ def describe_looks(style: Style, found: Estimate, clusters: Clusters) -> list[di
     return looks
 
 
-def describe_look(found: Estimate, members: Tensor | None = None) -> dict[str, Any]:
+def describe_look(found: FittedLook, members: Tensor | None = None) -> dict[str, Any]:
     """What shows in failures `members`, int64 (n,), or in all: a sentence, findings, what these leave unexplained."""
     told, unexplained = findings(found, members), found.unexplained(members)
     count = len(found.values if members is None else members)
     return {
         "look": sentence(told, count, unexplained),
-        "findings": [finding.to_dict() for finding in told],
+        "findings": [vars(finding) for finding in told],
         "unexplained": round(unexplained, 2),
     }

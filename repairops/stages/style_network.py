@@ -12,10 +12,15 @@ import torch
 from torch import Tensor
 
 from repairops.config import ImagesConfig, ModelConfig, derive_seed
+from repairops.core.styles.wct2 import save_weights
+from repairops.core.styles.wct2_fit import (
+    new_network,
+    poorest_psnr,
+    scale_features,
+    take_vgg_encoder,
+    train_reconstruction,
+)
 from repairops.core.styles.wct2_network import Unpooling
-from repairops.core.styles.wct2_start import new_network, take_vgg_encoder
-from repairops.core.styles.wct2_training import poorest_psnr, scale_features, train_reconstruction
-from repairops.core.styles.wct2_weights import save_weights
 from repairops.data import load_image_set
 from repairops.errors import StyleNetworkPoor, StyleNotFittable, StyleWeightsDamaged
 from repairops.model.device import resolve_device, use_bfloat16

@@ -1,7 +1,7 @@
 """The failure batch's data contract, asserted by Great Expectations: rows are quarantined, batches fail.
 
 What a rule needs to know of a row (does it decode, what does the pinned version answer) is computed first
-(`row_facts`), one boolean column for each rule; Great Expectations then decides over these columns and over one row
+(`facts`), one boolean column for each rule; Great Expectations then decides over these columns and over one row
 of batch figures. Image bytes never enter its frames.
 """
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from repairops.bench.corruptions.drawing import uniform
 from repairops.bench.corruptions.linear import gaussian_blur, zoom_matrix
+from repairops.bench.corruptions.noise import uniform
 
 DEFOCUS = ((0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1))  # radius, sigma of its anti-aliasing, pixels
 GLASS = ((0.05, 1), (0.25, 1), (0.4, 1), (0.25, 2), (0.4, 2))  # sigma in pixels, rounds; a pixel moves by 1 at most

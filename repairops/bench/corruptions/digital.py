@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from repairops.bench.corruptions.drawing import uniform
 from repairops.bench.corruptions.linear import along_axes, box_matrix, gaussian_blur
+from repairops.bench.corruptions.noise import uniform
 
 CONTRAST = (0.75, 0.5, 0.4, 0.3, 0.15)  # of the difference to each channel's mean
 # in shares of the shorter side: amplitude and sigma of the displacements, reach of the affine map's points

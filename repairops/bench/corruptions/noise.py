@@ -1,11 +1,11 @@
-"""Noise: images float (N, C, H, W) in 0..1 to the same; `corrupt` clips."""
+"""Noise: images float (N, C, H, W) in 0..1 to the same; `corrupt` clips. And the random draws of all corruptions."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Generator, Tensor
-
-from repairops.bench.corruptions.drawing import normal, uniform
 
 GAUSSIAN = (0.04, 0.06, 0.08, 0.09, 0.10)  # standard deviation
 SHOT = (500, 250, 100, 75, 50)  # photons of full brightness
@@ -28,3 +28,14 @@ def impulse_noise(images: Tensor, severity: int, generator: Generator) -> Tensor
     share = IMPULSE[severity - 1]
     draws = uniform(images.shape, 0, 1, generator, images.device)
     return torch.where(draws < share / 2, 0.0, torch.where(draws >= 1 - share / 2, 1.0, images))
+
+
+def uniform(shape: Sequence[int], low: float, high: float, generator: Generator, device: torch.device) -> Tensor:
+    """float32 of this shape, uniform in [low, high); drawn on the generator's own device, then moved."""
+    draws = torch.rand(tuple(shape), generator=generator, device=generator.device)
+    return (low + (high - low) * draws).to(device)
+
+
+def normal(shape: Sequence[int], generator: Generator, device: torch.device) -> Tensor:
+    """float32 of this shape, with mean 0 and standard deviation 1."""
+    return torch.randn(tuple(shape), generator=generator, device=generator.device).to(device)

@@ -6,8 +6,8 @@ import torch
 from torch import Generator, Tensor
 
 from repairops.bench.corruptions.blur import directed_blur
-from repairops.bench.corruptions.drawing import normal, uniform
 from repairops.bench.corruptions.linear import along_axes, zoom_matrix
+from repairops.bench.corruptions.noise import normal, uniform
 
 # mean and deviation of the flakes' layer, its zoom, the level below which it is empty, radius and sigma of the motion
 # in pixels, and how much of the image stays as it is

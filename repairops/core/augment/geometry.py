@@ -1,4 +1,4 @@
-"""Random translation and flip of each image, the training loop's own jitter."""
+"""Where pixels go: random translation and flip, the training loop's own jitter; and boxes, cut out or filled."""
 
 from __future__ import annotations
 
@@ -35,3 +35,43 @@ def shift_flip(images: Tensor, down: Tensor, right: Tensor, mirrored: Tensor) ->
     columns = torch.where(mirrored[:, None], width - 1 - columns, columns) + reach
     batch = torch.arange(len(images), device=images.device)[:, None, None]
     return padded[batch, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
+
+
+def draw_boxes(sides: Tensor, size: torch.Size, generator: Generator) -> Tensor:
+    """One box for each image, int64 (B, 4) as top, left, bottom, right (exclusive), cut off at the border.
+
+    sides: float (B,), 0..1, the box's sides as shares of the image's. size: (height, width) in pixels. The centre is
+    uniform over the pixels, as in Cutout and CutMix, so a box near the border is smaller than asked for.
+    """
+    count, (height, width) = len(sides), size
+    row = torch.randint(0, height, (count,), generator=generator)
+    column = torch.randint(0, width, (count,), generator=generator)
+    high, wide = (sides * height).round().long(), (sides * width).round().long()
+    top, left = row - high // 2, column - wide // 2
+    edges = torch.stack((top, left, top + high, left + wide), 1)
+    return torch.minimum(edges.clamp(min=0), torch.tensor([height, width, height, width]))
+
+
+def inside(boxes: Tensor, size: torch.Size, device: torch.device) -> Tensor:
+    """bool (B, 1, H, W): the pixels of each box."""
+    height, width = size
+    top, left, bottom, right = boxes.to(device).view(-1, 4, 1, 1).unbind(1)
+    row = torch.arange(height, device=device).view(1, -1, 1)
+    column = torch.arange(width, device=device).view(1, 1, -1)
+    found: Tensor = (row >= top) & (row < bottom) & (column >= left) & (column < right)
+    return found[:, None]
+
+
+def cut_out(images: Tensor, boxes: Tensor, fill: Tensor) -> Tensor:
+    """Images (B, C, H, W) with each box in the colour `fill` (C,)."""
+    mask = inside(boxes, images.shape[2:], images.device)
+    return torch.where(mask, fill.to(images).view(1, -1, 1, 1), images)
+
+
+def cut_mix(images: Tensor, partners: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    """Images (B, C, H, W) with each box filled from image `partners` (B,), and the share float32 (B,) that stays.
+
+    The share is by the pixels that were really replaced, as in CutMix's code, not by the share that was drawn.
+    """
+    mask = inside(boxes, images.shape[2:], images.device)
+    return torch.where(mask, images[partners], images), 1 - mask.float().mean((1, 2, 3))

@@ -63,31 +63,6 @@ def solarize(images: Tensor, threshold: Tensor) -> Tensor:
     return torch.where(images < threshold.to(images).view(-1, 1, 1, 1), images, 255 - images)
 
 
-def rotate(images: Tensor, degrees: Tensor) -> Tensor:
-    """Turns each image counter-clockwise about its centre by `degrees` (B,); outside is 0."""
-    return affine(images, rotation_coefficients(degrees, *images.shape[2:]))
-
-
-def shear_x(images: Tensor, factor: Tensor) -> Tensor:
-    """Moves each row left by `factor` (B,) times its height below the top, in pixels; outside is 0."""
-    return affine(images, _coefficients(factor, 1))
-
-
-def shear_y(images: Tensor, factor: Tensor) -> Tensor:
-    """Moves each column up by `factor` (B,) times its distance from the left, in pixels; outside is 0."""
-    return affine(images, _coefficients(factor, 3))
-
-
-def translate_x(images: Tensor, pixels: Tensor) -> Tensor:
-    """Moves each image left by `pixels` (B,), negative to the right; outside is 0."""
-    return affine(images, _coefficients(pixels, 2))
-
-
-def translate_y(images: Tensor, pixels: Tensor) -> Tensor:
-    """Moves each image up by `pixels` (B,), negative downwards; outside is 0."""
-    return affine(images, _coefficients(pixels, 5))
-
-
 def rotation_coefficients(degrees: Tensor, height: int, width: int) -> Tensor:
     """Pillow's affine coefficients (B, 6) of a counter-clockwise turn about the centre."""
     angle = -torch.deg2rad(degrees.double())
@@ -161,13 +136,6 @@ def _affine_coefficients(operations: Tensor, levels: Tensor, signs: Tensor, size
     strength = levels[moved] * torch.tensor([0.3, 0.3, width / 3, height / 3])[kind] / 10
     strength = torch.where(kind < 2, strength, torch.trunc(strength)) * signs[moved]
     result[moved, torch.tensor([1, 3, 2, 5])[kind]] = strength.double()
-    return result
-
-
-def _coefficients(values: Tensor, position: int) -> Tensor:
-    """The identity's affine coefficients (B, 6) with `values` put at one position."""
-    result = torch.tensor([1.0, 0, 0, 0, 1, 0], dtype=torch.float64).repeat(len(values), 1)
-    result[:, position] = values
     return result
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from repairops.config import MethodConfig, StyleConfig
-from repairops.core.augment.masking import cut_out, draw_boxes
+from repairops.core.augment.geometry import cut_out, draw_boxes
 from repairops.core.methods.base import Method, RepairData
 from repairops.core.methods.losses import train_and_failure_loss
 from repairops.core.methods.references import FailureSampler, make_sampler

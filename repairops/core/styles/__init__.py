@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from repairops.config import StyleConfig
 from repairops.core.styles.auto import choose
 from repairops.core.styles.base import Style, Witness
-from repairops.core.styles.fitted_degradation import fit_fitted_degradation
+from repairops.core.styles.fitted import fit_fitted_degradation
 from repairops.core.styles.one_reference import fit_fourier_amplitude, fit_subband_wct
 from repairops.core.styles.wct2 import check_wct2, fit_wct2
 from repairops.errors import InvalidOption, StyleNotFittable, listing

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from repairops.core.styles.base import Style, Witness
-from repairops.core.styles.fitted import Estimate, nothing
+from repairops.core.styles.fitted.look import FittedLook, nothing
 from repairops.model.device import seeded, set_mode
 
 SMALLEST = 0.1  # shares of a mix below it are given to the others
@@ -47,7 +47,7 @@ class Auto:
     clusters: Tensor
     shares: Tensor
     candidates: tuple[tuple[Candidate, ...], ...]
-    found: Estimate
+    found: FittedLook
 
     def apply(self, content: Tensor, reference: Tensor, generator: Generator) -> Tensor:
         """See `Style`; the style of each image is drawn by its reference's cluster."""

@@ -1,8 +1,57 @@
-"""Degradations of images: their components, how they are applied, and how they are estimated from failures."""
+"""Fitted degradation: what the field did to the images, estimated from the failures and applied with fresh randomness.
 
-from repairops.core.styles.fitted.apply import degrade
+No label and no clean twin of a failure is needed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Generator, Tensor
+
+from repairops.config import StyleConfig
+from repairops.core.styles.fitted.degradation import Degradation, degrade, limits
 from repairops.core.styles.fitted.estimation import estimate
-from repairops.core.styles.fitted.parameters import PARAMETERS, Degradation, limits
-from repairops.core.styles.fitted.random_effects import Estimate, nothing
+from repairops.core.styles.fitted.look import FittedLook, nothing
 
-__all__ = ["PARAMETERS", "Degradation", "Estimate", "degrade", "estimate", "limits", "nothing"]
+MAX_CLEAN = 2000  # images; more do not sharpen the estimate
+
+
+@dataclass(frozen=True, eq=False)
+class FittedDegradation:
+    """The estimate for R references. alpha: 0 = content unchanged, 1 = full strength; all parameters scale with it."""
+
+    found: FittedLook
+    alpha: float = 1.0
+
+    def apply(self, content: Tensor, reference: Tensor, generator: Generator) -> Tensor:
+        """See `Style`. The same reference gives other draws each time; any image size.
+
+        A reference's parameters are drawn anew from what is known of them, so that what is uncertain varies.
+        """
+        if self.alpha == 0 or not self.found.names:
+            return content.clone()
+        with torch.no_grad(), torch.autocast(content.device.type, enabled=False):
+            return degrade(content, self.draw(reference, content, generator), generator)
+
+    def draw(self, reference: Tensor, content: Tensor, generator: Generator) -> Degradation:
+        """Parameters for each of B references, on the content's device, limited to their ranges."""
+        low, high = limits(self.found.names, min(content.shape[2:]), content.device)
+        drawn = self.found.draw(reference, generator, low, high)
+        return replace(drawn, values=self.alpha * drawn.values)
+
+
+def fit_fitted_degradation(
+    references: Tensor, clean: Tensor, config: StyleConfig, generator: Generator
+) -> FittedDegradation:
+    """Fits to references float32 (R, C, H, W) against clean images (M, C, H, W), both in 0..1.
+
+    `generator` draws the trials. Failures that look like clean images give (nearly) no degradation. Fitted on the CPU
+    whatever device the images are on, so that a resumed training, and each process of one, finds the same.
+    """
+    if config.alpha == 0:
+        return FittedDegradation(nothing(references), 0.0)
+    device, references, clean = references.device, references.cpu(), clean.cpu()
+    clean = clean[torch.randperm(len(clean), generator=generator)[:MAX_CLEAN]]
+    return FittedDegradation(estimate(references, clean, generator).to(device), config.alpha)

@@ -6,7 +6,7 @@ clean images are degraded with known parameters, and a regression from measures 
 2020). The first round is over all components and decides which may be present; the next ones are around the values
 that were found, where the regression is sharper and absent components no longer blur it.
 
-The failures' parameters then follow from a random-effects model of the answers, see `random_effects.py`.
+The failures' parameters then follow from a random-effects model of the answers, see `look.py`.
 
 What one image does not tell, a group does: see `explanations.py`.
 """
@@ -18,12 +18,11 @@ import math
 import torch
 from torch import Generator, Tensor
 
+from repairops.core.styles.fitted.degradation import PARAMETERS, parameter_names
 from repairops.core.styles.fitted.explanations import Group, fading, kind_of_noise, over_tiles, with_surplus
+from repairops.core.styles.fitted.look import FittedLook, nothing, positive
 from repairops.core.styles.fitted.measures import flat_patch_covariance, measure
-from repairops.core.styles.fitted.parameters import PARAMETERS, parameter_names
-from repairops.core.styles.fitted.random_effects import Estimate, nothing, positive
-from repairops.core.styles.fitted.regression import Answers, ask
-from repairops.core.styles.fitted.simulation import broad, local
+from repairops.core.styles.fitted.trials import Answers, ask, broad, local
 from repairops.core.styles.whitening import safe_eigh
 
 TRIALS, TRIALS_EACH = (3000, 6000), 8  # of the first round: limits, and for each failure; later ones have two thirds
@@ -35,7 +34,7 @@ CERTAIN = 3.0  # standard errors
 TELLABLE = 0.2  # least slope of a regression's answers that say something of the parameter
 
 
-def estimate(references: Tensor, clean: Tensor, generator: Generator) -> Estimate:
+def estimate(references: Tensor, clean: Tensor, generator: Generator) -> FittedLook:
     """Degradation of references float32 (R, C, H, W) against clean images (M, C, H, W), both in 0..1."""
     side = min(clean.shape[2:])
     names = parameter_names(clean.shape[1], side)

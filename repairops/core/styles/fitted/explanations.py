@@ -17,12 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
+from repairops.core.styles.fitted.components import HALF_GAUSSIAN
+from repairops.core.styles.fitted.degradation import Degradation, limits
+from repairops.core.styles.fitted.look import FittedLook, random_effects
 from repairops.core.styles.fitted.measures import RINGS, SECTORS, flat_noise, measure, noise_by_brightness, spectrum
-from repairops.core.styles.fitted.optics import HALF_GAUSSIAN
-from repairops.core.styles.fitted.parameters import Degradation, limits
-from repairops.core.styles.fitted.random_effects import Estimate, random_effects
-from repairops.core.styles.fitted.regression import Answers, ask
-from repairops.core.styles.fitted.simulation import local, try_out
+from repairops.core.styles.fitted.trials import Answers, ask, local, try_out
 from repairops.core.styles.whitening import safe_eigh
 
 FADE_STEP = 0.25
@@ -52,16 +51,16 @@ class Group:
         return limits(names, min(self.scenes.shape[2:]), self.scenes.device)
 
     def try_out(self, names: tuple[str, ...], drawn: Tensor, generator: Generator, fade: float | None = None) -> Tensor:
-        """Scenes with parameters (S, P), see `simulation.try_out`."""
+        """Scenes with parameters (S, P), see `trials.try_out`."""
         if self._both(names):
             names, drawn = (*names, "shot"), with_shot(drawn, names, self.shot_ratio)
         return try_out(self.scenes, Degradation(names, drawn, self.noise_shape, fade), generator)
 
-    def like(self, found: Estimate, index: Tensor, generator: Generator) -> Tensor:
+    def like(self, found: FittedLook, index: Tensor, generator: Generator) -> Tensor:
         """Scenes degraded as was found of the failures `index`, int64 (B,)."""
         return try_out(self.scenes, found.draw(index, generator, *self.limits(found.names)), generator)
 
-    def found(self, names: tuple[str, ...], answers: Answers, fade: float | None = None) -> Estimate:
+    def found(self, names: tuple[str, ...], answers: Answers, fade: float | None = None) -> FittedLook:
         found = random_effects(names, answers, *self.limits(names), self.noise_shape, fade)
         if not self._both(names):
             return found
@@ -93,7 +92,7 @@ class Explanation:
     group: Group
     names: tuple[str, ...]
     answers: Answers
-    found: Estimate
+    found: FittedLook
     mismatch: float
 
 
@@ -167,8 +166,8 @@ def fading(group: Group, names: tuple[str, ...], start: Answers, seed: int) -> E
     return around(tried[best].answers, best)
 
 
-def with_surplus(group: Group, found: Estimate, seed: int) -> Estimate:
-    """The estimate with what it leaves unexplained of each failure, see `Estimate`."""
+def with_surplus(group: Group, found: FittedLook, seed: int) -> FittedLook:
+    """The estimate with what it leaves unexplained of each failure, see `FittedLook`."""
     failures = len(found.values)
     times = math.ceil(SIMULATED / failures)
     generator = torch.Generator().manual_seed(seed)

@@ -12,9 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from repairops.core.styles.fitted.compression import BLOCK, block_transform
+from repairops.core.styles.fitted.components import BLOCK, block_transform, frequencies
 from repairops.core.styles.haar import analyse
-from repairops.core.styles.spectrum import frequencies, hann, sums_by_index
 
 QUANTISATION = (1 / 255) ** 2 / 12  # variance of rounding to 8 bits: power below it says nothing
 FLAT_SHARE = 0.15  # of the patches of an image; noise is measured in the flattest
@@ -216,6 +215,21 @@ def blocks(grey: Tensor) -> Tensor:
         small = (size < 1 / 255).float().mean(1)
         found += [_log(small[:, band == k].mean(1), 1e-2) for k in range(4)]
     return torch.stack(found, 1)
+
+
+def sums_by_index(values: Tensor, index: Tensor, count: int) -> Tensor:
+    """Of (..., K), what belongs together by index int64 (K,): (..., count).
+
+    The same sums each time: a GPU's index_add_ takes its addends in no fixed order.
+    """
+    if values.device.type == "cpu":
+        return values.new_zeros(*values.shape[:-1], count).index_add_(-1, index, values)
+    return values @ F.one_hot(index, count).to(values)
+
+
+def hann(side: int, device: torch.device) -> Tensor:
+    """Hann window (side,) without its two zeros."""
+    return torch.hann_window(side + 2, periodic=False, device=device)[1:-1]
 
 
 def _log(values: Tensor, least: float = QUANTISATION) -> Tensor:

@@ -1,16 +1,18 @@
-"""The parameters of a degradation: one table of their names, units and ranges, one value of all of them.
+"""A degradation: one table of its parameters' names, units and ranges, one value of all of them, and what it does.
 
-An image's degradation is a row of numbers, one for each parameter, 0 where a component is absent. What the numbers do
-to an image is in the module of their family: colour.py, optics.py, weather.py, noise.py, compression.py.
+An image's degradation is a row of numbers, one for each parameter, 0 where a component is absent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
+
+from repairops.core.styles.fitted import components
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class Degradation:
 
     values: float32 (N, P) in the order of `names`; a name that is missing is 0 everywhere.
     noise_shape: (C, C), factor L of the noise's covariance across the channels L L', with mean variance 1.
-    fade: how the light of streaks fades along them, see `optics.spread_points`.
+    fade: how the light of streaks fades along them, see `components.spread_points`.
     """
 
     names: tuple[str, ...]
@@ -94,8 +96,40 @@ class Degradation:
             return self.values.new_zeros(len(self.values))
         return self.values[:, self.names.index(name)]
 
-    @property
-    def streak(self) -> tuple[Tensor, Tensor]:
-        """Length (N,) in pixels of standard deviation and angle (N,) in radians, 0 to pi, of the directional blur."""
-        x, y = self["streak_x"], self["streak_y"]
-        return torch.hypot(x, y), torch.atan2(y, x) / 2 % torch.pi
+
+def degrade(images: Tensor, degradation: Degradation, generator: Generator) -> Tensor:
+    """float32 (N, C, H, W) in 0..1 under N degradations, with fresh randomness; the result is in 0..1 too.
+
+    Contrast and brightness first act on the scene, then veil and specks cover it, the lens blurs and the grid
+    coarsens, the sensor adds its noise, and the file its blocks. A component touches only the images that have it.
+    """
+    drawn = {"generator": generator}
+    noise = {"generator": generator, "shape": degradation.noise_shape}
+    spread = partial(components.spread_points, fade=degradation.fade)
+    images = _where(images, degradation, ("contrast",), components.change_contrast)
+    images = _where(images, degradation, ("shift", "tint_red", "tint_blue"), components.shift_colours)
+    images = _where(images, degradation, ("veil",), partial(components.add_veil, **drawn))
+    images = _where(images, degradation, ("specks",), partial(components.add_specks, **drawn))
+    images = _where(images, degradation, ("blur", "streak_x", "streak_y"), spread)
+    images = _where(images, degradation, ("coarseness",), components.coarsen).clamp(0, 1)
+    images = _where(images, degradation, ("noise", "shot"), partial(components.add_noise, **noise))
+    images = _where(images, degradation, ("grain",), partial(components.add_grain, **noise))
+    images = _where(images, degradation, ("rows", "columns"), partial(components.add_stripes, **noise))
+    images = _where(images, degradation, ("impulses",), partial(components.add_impulses, **drawn)).clamp(0, 1)
+    return _where(images, degradation, ("blocking",), components.compress).clamp(0, 1)
+
+
+def _where(images: Tensor, degradation: Degradation, names: tuple[str, ...], change: Callable[..., Tensor]) -> Tensor:
+    """`change(images, *parameters)` on the images for which one of the parameters is not 0."""
+    if not set(names) & set(degradation.names):
+        return images  # known without a look at the values, for which a GPU has to be waited for
+    parameters = [degradation[name] for name in names]
+    touched = torch.stack(parameters).ne(0).any(0)
+    count = int(touched.sum())
+    if not count:
+        return images
+    if count == len(images):
+        return change(images, *parameters)
+    images = images.clone()
+    images[touched] = change(images[touched], *(p[touched] for p in parameters))
+    return images
