@@ -24,6 +24,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from repairops import __version__
+from repairops.bench import summary
 from repairops.bench.budget import StepTime, step_time, within_budget
 from repairops.bench.cell import PROTOCOL, Cell, Folders, run_cell
 from repairops.bench.champions import champion_arguments, digest_of, load_champion, save_champion, train_champion
@@ -160,20 +161,15 @@ def _claimed(grid: Grid, preset: Preset, data: BenchData, cell: Cell, digest: st
         logger.debug("", exc_info=True)
         return f"{place} failed: {error}"
     where = environment(device) | {"threads": torch.get_num_threads()}
-    _write(folder / "result.json", {**record, "figures": figures, "costs": costs.measured(), "environment": where})
+    record |= {"figures": figures, "costs": costs.measured(), "environment": where}
+    _write(folder / "result.json", record)
     checkpoint_path(folder).unlink(missing_ok=True)
     for trial in folder.glob("trial-*"):
         shutil.rmtree(trial)
-    residual, clean = figures["residual"], figures["clean"]
-    accuracy = (clean["both_right"] + clean["challenger_only"]) / sum(clean.values())
-    return (
-        f"{place}: {_percent(residual['right'], residual['n'])} of residual failures, disjoint "
-        f"{_percent(residual['disjoint_right'], residual['disjoint_n'])}, clean {100 * accuracy:.1f}%"
+    residual, disjoint, clean = (
+        measure(record) for measure in (summary.residual, summary.disjoint, summary.clean_after)
     )
-
-
-def _percent(part: int, total: int) -> str:
-    return f"{100 * part / total:.1f}%" if total else "-"
+    return f"{place}: {residual:.1f}% of residual failures, disjoint {disjoint:.1f}%, clean {clean:.1f}%"
 
 
 def champion_of(grid: Grid, preset: Preset, data: BenchData, network: str) -> Classifier:

@@ -23,6 +23,7 @@ def plots(records: Sequence[Record], folder: Path) -> list[Path]:
         for name, draw in (("fig3", _before), ("fig4", _residuals), ("fig5", _clean), ("fig6", _others)):
             figure = draw(network, own)
             if figure is not None:
+                figure.axes[0].legend(fontsize=7)
                 path = folder / f"{name}-{network}.png"
                 figure.savefig(path, dpi=110, metadata={"Software": None})  # the same records, the same bytes
                 files.append(path)
@@ -41,6 +42,12 @@ def _figure(title: str, unit: str, corruptions: Sequence[str]) -> tuple[Any, Any
     return figure, axes
 
 
+def _line(axes: Any, own: Sequence[Record], corruptions: Sequence[str], measure: s.Measure, **how: Any) -> Any:
+    """A line of means over the seeds, and all values by corruption; none leads to what was not run."""
+    values = [[measure(r) for r in s.select(own, corruption=c)] or [nan] for c in corruptions]
+    return axes.plot([fmean(found) for found in values], marker="o", markersize=3, **how)[0], values
+
+
 def _before(network: str, records: Sequence[Record]) -> Any:
     """Fig. 3: the champion on the clean set and under each corruption."""
     corruptions = s.distinct(records, "corruption", CORRUPTIONS)
@@ -48,7 +55,6 @@ def _before(network: str, records: Sequence[Record]) -> Any:
     axes.bar(range(len(corruptions)), [s.corrupted_before(s.select(records, corruption=c)[0]) for c in corruptions])
     axes.axhline(s.clean_before(records[0]), color="black", linestyle="--", label="clean set")
     axes.set_ylim(0, 100)
-    axes.legend(fontsize=7)
     return figure
 
 
@@ -57,50 +63,41 @@ def _residuals(network: str, records: Sequence[Record]) -> Any:
     corruptions = s.distinct(records, "corruption", CORRUPTIONS)
     figure, axes = _figure(f"{network}: photo-disjoint residual failures", "accuracy, %", corruptions)
     for name in _best(records, s.disjoint):
-        own = s.select(records, rival=name)
-        values = [[s.disjoint(r) for r in s.select(own, corruption=c)] or [nan] for c in corruptions]
-        lows, means, highs = ([f(found) for found in values] for f in (min, fmean, max))
-        line = axes.plot(means, marker="o", markersize=3, label=name)  # no line to what was not run
-        axes.fill_between(range(len(values)), lows, highs, alpha=0.2, color=line[0].get_color())
+        line, values = _line(axes, s.select(records, rival=name), corruptions, s.disjoint, label=name)
+        axes.fill_between(
+            range(len(values)), [min(v) for v in values], [max(v) for v in values], alpha=0.2, color=line.get_color()
+        )
     axes.set_ylim(bottom=0)
-    axes.legend(fontsize=7)
     return figure
 
 
 def _clean(network: str, records: Sequence[Record]) -> Any:
     """Fig. 5: clean accuracy and accuracy under the corruption, before and after style-guided repair."""
     own = s.select(records, rival="style_guided")
-    corruptions = s.distinct(own, "corruption", CORRUPTIONS)
     if not own:
         return None
+    corruptions = s.distinct(own, "corruption", CORRUPTIONS)
     figure, axes = _figure(f"{network}: before and after style_guided", "accuracy, %", corruptions)
     lines = (
         ("clean, champion", s.clean_before, "--", "C0"), ("clean, repaired", s.clean_after, "-", "C0"),
         ("corrupted, champion", s.corrupted_before, "--", "C3"), ("corrupted, repaired", s.corrupted_after, "-", "C3"),
     )  # fmt: skip
     for label, measure, style, colour in lines:
-        values = [[measure(r) for r in s.select(own, corruption=c)] for c in corruptions]
-        axes.plot(
-            [sum(v) / len(v) for v in values], linestyle=style, color=colour, marker="o", markersize=3, label=label
-        )
+        _line(axes, own, corruptions, measure, linestyle=style, color=colour, label=label)
     axes.set_ylim(0, 100)
-    axes.legend(fontsize=7)
     return figure
 
 
 def _others(network: str, records: Sequence[Record]) -> Any:
     """Fig. 6: points gained on the other corruptions, by the corruption that was repaired against."""
     measured = [r for r in records if r["figures"]["others"]]
-    corruptions = s.distinct(measured, "corruption", CORRUPTIONS)
     if not measured:
         return None
+    corruptions = s.distinct(measured, "corruption", CORRUPTIONS)
     figure, axes = _figure(f"{network}: gain on the other corruptions", "points", corruptions)
     for name in _best(measured, s.others_gain):
-        own = s.select(measured, rival=name)
-        values = [[s.others_gain(r) for r in s.select(own, corruption=c)] or [nan] for c in corruptions]
-        axes.plot([fmean(found) for found in values], marker="o", markersize=3, label=name)
+        _line(axes, s.select(measured, rival=name), corruptions, s.others_gain, label=name)
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.legend(fontsize=7)
     return figure
 
 

@@ -44,19 +44,22 @@ def disjoint(record: Record) -> float:
 
 
 def clean_before(record: Record) -> float:
-    counts = record["figures"]["clean"]
-    return share(counts["both_right"] + counts["champion_only"], sum(counts.values()))
+    return _clean(record, "both_right", "champion_only")
 
 
 def clean_after(record: Record) -> float:
-    counts = record["figures"]["clean"]
-    return share(counts["both_right"] + counts["challenger_only"], sum(counts.values()))
+    return _clean(record, "both_right", "challenger_only")
 
 
 def negative_flips(record: Record) -> float:
     """Clean images that were right and are wrong now, percent of all."""
+    return _clean(record, "champion_only")
+
+
+def _clean(record: Record, *names: str) -> float:
+    """Of the pairs of answers on the clean set, those of these names, percent."""
     counts = record["figures"]["clean"]
-    return share(counts["champion_only"], sum(counts.values()))
+    return share(sum(counts[name] for name in names), sum(counts.values()))
 
 
 def corrupted_before(record: Record) -> float:

@@ -9,7 +9,6 @@ the largest difference is `frost`, whose photographs of frost are replaced by sy
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
@@ -17,36 +16,29 @@ from torch import Generator, Tensor
 from repairops.bench.corruptions import blur, digital, noise, weather
 from repairops.errors import InvalidOption, listing
 
-__all__ = ["CORRUPTIONS", "SEVERITIES", "Corruption", "corrupt", "corrupt_pixels"]
+__all__ = ["CORRUPTIONS", "SEVERITIES", "corrupt", "corrupt_pixels"]
 
 SEVERITIES = (1, 2, 3, 4, 5)
 CHUNK = 1000  # images corrupted at once by `corrupt_pixels`
 
 
-@dataclass(frozen=True)
-class Corruption:
-    """family: as in CIFAR-10-C. apply: (images, severity, generator) to images, see `corrupt`."""
-
-    family: str
-    apply: Callable[[Tensor, int, Generator], Tensor]
-
-
-CORRUPTIONS: dict[str, Corruption] = {
-    "gaussian_noise": Corruption("noise", noise.gaussian_noise),
-    "shot_noise": Corruption("noise", noise.shot_noise),
-    "impulse_noise": Corruption("noise", noise.impulse_noise),
-    "defocus_blur": Corruption("blur", blur.defocus_blur),
-    "glass_blur": Corruption("blur", blur.glass_blur),
-    "motion_blur": Corruption("blur", blur.motion_blur),
-    "zoom_blur": Corruption("blur", blur.zoom_blur),
-    "snow": Corruption("weather", weather.snow),
-    "frost": Corruption("weather", weather.frost),
-    "fog": Corruption("weather", weather.fog),
-    "brightness": Corruption("weather", weather.brightness),
-    "contrast": Corruption("digital", digital.contrast),
-    "elastic_transform": Corruption("digital", digital.elastic_transform),
-    "pixelate": Corruption("digital", digital.pixelate),
-    "jpeg_compression": Corruption("digital", digital.jpeg_compression),
+# Images, severity and generator to images, see `corrupt`.
+CORRUPTIONS: dict[str, Callable[[Tensor, int, Generator], Tensor]] = {
+    "gaussian_noise": noise.gaussian_noise,
+    "shot_noise": noise.shot_noise,
+    "impulse_noise": noise.impulse_noise,
+    "defocus_blur": blur.defocus_blur,
+    "glass_blur": blur.glass_blur,
+    "motion_blur": blur.motion_blur,
+    "zoom_blur": blur.zoom_blur,
+    "snow": weather.snow,
+    "frost": weather.frost,
+    "fog": weather.fog,
+    "brightness": weather.brightness,
+    "contrast": digital.contrast,
+    "elastic_transform": digital.elastic_transform,
+    "pixelate": digital.pixelate,
+    "jpeg_compression": digital.jpeg_compression,
 }
 
 
@@ -58,7 +50,7 @@ def corrupt(images: Tensor, name: str, severity: int | Tensor, generator: Genera
     """
     if name not in CORRUPTIONS:
         raise InvalidOption("corruption", name, f"one of {listing(CORRUPTIONS, 15)}")
-    apply = CORRUPTIONS[name].apply
+    apply = CORRUPTIONS[name]
     severities = torch.as_tensor(severity, device="cpu").expand(len(images))
     levels = sorted(set(severities.tolist()))
     if not set(levels) <= set(SEVERITIES):

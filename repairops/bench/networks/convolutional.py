@@ -7,83 +7,74 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class AllConvNet(nn.Module):
+class Pooled(nn.Module):
+    """Convolutions, one figure for each of their channels, and a linear layer of these."""
+
+    def __init__(self, features: list[nn.Module], width: int, classes: int, *, brightest: bool = False) -> None:
+        super().__init__()
+        self.features, self.brightest = nn.Sequential(*features), brightest
+        self.classifier = nn.Linear(width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.features(images)
+        logits: Tensor = self.classifier(maps.amax((2, 3)) if self.brightest else maps.mean((2, 3)))
+        return logits
+
+
+def all_conv_net(channels: int, classes: int, width: int = 96, dropout: float = 0.5) -> Pooled:
     """AugMix's form of the All-CNN (1,409,674 parameters at width 96, for 3 channels and 10 classes).
 
     Differs from AugMix's code: its 1x1 layers are padded and only a corner of what results is averaged.
     """
-
-    def __init__(self, channels: int, classes: int, width: int = 96, dropout: float = 0.5) -> None:
-        super().__init__()
-        wide = 2 * width
-        self.features = nn.Sequential(
-            *_gelu_layer(channels, width, 3, 1),
-            *_gelu_layer(width, width, 3, 1),
-            *_gelu_layer(width, width, 3, 1),
-            nn.MaxPool2d(2),
-            nn.Dropout(dropout),
-            *_gelu_layer(width, wide, 3, 1),
-            *_gelu_layer(wide, wide, 3, 1),
-            *_gelu_layer(wide, wide, 3, 1),
-            nn.MaxPool2d(2),
-            nn.Dropout(dropout),
-            *_gelu_layer(wide, wide, 3, 0),
-            *_gelu_layer(wide, wide, 1, 0),
-            *_gelu_layer(wide, wide, 1, 0),
-        )
-        self.classifier = nn.Linear(wide, classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.features(images).mean((2, 3)))
-        return logits
+    wide = 2 * width
+    features = [
+        *_gelu_layer(channels, width, 3, 1),
+        *_gelu_layer(width, width, 3, 1),
+        *_gelu_layer(width, width, 3, 1),
+        nn.MaxPool2d(2),
+        nn.Dropout(dropout),
+        *_gelu_layer(width, wide, 3, 1),
+        *_gelu_layer(wide, wide, 3, 1),
+        *_gelu_layer(wide, wide, 3, 1),
+        nn.MaxPool2d(2),
+        nn.Dropout(dropout),
+        *_gelu_layer(wide, wide, 3, 0),
+        *_gelu_layer(wide, wide, 1, 0),
+        *_gelu_layer(wide, wide, 1, 0),
+    ]
+    return Pooled(features, wide, classes)
 
 
 def _gelu_layer(inputs: int, outputs: int, kernel: int, padding: int, *, bias: bool = True) -> tuple[nn.Module, ...]:
     return nn.Conv2d(inputs, outputs, kernel, padding=padding, bias=bias), nn.BatchNorm2d(outputs), nn.GELU()
 
 
-class PooledConvNet(nn.Module):
-    """Not the paper's: convolutions alone, like AllConvNet, that halve the side early (1,972,802 parameters).
+def pooled_conv_net(channels: int, classes: int, widths: tuple[int, ...] = (64, 256, 256)) -> Pooled:
+    """Not the paper's: convolutions alone, like `all_conv_net`, that halve the side early (1,972,802 parameters).
 
     Each stage pools right behind its first convolution, so nine tenths of the computing happen at half of the side or
     below, where a CPU gets through many more images.
     """
-
-    def __init__(self, channels: int, classes: int, widths: tuple[int, ...] = (64, 256, 256)) -> None:
-        super().__init__()
-        width = 24
-        parts: list[nn.Module] = [nn.Conv2d(channels, width, 2), nn.GELU()]
-        for outputs in widths:
-            parts += [nn.Conv2d(width, outputs, 3, padding=1, bias=False), nn.MaxPool2d(2)]
-            parts += [nn.BatchNorm2d(outputs), nn.GELU(), *_gelu_layer(outputs, outputs, 3, 1, bias=False)]
-            width = outputs
-        self.features = nn.Sequential(*parts)
-        self.classifier = nn.Linear(width, classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.features(images).amax((2, 3)))
-        return logits
+    width = 24
+    parts: list[nn.Module] = [nn.Conv2d(channels, width, 2), nn.GELU()]
+    for outputs in widths:
+        parts += [nn.Conv2d(width, outputs, 3, padding=1, bias=False), nn.MaxPool2d(2)]
+        parts += [nn.BatchNorm2d(outputs), nn.GELU(), *_gelu_layer(outputs, outputs, 3, 1, bias=False)]
+        width = outputs
+    return Pooled(parts, width, classes, brightest=True)
 
 
-class DenseNet(nn.Module):
+def dense_net(channels: int, classes: int, depth: int = 40, growth: int = 12) -> Pooled:
     """DenseNet of three blocks without bottlenecks (1,059,298 parameters at depth 40 and growth 12)."""
-
-    def __init__(self, channels: int, classes: int, depth: int = 40, growth: int = 12) -> None:
-        super().__init__()
-        layers, width = (depth - 4) // 3, 2 * growth
-        parts: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1, bias=False)]
-        for block in range(3):
-            for _ in range(layers):
-                parts.append(DenseLayer(width, growth))
-                width += growth
-            if block < 2:
-                parts += [nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width, 1, bias=False), nn.AvgPool2d(2)]
-        self.features = nn.Sequential(*parts, nn.BatchNorm2d(width), nn.ReLU())
-        self.classifier = nn.Linear(width, classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.features(images).mean((2, 3)))
-        return logits
+    layers, width = (depth - 4) // 3, 2 * growth
+    parts: list[nn.Module] = [nn.Conv2d(channels, width, 3, padding=1, bias=False)]
+    for block in range(3):
+        for _ in range(layers):
+            parts.append(DenseLayer(width, growth))
+            width += growth
+        if block < 2:
+            parts += [nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, width, 1, bias=False), nn.AvgPool2d(2)]
+    return Pooled([*parts, nn.BatchNorm2d(width), nn.ReLU()], width, classes)
 
 
 class DenseLayer(nn.Module):
@@ -98,24 +89,16 @@ class DenseLayer(nn.Module):
         return torch.cat((x, self.convolution(F.relu(self.norm(x)))), 1)
 
 
-class WideResNet(nn.Module):
+def wide_res_net(channels: int, classes: int, depth: int = 40, width: int = 2) -> Pooled:
     """Wide residual network with pre-activation (2,243,546 parameters at depth 40 and width 2)."""
-
-    def __init__(self, channels: int, classes: int, depth: int = 40, width: int = 2) -> None:
-        super().__init__()
-        blocks, inputs = (depth - 4) // 6, 16
-        parts: list[nn.Module] = [nn.Conv2d(channels, inputs, 3, padding=1, bias=False)]
-        for stage in range(3):
-            outputs = 16 * width * 2**stage
-            for block in range(blocks):
-                parts.append(WideBlock(inputs, outputs, 2 if stage and not block else 1))
-                inputs = outputs
-        self.features = nn.Sequential(*parts, nn.BatchNorm2d(inputs), nn.ReLU())
-        self.classifier = nn.Linear(inputs, classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.features(images).mean((2, 3)))
-        return logits
+    blocks, inputs = (depth - 4) // 6, 16
+    parts: list[nn.Module] = [nn.Conv2d(channels, inputs, 3, padding=1, bias=False)]
+    for stage in range(3):
+        outputs = 16 * width * 2**stage
+        for block in range(blocks):
+            parts.append(WideBlock(inputs, outputs, 2 if stage and not block else 1))
+            inputs = outputs
+    return Pooled([*parts, nn.BatchNorm2d(inputs), nn.ReLU()], inputs, classes)
 
 
 class WideBlock(nn.Module):
@@ -133,27 +116,20 @@ class WideBlock(nn.Module):
         return residual + (x if self.shortcut is None else self.shortcut(active))
 
 
-class SmallResNet(nn.Module):
+def small_res_net(channels: int, classes: int, width: int = 32) -> Pooled:
     """Not the paper's: three stages at a half, a quarter and an eighth of the side, one residual block in each.
 
     0.48 million parameters at width 32: the network on which a CPU tries things out.
     """
-
-    def __init__(self, channels: int, classes: int, width: int = 32) -> None:
-        super().__init__()
-        self.features = nn.Sequential(
-            *_relu_layer(channels, width, 4, 2),
-            SmallBlock(width),
-            *_relu_layer(width, 2 * width, 3, 2),
-            SmallBlock(2 * width),
-            *_relu_layer(2 * width, 4 * width, 3, 2),
-            SmallBlock(4 * width),
-        )
-        self.classifier = nn.Linear(4 * width, classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.features(images).mean((2, 3)))
-        return logits
+    features = [
+        *_relu_layer(channels, width, 4, 2),
+        SmallBlock(width),
+        *_relu_layer(width, 2 * width, 3, 2),
+        SmallBlock(2 * width),
+        *_relu_layer(2 * width, 4 * width, 3, 2),
+        SmallBlock(4 * width),
+    ]
+    return Pooled(features, 4 * width, classes)
 
 
 class SmallBlock(nn.Module):

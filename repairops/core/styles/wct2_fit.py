@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from repairops.core.styles.wct2 import prepare
 from repairops.core.styles.wct2_network import CAT5, DECODE, DECODER, ENCODE, ENCODER, Unpooling, Wct2Network
@@ -41,9 +41,9 @@ def new_network(unpooling: Unpooling, generator: Generator) -> Wct2Network:
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.zero_()
-        convolution(network.encoder, "conv0").weight.copy_(torch.eye(3)[:, :, None, None])
+        network.encoder.get_parameter("conv0.weight").copy_(torch.eye(3)[:, :, None, None])
         for (name, (fed, out)), mirror in zip(ENCODER.items(), reversed(DECODER), strict=True):
-            decoding = convolution(network.decoder, mirror).weight
+            decoding = network.decoder.get_parameter(f"{mirror}.weight")
             if name == "conv1_1":
                 forward = orthonormal(out // 2, 9 * fed, generator).view(out // 2, fed, 3, 3)
                 back = forward.flip(2, 3).transpose(0, 1) / 9  # the mean of the 9 patches that hold a pixel
@@ -53,7 +53,7 @@ def new_network(unpooling: Unpooling, generator: Generator) -> Wct2Network:
                 encoding_start, decoding_start = signed(centred(basis)), signed(centred(basis.T))
                 if decoding.shape[1] == CAT5 * out:  # the four bands sum up; the feature before pooling adds nothing
                     decoding_start = torch.cat([*[decoding_start] * 4, torch.zeros_like(decoding_start)], 1)
-            convolution(network.encoder, name).weight.copy_(mixed(encoding_start, generator))
+            network.encoder.get_parameter(f"{name}.weight").copy_(mixed(encoding_start, generator))
             decoding.copy_(mixed(decoding_start, generator))
     return network
 
@@ -96,21 +96,9 @@ def take_vgg_encoder(network: Wct2Network, weights: Mapping[str, Tensor]) -> Non
                     raise StyleWeightsDamaged("VGG-19", f"features.{place}.{part} is missing or of another shape")
                 target.copy_(found)
         std = torch.tensor(VGG_STD)
-        convolution(network.encoder, "conv0").weight.copy_(torch.diag(1 / std)[:, :, None, None])
-        bias_of(network.encoder, "conv0").copy_(-torch.tensor(VGG_MEAN) / std)
+        network.encoder.get_parameter("conv0.weight").copy_(torch.diag(1 / std)[:, :, None, None])
+        network.encoder.get_parameter("conv0.bias").copy_(-torch.tensor(VGG_MEAN) / std)
     network.encoder.requires_grad_(False)
-
-
-def convolution(layers: nn.ModuleDict, name: str) -> nn.Conv2d:
-    layer = layers[name]
-    assert isinstance(layer, nn.Conv2d)
-    return layer
-
-
-def bias_of(layers: nn.ModuleDict, name: str) -> Tensor:
-    bias = convolution(layers, name).bias
-    assert bias is not None
-    return bias
 
 
 def train_reconstruction(
@@ -180,18 +168,18 @@ def scale_features(network: Wct2Network, images: Tensor) -> list[float]:
         variance = float(x.flatten(2).var(2).mean())
         factors.append(max(1.0, math.sqrt(WANTED_VARIANCE / max(variance, 1e-12))))
     first, encoder, decoder = factors[0], network.encoder, network.decoder
-    convolution(encoder, "conv1_1").weight.mul_(first)
-    bias_of(encoder, "conv1_1").mul_(first)
-    convolution(decoder, "conv1_1").weight.div_(first)
+    encoder.get_parameter("conv1_1.weight").mul_(first)
+    encoder.get_parameter("conv1_1.bias").mul_(first)
+    decoder.get_parameter("conv1_1.weight").div_(first)
     for level in range(2, LEVELS + 1):
         above, here = factors[level - 2 : level]
         up, down = ENCODE[level], DECODE[level]
-        convolution(encoder, up[1]).weight.mul_(here / above)
-        bias_of(encoder, up[1]).mul_(here)
-        convolution(decoder, down[0]).weight.mul_(above / here)
+        encoder.get_parameter(f"{up[1]}.weight").mul_(here / above)
+        encoder.get_parameter(f"{up[1]}.bias").mul_(here)
+        decoder.get_parameter(f"{down[0]}.weight").mul_(above / here)
         for layers, names in ((encoder, up[0]), (decoder, [down[0], *down[1]])):
             for name in names:
-                bias_of(layers, name).mul_(above)
+                layers.get_parameter(f"{name}.bias").mul_(above)
     return factors
 
 

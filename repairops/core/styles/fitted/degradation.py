@@ -103,19 +103,18 @@ def degrade(images: Tensor, degradation: Degradation, generator: Generator) -> T
     Contrast and brightness first act on the scene, then veil and specks cover it, the lens blurs and the grid
     coarsens, the sensor adds its noise, and the file its blocks. A component touches only the images that have it.
     """
-    drawn = {"generator": generator}
-    noise = {"generator": generator, "shape": degradation.noise_shape}
+    g, shape = generator, degradation.noise_shape
     spread = partial(components.spread_points, fade=degradation.fade)
     images = _where(images, degradation, ("contrast",), components.change_contrast)
     images = _where(images, degradation, ("shift", "tint_red", "tint_blue"), components.shift_colours)
-    images = _where(images, degradation, ("veil",), partial(components.add_veil, **drawn))
-    images = _where(images, degradation, ("specks",), partial(components.add_specks, **drawn))
+    images = _where(images, degradation, ("veil",), partial(components.add_veil, generator=g))
+    images = _where(images, degradation, ("specks",), partial(components.add_specks, generator=g))
     images = _where(images, degradation, ("blur", "streak_x", "streak_y"), spread)
     images = _where(images, degradation, ("coarseness",), components.coarsen).clamp(0, 1)
-    images = _where(images, degradation, ("noise", "shot"), partial(components.add_noise, **noise))
-    images = _where(images, degradation, ("grain",), partial(components.add_grain, **noise))
-    images = _where(images, degradation, ("rows", "columns"), partial(components.add_stripes, **noise))
-    images = _where(images, degradation, ("impulses",), partial(components.add_impulses, **drawn)).clamp(0, 1)
+    images = _where(images, degradation, ("noise", "shot"), partial(components.add_noise, shape=shape, generator=g))
+    images = _where(images, degradation, ("grain",), partial(components.add_grain, shape=shape, generator=g))
+    images = _where(images, degradation, ("rows", "columns"), partial(components.add_stripes, shape=shape, generator=g))
+    images = _where(images, degradation, ("impulses",), partial(components.add_impulses, generator=g)).clamp(0, 1)
     return _where(images, degradation, ("blocking",), components.compress).clamp(0, 1)
 
 

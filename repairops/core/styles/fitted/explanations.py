@@ -70,8 +70,6 @@ class Group:
             names=(*names, "shot"),
             values=with_shot(found.values, names, self.shot_ratio),
             spread=F.pad(with_shot(found.spread.T, names, self.shot_ratio).T, (0, 1)),
-            mean=with_shot(found.mean, names, self.shot_ratio),
-            deviation=with_shot(found.deviation, names, self.shot_ratio),
             error=with_shot(found.error, names, self.shot_ratio),
         )
 

@@ -30,8 +30,7 @@ class FittedLook:
     """What was found in R failures.
 
     names: the P parameters that are present. values: (R, P), each failure's own most likely values. spread: (P, P),
-    factor L of what remains uncertain of them, L L'. mean, deviation, error: (P,), of the parameters over all
-    failures: mean, standard deviation between failures, standard error of the mean. noise_shape, fade: see
+    factor L of what remains uncertain of them, L L'. error: (P,), standard error of their mean. noise_shape, fade: see
     `Degradation`. surplus: (R, K), what of each failure's measures is not that of clean images so degraded, in
     independent directions of unit spread between single images; None where nothing was measured.
     """
@@ -39,8 +38,6 @@ class FittedLook:
     names: tuple[str, ...]
     values: Tensor
     spread: Tensor
-    mean: Tensor
-    deviation: Tensor
     error: Tensor
     noise_shape: Tensor
     fade: float | None = None
@@ -92,8 +89,7 @@ def random_effects(
     remaining = positive(between - gain @ between + error)
     roots, vectors = safe_eigh(remaining)
     spread = vectors * roots.clamp_min(0).sqrt()
-    deviation, error = (x.diagonal().clamp_min(0).sqrt() for x in (between, error))
-    return FittedLook(names, values, spread, mean.clamp(low, high), deviation, error, shape, fade)
+    return FittedLook(names, values, spread, error.diagonal().clamp_min(0).sqrt(), shape, fade)
 
 
 def positive(matrix: Tensor) -> Tensor:
@@ -106,7 +102,7 @@ def nothing(references: Tensor) -> FittedLook:
     """No degradation of references (R, C, H, W)."""
     none = references.new_zeros(0)
     shape = torch.eye(references.shape[1], device=references.device)
-    return FittedLook((), references.new_zeros(len(references), 0), none.view(0, 0), none, none, none, shape)
+    return FittedLook((), references.new_zeros(len(references), 0), none.view(0, 0), none, shape)
 
 
 @dataclass(frozen=True)
