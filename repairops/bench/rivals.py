@@ -55,7 +55,7 @@ EXTRA: dict[str, Rival] = {
     "style_guided_subband_wct": Rival(
         "Whitening and colouring in place of the default style.", style={"name": "subband_wct"}
     ),
-    "style_guided_auto": Rival("The style that repairops finds most like the failures.", style={"name": "auto"}),
+    "style_guided_auto": Rival("The mix of styles that short trials pick (style.name=auto).", style={"name": "auto"}),
     AUTO: Rival("The method that short trials pick (method.name=auto); the trials are part of the budget.", AUTO),
     "none": Rival("The champion as it is.", twist="untrained", bound=True),
     "shuffled": Rival(
