@@ -14,9 +14,8 @@ from scipy import ndimage
 from torch import Generator, Tensor
 
 from repairops.bench.corruptions import CORRUPTIONS, SEVERITIES, corrupt, corrupt_pixels
-from repairops.bench.corruptions.blur import directed_blur
+from repairops.bench.corruptions.blur import directed_blur, zoom_matrix
 from repairops.bench.corruptions.digital import sample
-from repairops.bench.corruptions.linear import zoom_matrix
 from repairops.bench.corruptions.weather import fractal
 from repairops.errors import InvalidOption
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from repairops.bench.corruptions.linear import along_axes, box_matrix, gaussian_blur
+from repairops.bench.corruptions.blur import along_axes, box_matrix, gaussian_blur
 from repairops.bench.corruptions.noise import uniform
 
 CONTRAST = (0.75, 0.5, 0.4, 0.3, 0.15)  # of the difference to each channel's mean

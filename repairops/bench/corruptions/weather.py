@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from repairops.bench.corruptions.blur import directed_blur
-from repairops.bench.corruptions.linear import along_axes, zoom_matrix
+from repairops.bench.corruptions.blur import along_axes, directed_blur, zoom_matrix
 from repairops.bench.corruptions.noise import normal, uniform
 
 # mean and deviation of the flakes' layer, its zoom, the level below which it is empty, radius and sigma of the motion

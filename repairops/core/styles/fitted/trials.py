@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -64,31 +65,21 @@ def local(
     return values * ~absent[:, [different.index(family) for family in families]].to(low.device)
 
 
-@dataclass(frozen=True, eq=False)
-class Regression:
-    """Parameters from measures: three layers on standardised measures."""
+def fit_regression(measures: Tensor, parameters: Tensor, generator: Generator) -> Callable[[Tensor], Tensor]:
+    """A map of measures (N, M) to parameters (N, P): three layers on standardised measures.
 
-    centre: Tensor  # (M,)
-    scale: Tensor  # (M,)
-    layers: tuple[tuple[Tensor, Tensor], ...]
-
-    def __call__(self, measures: Tensor) -> Tensor:
-        """Measures (N, M) to parameters (N, P), in units of their standard deviation over the trials."""
-        return _forward(((measures - self.centre) / self.scale).clamp(-4, 4), self.layers)
-
-
-def fit_regression(measures: Tensor, parameters: Tensor, generator: Generator) -> Regression:
-    """Least squares of parameters (S, P), of unit variance, on measures (S, M), by AdamW with one cosine."""
+    Least squares of parameters (S, P), of unit variance, on measures (S, M), by AdamW with one cosine.
+    """
     centre, scale = measures.mean(0), measures.std(0, correction=0).clamp_min(1e-4)
     standard = ((measures - centre) / scale).clamp(-4, 4)
     sizes = (measures.shape[1], WIDTH, WIDTH, parameters.shape[1])
-    layers = tuple(
+    layers = [
         (
             (torch.randn(fed, out, generator=generator) * math.sqrt(2 / fed)).to(measures.device).requires_grad_(),
             torch.zeros(out, device=measures.device, requires_grad=True),
         )
         for fed, out in itertools.pairwise(sizes)
-    )
+    ]
     batches = max(1, len(measures) // BATCH)
     optimiser = torch.optim.AdamW([t for layer in layers for t in layer], RATE, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, EPOCHS * batches)
@@ -101,10 +92,11 @@ def fit_regression(measures: Tensor, parameters: Tensor, generator: Generator) -
                 loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
                 schedule.step()
-    return Regression(centre, scale, tuple((w.detach(), b.detach()) for w, b in layers))
+    fitted = [(weight.detach(), bias.detach()) for weight, bias in layers]
+    return lambda asked: _forward(((asked - centre) / scale).clamp(-4, 4), fitted)
 
 
-def _forward(x: Tensor, layers: tuple[tuple[Tensor, Tensor], ...]) -> Tensor:
+def _forward(x: Tensor, layers: list[tuple[Tensor, Tensor]]) -> Tensor:
     for weight, bias in layers[:-1]:
         x = (x @ weight + bias).relu()
     return x @ layers[-1][0] + layers[-1][1]

@@ -1,10 +1,19 @@
-"""AllConvNet, DenseNet, WideResNet and a small residual network: float images (N, C, H, W) to logits (N, classes)."""
+"""The subject networks of the paper, and small forms that a CPU trains in minutes.
+
+Each takes float images (N, C, H, W) to logits (N, classes); the recurrent ones those of the size they were built for.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from repairops.data.records import InputSpec
+from repairops.errors import InvalidOption, listing
 
 
 class Pooled(nn.Module):
@@ -144,3 +153,103 @@ class SmallBlock(nn.Module):
 def _relu_layer(inputs: int, outputs: int, kernel: int, stride: int) -> tuple[nn.Module, ...]:
     convolution = nn.Conv2d(inputs, outputs, kernel, stride, 1, bias=False)
     return convolution, nn.BatchNorm2d(outputs), nn.ReLU()
+
+
+class RowLstm(nn.Module):
+    """One LSTM layer over an image's rows, and two fully-connected layers.
+
+    The paper gives no widths. 232 and 384 without biases in the LSTM are the round ones that make up its count
+    (397,706 parameters for 3 channels, 32 pixels and 10 classes).
+    """
+
+    def __init__(self, channels: int, width: int, classes: int, hidden: int = 232, dense: int = 384) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(channels * width, hidden, bias=False, batch_first=True)
+        self.head = nn.Sequential(nn.Linear(hidden, dense), nn.ReLU(), nn.Linear(dense, classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        rows = images.transpose(1, 2).flatten(2)  # (N, H, C * W)
+        logits: Tensor = self.head(self.lstm(rows)[0][:, -1])
+        return logits
+
+
+class ReNet(nn.Module):
+    """Patches of 2x2 pixels, swept by two LSTMs in columns and two in rows, then two fully-connected layers.
+
+    Source: Visin et al., ReNet (2015), with one sweep. The paper's count of 67,153,930 parameters is, to the last
+    one, that of two fully-connected layers 16,384 -> 4,096 -> 10 alone: a sweep of 32 units each way gives those
+    16,384 values at 32x32, but its own weights are not in the count. So with `trained_sweeps` unset they keep their
+    random initial values, which makes the count that of all trained parameters.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        height: int,
+        width: int,
+        classes: int,
+        hidden: int = 32,
+        dense: int = 4096,
+        trained_sweeps: bool = False,
+    ) -> None:
+        super().__init__()
+        self.patches = nn.PixelUnshuffle(2)
+        self.vertical = nn.LSTM(4 * channels, hidden, batch_first=True, bidirectional=True)
+        self.horizontal = nn.LSTM(2 * hidden, hidden, batch_first=True, bidirectional=True)
+        for sweep in (self.vertical, self.horizontal):
+            sweep.requires_grad_(trained_sweeps)
+        values = (height // 2) * (width // 2) * 2 * hidden
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(values, dense), nn.ReLU(), nn.Linear(dense, classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        patches = self.patches(images)  # (N, 4 * C, H / 2, W / 2)
+        count, _, height, width = patches.shape
+        columns = patches.permute(0, 3, 2, 1).flatten(0, 1)
+        down = self.vertical(columns)[0].view(count, width, height, -1)
+        rows = down.transpose(1, 2).flatten(0, 1)
+        logits: Tensor = self.head(self.horizontal(rows)[0].reshape(count, -1))
+        return logits
+
+
+@dataclass(frozen=True)
+class Subject:
+    """build: from the input specification to a fresh network. parameters: trained ones, at 3x32x32 and 10 classes.
+
+    paper: its name in the paper's tables, '' where it is not there. learning_rate: the peak of the one-cycle schedule
+    that trains a champion, for batches of 128 images.
+    """
+
+    build: Callable[[InputSpec], nn.Module]
+    parameters: int
+    paper: str
+    learning_rate: float
+
+
+NETWORKS: dict[str, Subject] = {
+    "allconvnet": Subject(lambda s: all_conv_net(s.channels, s.classes), 1_409_674, "allconvnet", 0.1),
+    "densenet": Subject(lambda s: dense_net(s.channels, s.classes), 1_059_298, "densenet", 0.2),
+    "wideresnet": Subject(lambda s: wide_res_net(s.channels, s.classes), 2_243_546, "wideresnet", 0.2),
+    "lstm": Subject(lambda s: RowLstm(s.channels, s.width, s.classes), 397_706, "lstm", 0.1),
+    "renet": Subject(lambda s: ReNet(s.channels, s.height, s.width, s.classes), 67_153_930, "renet", 0.02),
+    "resnet_small": Subject(lambda s: small_res_net(s.channels, s.classes), 483_402, "", 0.25),
+    "resnet_tiny": Subject(lambda s: small_res_net(s.channels, s.classes, 8), 31_002, "", 0.25),
+    "allconvnet_small": Subject(lambda s: all_conv_net(s.channels, s.classes, 24, 0.1), 89_770, "", 0.1),
+    "allconvnet_pooled": Subject(lambda s: pooled_conv_net(s.channels, s.classes), 1_972_802, "", 0.2),
+    "densenet_small": Subject(lambda s: dense_net(s.channels, s.classes, 16, 8), 64_026, "", 0.2),
+    "wideresnet_16": Subject(lambda s: wide_res_net(s.channels, s.classes, 16), 691_674, "", 0.2),
+    "wideresnet_16_8": Subject(lambda s: wide_res_net(s.channels, s.classes, 16, 8), 10_961_370, "", 0.2),
+    "wideresnet_small": Subject(lambda s: wide_res_net(s.channels, s.classes, 10, 1), 77_850, "", 0.2),
+    "lstm_small": Subject(lambda s: RowLstm(s.channels, s.width, s.classes, 96, 64), 80_586, "", 0.1),
+    "renet_small": Subject(
+        lambda s: ReNet(s.channels, s.height, s.width, s.classes, 16, 64, trained_sweeps=True), 535_242, "", 0.05
+    ),
+}
+
+
+def build_network(name: str, spec: InputSpec, seed: int) -> nn.Module:
+    """A fresh network with initial weights of this seed. Raises InvalidOption for an unknown name."""
+    if name not in NETWORKS:
+        raise InvalidOption("network", name, f"one of {listing(NETWORKS, 20)}")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return NETWORKS[name].build(spec)
