@@ -10,7 +10,7 @@ from evidence_helpers import counts, good_evidence
 
 from repairops.config import GateConfig
 from repairops.errors import InvalidOption
-from repairops.gate import RULES, decide, plan, power
+from repairops.gate import RULES, decide, power, power_warning
 from repairops.gate.evidence import (
     Calibration,
     ConfidenceBin,
@@ -225,14 +225,14 @@ def test_summaries_are_one_sentence():
 
 
 def test_plan_warns_of_a_clean_set_that_cannot_show_it():
-    assert plan(10_000, 0.9, POLICY) is None
-    warning = plan(50, 1.0, POLICY)
+    assert power_warning(10_000, 0.9, POLICY) is None
+    warning = power_warning(50, 1.0, POLICY)
     assert "50 clean images cannot show a loss under 0.5 points: at least 598 are needed" in warning
-    assert "unless the challenger gets more of them right" in plan(400, 0.9, POLICY)
-    assert "unless" not in plan(400, 1.0, POLICY)
-    assert "0 clean images" in plan(0, math.nan, POLICY)
-    assert plan(50, 0.9, replace(POLICY, clean_non_regression="off")) is None
-    assert "gate.margin_points" in plan(10**6, 0.9, replace(POLICY, margin_points=0.0))
+    assert "unless the challenger gets more of them right" in power_warning(400, 0.9, POLICY)
+    assert "unless" not in power_warning(400, 1.0, POLICY)
+    assert "0 clean images" in power_warning(0, math.nan, POLICY)
+    assert power_warning(50, 0.9, replace(POLICY, clean_non_regression="off")) is None
+    assert "gate.margin_points" in power_warning(10**6, 0.9, replace(POLICY, margin_points=0.0))
 
 
 def test_the_gate_runs_without_torch():
@@ -247,7 +247,7 @@ def test_power_before_training():
     shares = [power(2000, changed, POLICY) for changed in (0.005, 0.01, 0.02, 0.05)]
     assert shares == sorted(shares, reverse=True)
     assert power(5000, 0.02, POLICY) > power(2000, 0.02, POLICY)
-    assert "changes 2% of the decisions passes with a chance of 46%" in plan(2000, 0.9, POLICY)
+    assert "changes 2% of the decisions passes with a chance of 46%" in power_warning(2000, 0.9, POLICY)
 
 
 @pytest.mark.parametrize(("n", "changed"), [(1000, 0.01), (2000, 0.02)])
@@ -358,7 +358,7 @@ def test_the_gate_judges_and_plans_at_both_ends_of_a_range(name, end):
     few = replace(good_evidence(), clean=counts(40, 3, 1), clean_by_class={"cat": counts(40, 3, 1)}, heldout_total=230)
     for found in (good_evidence(), few):
         assert {c.result for c in decide(found, policy).checks} <= {"PASS", "FAIL", "INCONCLUSIVE"}
-    plan(1000, 0.9, policy)
+    power_warning(1000, 0.9, policy)
 
 
 @pytest.mark.parametrize("name", EDGES)

@@ -1,11 +1,12 @@
-"""Configuration: the options of each stage with defaults and ranges, and how they are read."""
+"""Configuration: the options of each stage with defaults, ranges and sentences, and how they are read."""
 
+from repairops.config.fields import Level, Rule
+from repairops.config.gate import GENTLER, RULES, GateConfig
+from repairops.config.load import config_from_dict, load_config, option_names, read_yaml
 from repairops.config.options import (
     ClusteringConfig,
     Config,
-    GateConfig,
     ImagesConfig,
-    Level,
     MethodConfig,
     ModelConfig,
     RegisterConfig,
@@ -13,14 +14,12 @@ from repairops.config.options import (
     StyleConfig,
     TrainingConfig,
     ValidationConfig,
-    config_from_dict,
     derive_seed,
-    load_config,
-    option_names,
-    read_yaml,
 )
 
 __all__ = [
+    "GENTLER",
+    "RULES",
     "ClusteringConfig",
     "Config",
     "GateConfig",
@@ -29,6 +28,7 @@ __all__ = [
     "MethodConfig",
     "ModelConfig",
     "RegisterConfig",
+    "Rule",
     "SplitConfig",
     "StyleConfig",
     "TrainingConfig",

@@ -8,19 +8,27 @@ from repairops.config import GateConfig
 from repairops.gate.evidence import Evidence, PairedCounts, Result
 from repairops.gate.exact import exact_lower, exact_p_value
 from repairops.gate.falls import damage, fall_row
-from repairops.gate.phrases import Finding, allowed, difference_points, no_comparison, percent, share, signed
+from repairops.gate.phrases import (
+    Ruling,
+    allowed,
+    as_share,
+    difference_points,
+    no_comparison,
+    percent_of,
+    signed_points,
+)
 from repairops.gate.statistics import settling_size, smallest_settled, tango_score
 
 LARGE = 100_000  # images; sums over all tables take their time beyond
 
 
-def clean_non_regression(evidence: Evidence, policy: GateConfig) -> Finding:
+def check_clean_non_regression(evidence: Evidence, policy: GateConfig) -> Ruling:
     """PASS where a loss of the margin or more is rejected, FAIL where a loss within it is."""
-    counts, margin = evidence.clean, share(policy.margin_points)
+    counts, margin = evidence.clean, as_share(policy.margin_points)
     figures: dict[str, Any] = {"n": counts.n, "margin_points": policy.margin_points, "images_needed": None}
     if missing := no_comparison(evidence):
         return (*missing, figures)
-    result, lower, upper = compare(counts, margin, policy.confidence)
+    result, lower, upper = against_margin(counts, margin, policy.confidence)
     figures |= {
         "champion_accuracy": counts.champion_right / counts.n,
         "challenger_accuracy": counts.challenger_right / counts.n,
@@ -30,8 +38,8 @@ def clean_non_regression(evidence: Evidence, policy: GateConfig) -> Finding:
         "confidence": policy.confidence,
     }
     start = (
-        f"Clean accuracy goes from {percent(counts.champion_right, counts.n)} to "
-        f"{percent(counts.challenger_right, counts.n)} on {counts.n:,} images"
+        f"Clean accuracy goes from {percent_of(counts.champion_right, counts.n)} to "
+        f"{percent_of(counts.challenger_right, counts.n)} on {counts.n:,} images"
     )
     sure, limit = f"with {100 * policy.confidence:g}% confidence", allowed(policy.margin_points)
     if result == "PASS":
@@ -41,11 +49,11 @@ def clean_non_regression(evidence: Evidence, policy: GateConfig) -> Finding:
         return "FAIL", f"{start}; {sure} it falls by at least {-100 * upper:.2f} points, and {limit}.", figures
     needed = figures["images_needed"] = images_needed(counts, margin, policy.confidence)
     more = f"about {needed:,} clean images would settle it" if needed else "no number of such images would settle it"
-    interval = f"{signed(100 * lower)} to {signed(100 * upper)}"
+    interval = f"{signed_points(100 * lower)} to {signed_points(100 * upper)}"
     return "INCONCLUSIVE", f"{start}; the change can be {interval} points, {limit}, and {more}.", figures
 
 
-def compare(counts: PairedCounts, margin: float, confidence: float) -> tuple[Result, float, float]:
+def against_margin(counts: PairedCounts, margin: float, confidence: float) -> tuple[Result, float, float]:
     """The exact test's answer to a loss of `margin` (a share), with both one-sided bounds of the difference."""
     won, lost, n = counts.challenger_only, counts.champion_only, counts.n
     lower = exact_lower(won, lost, n, confidence, -margin)
@@ -73,7 +81,7 @@ def images_needed(counts: PairedCounts, margin: float, confidence: float) -> int
     return smallest_settled(start, settled) if start and start <= LARGE else start
 
 
-def class_recall(evidence: Evidence, policy: GateConfig) -> Finding:
+def check_class_recall(evidence: Evidence, policy: GateConfig) -> Ruling:
     """Looks for damage: FAIL where a class falls significantly beyond its margin, Holm's correction over classes."""
     margin = policy.class_margin_points
     classes = [fall_row(name, counts, margin) for name, counts in evidence.clean_by_class.items()]
@@ -84,7 +92,7 @@ def class_recall(evidence: Evidence, policy: GateConfig) -> Finding:
     return result, summary, figures
 
 
-def negative_flips(evidence: Evidence, policy: GateConfig) -> Finding:
+def check_negative_flips(evidence: Evidence, policy: GateConfig) -> Ruling:
     counts, limit = evidence.clean, policy.max_negative_flips
     figures = {"flips": counts.champion_only, "n": counts.n, "share": None, "max_share": limit}
     if missing := no_comparison(evidence):

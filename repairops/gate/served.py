@@ -6,12 +6,12 @@ import math
 from typing import Any
 
 from repairops.config import GateConfig
-from repairops.gate.accuracy import compare
+from repairops.gate.accuracy import against_margin
 from repairops.gate.evidence import Evidence, LatencyFigures
-from repairops.gate.phrases import Finding, allowed, difference_points, percent, share, signed
+from repairops.gate.phrases import Ruling, allowed, as_share, difference_points, percent_of, signed_points
 
 
-def onnx_parity(evidence: Evidence, policy: GateConfig) -> Finding:
+def check_onnx_parity(evidence: Evidence, policy: GateConfig) -> Ruling:
     """PASS where PyTorch and ONNX Runtime decide alike, with outputs within the tolerance."""
     parity, limit = evidence.parity, policy.parity_tolerance
     figures = {
@@ -34,13 +34,13 @@ def onnx_parity(evidence: Evidence, policy: GateConfig) -> Finding:
     return "PASS", f"{alike}; their outputs differ by at most {parity.max_difference:.2g}.", figures
 
 
-def onnx_accuracy(evidence: Evidence, policy: GateConfig) -> Finding:
+def check_onnx_accuracy(evidence: Evidence, policy: GateConfig) -> Ruling:
     """Clean non-regression once more, on the files that are served: both networks under ONNX Runtime."""
     figures: dict[str, Any] = {"n": 0, "margin_points": policy.margin_points, "confidence": policy.confidence}
     if evidence.onnx_accuracy is None or not evidence.onnx_accuracy.counts.n:
         return "INCONCLUSIVE", "Champion and challenger were not compared under ONNX Runtime.", figures
     counts = evidence.onnx_accuracy.counts
-    result, lower, upper = compare(counts, share(policy.margin_points), policy.confidence)
+    result, lower, upper = against_margin(counts, as_share(policy.margin_points), policy.confidence)
     figures |= {
         "n": counts.n,
         "champion_accuracy": counts.champion_right / counts.n,
@@ -50,14 +50,14 @@ def onnx_accuracy(evidence: Evidence, policy: GateConfig) -> Finding:
         "upper_points": 100 * upper,
     }
     goes = (
-        f"Under ONNX Runtime clean accuracy goes from {percent(counts.champion_right, counts.n)} to "
-        f"{percent(counts.challenger_right, counts.n)} on {counts.n:,} images"
+        f"Under ONNX Runtime clean accuracy goes from {percent_of(counts.champion_right, counts.n)} to "
+        f"{percent_of(counts.challenger_right, counts.n)} on {counts.n:,} images"
     )
-    interval = f"the change can be {signed(100 * lower)} to {signed(100 * upper)} points"
+    interval = f"the change can be {signed_points(100 * lower)} to {signed_points(100 * upper)} points"
     return result, f"{goes}; {interval}, and {allowed(policy.margin_points)}.", figures
 
 
-def latency(evidence: Evidence, policy: GateConfig) -> Finding:
+def check_latency(evidence: Evidence, policy: GateConfig) -> Ruling:
     """The median at every batch size against the champion's; the 99th percentile is shown, a busy machine makes it."""
     limit = policy.max_latency_ratio
     rows = [_latency_row(measured) for measured in evidence.latency]

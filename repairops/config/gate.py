@@ -1,0 +1,119 @@
+"""The gate's options: its limits, and one line for each of its checks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from repairops.config.fields import NOT_NEGATIVE, POINTS, SHARE, Level, Range, Rule, Stage, check, option
+
+GENTLER = "Train more gently: a third of training.learning_rate, or fewer training.epochs."
+
+
+@dataclass(frozen=True)
+class GateConfig(Stage):
+    # At more confidence than 0.9999 the exact tests have no risk left to give, and no number of images passes.
+    confidence: float = option(0.95, "One-sided.", Range("from 0.5 to 0.9999, one-sided", 0.5, 0.9999))
+    margin_points: float = option(0.5, "Largest loss of clean accuracy allowed, in percentage points.", POINTS)
+    min_repair_rate: float = option(
+        0.3,
+        "Share of held-out failures that must be right, at the lower bound.",
+        Range("from 0 to 0.9999; that every failure is repaired cannot be shown", 0, 0.9999),
+    )
+    class_margin_points: float = option(5.0, "Largest loss of recall allowed in a class, in percentage points.", POINTS)
+    max_negative_flips: float = option(0.02, "Share of the clean set.", SHARE)
+    parity_tolerance: float = option(
+        1e-3, "Largest difference of a logit between PyTorch and ONNX Runtime.", NOT_NEGATIVE
+    )
+    max_latency_ratio: float = option(
+        1.2,
+        "Challenger's median time over the champion's.",
+        Range("positive; 1 is the champion's own time", 1e-9),
+    )
+    min_part_repair_rate: float = option(
+        0.1, "Share of held-out failures that must be right in each cluster and slice.", SHARE
+    )
+    corruption_margin_points: float = option(
+        3.0, "Largest loss of accuracy allowed under a general corruption, in percentage points.", POINTS
+    )
+    corruption_images: int = option(
+        1000, "Clean images that are corrupted, at most.", Range("0 (all clean images) or more", 0)
+    )
+    max_ece_rise: float = option(0.02, "Largest rise allowed of the expected calibration error.", SHARE)
+    policy: str = option(
+        "",
+        "YAML file with all options of the gate, also `--policy`; see [Policy](../how-it-works/gate.md#policy).",
+        affects_result=False,
+    )
+    policy_sha256: str = option(
+        "", "Digest of that file: filled from it, and checked when given.", affects_result=False
+    )
+    clean_slices: str = option("", "Column of the clean set's parquet whose values are slices of it.")
+    # The checks, in the order of the report.
+    clean_non_regression: Level = check(
+        "accuracy",
+        "required",
+        "Clean non-regression",
+        FAIL=f"{GENTLER} If the loss is acceptable to you, raise gate.margin_points.",
+        INCONCLUSIVE="Give a larger clean set.",
+    )
+    repair_rate: Level = check(
+        "repaired",
+        "required",
+        "Repair rate",
+        FAIL="Look at the styled images on the review page: where they do not resemble the failures, try another "
+        "style.name; else log more failures of the same kind, or raise training.epochs.",
+        INCONCLUSIVE="Log more failures of the same kind, so that more of them are held out.",
+    )
+    class_recall: Level = check(
+        "accuracy",
+        "required",
+        "Per-class clean recall",
+        FAIL=f"Add train images of the classes that fell (listed on the review page). {GENTLER}",
+        INCONCLUSIVE="Give a clean set with more images of the smallest classes (listed on the review page).",
+    )
+    negative_flips: Level = check(
+        "accuracy", "advisory", "Negative flips", FAIL=f"Look at the negative flips on the review page. {GENTLER}"
+    )
+    cluster_repair: Level = check(
+        "repaired",
+        "advisory",
+        "Repair rate per cluster",
+        FAIL="Look at that cluster on the review page: log more failures of its kind, or try another style.name where "
+        "its styled images do not resemble them.",
+    )
+    slices: Level = check(
+        "repaired",
+        "advisory",
+        "Slices",
+        needs="slices",
+        FAIL="Look at that slice on the review page: log more failures of it, or add train images of it.",
+    )
+    corruptions: Level = check(
+        "robustness",
+        "advisory",
+        "Other corruptions",
+        FAIL=f"Decide whether the field sees that corruption. {GENTLER}",
+    )
+    calibration: Level = check(
+        "robustness",
+        "advisory",
+        "Calibration",
+        FAIL=f"Recalibrate before promoting, or raise gate.max_ece_rise. {GENTLER}",
+    )
+    onnx_parity: Level = check(
+        "served",
+        "required",
+        "ONNX parity",
+        FAIL="Correct what the exporter names, or set gate.onnx_parity=advisory if ONNX is not served.",
+        INCONCLUSIVE="Read the exporter's reason, and run the job again.",
+    )
+    onnx_accuracy: Level = check("served", "advisory", "ONNX accuracy", FAIL=f"As for clean non-regression. {GENTLER}")
+    latency: Level = check(
+        "served",
+        "advisory",
+        "Latency",
+        FAIL="Measure again on an idle machine; if it stays, raise gate.max_latency_ratio.",
+    )
+
+
+RULES: dict[str, Rule] = {f.name: f.metadata["rule"] for f in fields(GateConfig) if f.metadata["rule"]}
