@@ -21,13 +21,9 @@ class GateConfig(Stage):
     )
     class_margin_points: float = option(5.0, "Largest loss of recall allowed in a class, in percentage points.", POINTS)
     max_negative_flips: float = option(0.02, "Share of the clean set.", SHARE)
-    parity_tolerance: float = option(
-        1e-3, "Largest difference of a logit between PyTorch and ONNX Runtime.", NOT_NEGATIVE
-    )
+    parity_tolerance: float = option(1e-3, "Largest difference of a logit, PyTorch to ONNX.", NOT_NEGATIVE)
     max_latency_ratio: float = option(
-        1.2,
-        "Challenger's median time over the champion's.",
-        Range("positive; 1 is the champion's own time", 1e-9),
+        1.2, "Challenger's median time over the champion's.", Range("positive; 1 is the champion's own time", 1e-9)
     )
     min_part_repair_rate: float = option(
         0.1, "Share of held-out failures that must be right in each cluster and slice.", SHARE
@@ -44,9 +40,7 @@ class GateConfig(Stage):
         "YAML file with all options of the gate, also `--policy`; see [Policy](../how-it-works/gate.md#policy).",
         affects_result=False,
     )
-    policy_sha256: str = option(
-        "", "Digest of that file: filled from it, and checked when given.", affects_result=False
-    )
+    policy_sha256: str = option("", "Digest of that file: filled from it, checked when given.", affects_result=False)
     clean_slices: str = option("", "Column of the clean set's parquet whose values are slices of it.")
     # The checks, in the order of the report.
     clean_non_regression: Level = check(
@@ -89,10 +83,7 @@ class GateConfig(Stage):
         FAIL="Look at that slice on the review page: log more failures of it, or add train images of it.",
     )
     corruptions: Level = check(
-        "robustness",
-        "advisory",
-        "Other corruptions",
-        FAIL=f"Decide whether the field sees that corruption. {GENTLER}",
+        "robustness", "advisory", "Other corruptions", FAIL=f"Decide whether the field sees that corruption. {GENTLER}"
     )
     calibration: Level = check(
         "robustness",

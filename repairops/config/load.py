@@ -22,6 +22,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "training": {"epochs": 500, "batch_size": 128, "learning_rate": 0.1, "weight_decay": 5e-4, "patience": 10},
     },
 }
+_SWITCH = {**dict.fromkeys(("true", "yes", "on", "1"), True), **dict.fromkeys(("false", "no", "off", "0"), False)}
 _OF_THE_FILE = ("policy", "policy_sha256")
 
 
@@ -30,9 +31,7 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
 
     Raises UnknownOption, InvalidOption or UsageError, each naming the option.
     """
-    values: dict[str, Any] = {}
-    if path:
-        values = read_yaml(Path(path))
+    values = read_yaml(Path(path)) if path else {}
     for override in overrides:
         key, found, text = override.partition("=")
         if not found:
@@ -68,11 +67,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UsageError(f"The configuration {path} cannot be read: {error.strerror}. Check the path.") from error
     except yaml.YAMLError as error:
         raise UsageError(f"The configuration {path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if loaded is None:
-        return {}
-    if not isinstance(loaded, dict):
+    if not isinstance(loaded, dict | None):
         raise UsageError(f"The configuration {path} holds a {type(loaded).__name__}; it must hold stages by name.")
-    return loaded
+    return loaded or {}
 
 
 def _put(values: dict[str, Any], key: str, text: str) -> None:
@@ -84,19 +81,19 @@ def _put(values: dict[str, Any], key: str, text: str) -> None:
     values[name] = text
 
 
-def _build(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
+def _build(cls: Any, values: Mapping[str, Any], prefix: str) -> Any:
     hints = get_type_hints(cls)
     built: dict[str, Any] = {}
     for name, value in values.items():
+        option = f"{prefix}{name}"
         if name not in hints:
-            raise UnknownOption(f"{prefix}{name}", option_names())
-        hint = hints[name]
-        if dataclasses.is_dataclass(hint):
-            if not isinstance(value, Mapping):
-                raise InvalidOption(f"{prefix}{name}", value, "a stage with options below it")
-            built[name] = _build(hint, value, f"{prefix}{name}.")  # type: ignore[arg-type]
+            raise UnknownOption(option, option_names())
+        if not dataclasses.is_dataclass(hint := hints[name]):
+            built[name] = _convert(option, value, hint)
+        elif isinstance(value, Mapping):
+            built[name] = _build(hint, value, f"{option}.")
         else:
-            built[name] = _convert(f"{prefix}{name}", value, hint)
+            raise InvalidOption(option, value, "a stage with options below it")
     return cls(**built)
 
 
@@ -112,22 +109,17 @@ def _convert(option: str, value: Any, hint: Any) -> Any:
         parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
         return tuple(_convert(option, p.strip() if isinstance(p, str) else p, get_args(hint)[0]) for p in parts)
     if hint is bool:
-        if isinstance(value, bool):
-            return value
-        if str(value).lower() in ("true", "yes", "on", "1"):
-            return True
-        if str(value).lower() in ("false", "no", "off", "0"):
-            return False
-        raise InvalidOption(option, value, "true or false")
+        if str(value).lower() not in _SWITCH:
+            raise InvalidOption(option, value, "true or false")
+        return _SWITCH[str(value).lower()]
     if hint in (int, float):
         try:
             number = hint(value)
         except (TypeError, ValueError, OverflowError):  # int of infinity overflows
-            number = None
-        if number is None or isinstance(value, bool) or not math.isfinite(number):
+            number = math.nan
+        cut = isinstance(value, float) and value != number
+        if isinstance(value, bool) or cut or not abs(number) < math.inf:
             raise InvalidOption(option, value, "a whole number" if hint is int else "a number")
-        if hint is int and isinstance(value, float) and value != number:
-            raise InvalidOption(option, value, "a whole number")
         return number
     return str(value)
 

@@ -23,6 +23,7 @@ from repairops.config.fields import (
     POINTS,
     POSITIVE,
     SHARE,
+    SHARE_NOT_0,
     Range,
     Stage,
     option,
@@ -39,9 +40,7 @@ class ModelConfig(Stage):
         0, "Of the images: 1 is grey, 3 is colour.", Range("1, 3, or 0 (read from the model)", only=(0, 1, 3))
     )
     value_range: tuple[float, ...] = option(
-        (),
-        "Low and high end of the pixel values that the network takes, before mean and std, for example `0,255`.",
-        ANY,
+        (), "Low and high end of the pixels that the network takes, before mean and std, such as `0,255`.", ANY
     )
     mean: tuple[float, ...] = option((), "Subtracted for each channel, in units of the value range.", ANY)
     std: tuple[float, ...] = option((), "Divided by for each channel.", POSITIVE)
@@ -105,14 +104,12 @@ class StyleConfig(Stage):
     name: str = option("fitted_degradation", "A style or `auto`; see [Styles](../how-it-works/repair.md#styles).")
     levels: int = option(2, "Haar levels of `subband_wct`; levels of `wct2`'s encoder.", Range("from 1 to 4", 1, 4))
     alpha: float = option(
-        1.0,
-        "Strength of what is transferred.",
-        Range("from 0 (content unchanged) to 1 (full strength)", 0, 1),
+        1.0, "Strength of what is transferred.", Range("from 0 (content unchanged) to 1 (full strength)", 0, 1)
     )
     weights: str = option(
         "",
-        "Weights of `wct2`: a safetensors file, a folder with the public encoder and decoder, a URL (two by comma), or "
-        "`fitted:DIGEST` for a network of `repairops style fit`.",
+        "Weights of `wct2`: a safetensors file, a folder with the public encoder and decoder, a URL (two by comma), "
+        "or `fitted:DIGEST` for a network of `repairops style fit`.",
     )
     weights_sha256: str = option("", "Checked when given; for two files both, by comma. A URL needs it.")
     sites: tuple[str, ...] = option(("encoder", "skip", "decoder"), "Where `wct2` whitens and colours.")
@@ -130,8 +127,7 @@ class MethodConfig(Stage):
     )
     failure_share: float = option(0.2, "Failure images for each train image in a batch.", NOT_NEGATIVE)
     references: Literal["clusters", "uniform"] = option(
-        "clusters",
-        "`clusters` draws references by cluster, `uniform` from the whole batch (the paper's ablation).",
+        "clusters", "`clusters` draws references by cluster, `uniform` from the whole batch (the paper's ablation)."
     )
     known_patterns: tuple[str, ...] = option(
         (),
@@ -141,39 +137,25 @@ class MethodConfig(Stage):
     style_share: float = option(
         0.5, "Of a batch's train images that are restyled; the others stay clean; recipe `default`.", SHARE
     )
-    style_weight: float = option(
-        1.0, "Of a restyled image's loss against that of any other; recipe `default`.", NOT_NEGATIVE
-    )
+    style_weight: float = option(1.0, "Of a restyled image's loss against any other's; recipe `default`.", NOT_NEGATIVE)
     distillation: float = option(
         1.0,
-        "How much of what clean images teach is the champion's answers instead of the labels, where these "
-        "answers are right; recipe `default`.",
+        "How much of what clean images teach is the champion's answers instead of the labels, where these answers are "
+        "right; recipe `default`.",
         SHARE,
     )
-    jsd_lambda: float = option(
-        12.0, "Weight of the consistency loss; recipe `paper` and method `augmix`.", NOT_NEGATIVE
-    )
+    jsd_lambda: float = option(12.0, "Weight of the consistency loss; recipe `paper`, method `augmix`.", NOT_NEGATIVE)
     severity: int = option(
-        3,
-        "Of the general operations; recipe `paper`, methods `augmix`, `few_shot` and `random`.",
-        Range("from 1 to 10", 1, 10),
+        3, "Of the general operations; recipe `paper`, `augmix`, `few_shot`, `random`.", Range("from 1 to 10", 1, 10)
     )
     chains: int = option(3, "Chains that are mixed; recipe `paper`, methods `augmix` and `few_shot`.", COUNT)
-    mix_alpha: float = option(
-        1.0, "Both parameters of the Beta distribution of weights; `mixup` and `cutmix`.", POSITIVE
-    )
-    cutout_side: float = option(
-        0.5,
-        "Side of the covered square as a share of the image's; `cutout`.",
-        Range("above 0 and at most 1", POSITIVE.low, 1),
-    )
+    mix_alpha: float = option(1.0, "Both parameters of the weights' Beta distribution; `mixup`, `cutmix`.", POSITIVE)
+    cutout_side: float = option(0.5, "Side of the covered square as a share of the image's; `cutout`.", SHARE_NOT_0)
     population: int = option(4, "Variants of each image; `sensei`.", COUNT)
     generations: int = option(1, "Of the search in each step; `sensei`.", NOT_NEGATIVE)
     components: int = option(3, "Of the Gaussian mixture over the failures; `few_shot`.", COUNT)
     trial_share: float = option(
-        0.25,
-        "Images of all trials together, as a share of the training's; of a time limit they take that share; `auto`.",
-        PART_NOT_0,
+        0.25, "Images of all trials, or minutes of a time limit, as a share of the training's; `auto`.", PART_NOT_0
     )
 
 
@@ -193,13 +175,9 @@ class TrainingConfig(Stage):
     )
     max_train_images: int = option(0, "Train images used.", ALL_OR_MORE)
     epoch_images: int = option(
-        0,
-        "Train images of an epoch, drawn anew for each, so that a short training sees many different ones.",
-        ALL_OR_MORE,
+        0, "Train images of an epoch, drawn anew for each: a short training sees many different ones.", ALL_OR_MORE
     )
-    crop_padding: int = option(
-        -1, "Pixels of random translation; -1 = an eighth of the shorter side, 0 = none.", OWN_OR_MORE
-    )
+    crop_padding: int = option(-1, "Pixels of random translation; -1 = an eighth of the shorter side.", OWN_OR_MORE)
     horizontal_flip: bool = option(False, "Mirror at random; wrong for digits, text and signs.")
     max_clean_drop: float = option(
         0.5,
@@ -209,13 +187,9 @@ class TrainingConfig(Stage):
     )
     max_minutes: float = option(0.0, "Time limit of the training, in minutes.", Range("0 (no limit) or more", 0))
     device: str = option("auto", "`auto`, `cpu`, `cuda` or `cuda:N`.", affects_result=False)
-    amp: Literal["auto", "on", "off"] = option(
-        "auto", "bfloat16 autocast; `auto` is on for a GPU that computes in bfloat16."
-    )
+    amp: Literal["auto", "on", "off"] = option("auto", "bfloat16 autocast; `auto` = on a GPU that computes in it.")
     interpolation: int = option(
-        9,
-        "Points tried between the champion's and the fine-tuned weights; 0 = the fine-tuned ones are taken.",
-        NONE_OR_MORE,
+        9, "Points tried between champion and fine-tuned weights; 0 takes the fine-tuned ones.", NONE_OR_MORE
     )
     ema: float = option(
         0.99,

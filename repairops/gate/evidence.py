@@ -101,15 +101,11 @@ class Calibration:
         return expected_calibration_error(self.challenger)
 
     def to_dict(self) -> dict[str, Any]:
-        bins = {"champion": [asdict(b) for b in self.champion], "challenger": [asdict(b) for b in self.challenger]}
-        return {"champion_ece": self.champion_ece, "challenger_ece": self.challenger_ece, "bins": bins}
+        return {"champion_ece": self.champion_ece, "challenger_ece": self.challenger_ece, "bins": asdict(self)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
-        champion, challenger = (
-            tuple(ConfidenceBin(**b) for b in values["bins"][who]) for who in ("champion", "challenger")
-        )
-        return cls(champion, challenger)
+        return cls(**_fields(cls, values["bins"]))
 
 
 def expected_calibration_error(bins: Sequence[ConfidenceBin]) -> float:
@@ -195,7 +191,6 @@ class Evidence:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {
-            "latency": [asdict(figures) for figures in self.latency],
             "slices": [part.to_dict() for part in self.slices],
             "calibration": self.calibration.to_dict() if self.calibration else None,
             "onnx_accuracy": self.onnx_accuracy.to_dict() if self.onnx_accuracy else None,
