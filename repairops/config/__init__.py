@@ -1,15 +1,14 @@
 """Configuration: the options of each stage with defaults, ranges and sentences, and how they are read."""
 
-from repairops.config.fields import Level, Rule
+from repairops.config.fields import Level
 from repairops.config.gate import GENTLER, RULES, GateConfig
-from repairops.config.load import config_from_dict, load_config, option_names, read_yaml
+from repairops.config.load import config_from_dict, load_config, option_names
 from repairops.config.options import (
     ClusteringConfig,
     Config,
     ImagesConfig,
     MethodConfig,
     ModelConfig,
-    RegisterConfig,
     SplitConfig,
     StyleConfig,
     TrainingConfig,
@@ -27,8 +26,6 @@ __all__ = [
     "Level",
     "MethodConfig",
     "ModelConfig",
-    "RegisterConfig",
-    "Rule",
     "SplitConfig",
     "StyleConfig",
     "TrainingConfig",
@@ -37,5 +34,4 @@ __all__ = [
     "derive_seed",
     "load_config",
     "option_names",
-    "read_yaml",
 ]

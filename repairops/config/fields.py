@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import field
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from repairops.errors import InvalidOption
@@ -63,9 +64,12 @@ class Rule(NamedTuple):
     needs: str  # evidence without which the check, where advisory, has nothing to say and is left out
 
 
-def check(home: str, level: Level, title: str, *, needs: str = "", **hints: str) -> Level:
+def check(level: Level, home: str, title: str, *, needs: str = "", **hints: str) -> Level:
     """The line of a check: the option that is its level, with the default, and its `Rule`."""
     return option(level, "Level of the check of this name.", rule=Rule(home, title, hints, needs))
+
+
+required, advisory = partial(check, "required"), partial(check, "advisory")
 
 
 class Stage:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 
-from repairops.config.fields import NOT_NEGATIVE, POINTS, SHARE, Level, Range, Rule, Stage, check, option
+from repairops.config.fields import NOT_NEGATIVE, POINTS, SHARE, Level, Range, Rule, Stage, advisory, option, required
 
 GENTLER = "Train more gently: a third of training.learning_rate, or fewer training.epochs."
 
@@ -43,65 +43,57 @@ class GateConfig(Stage):
     policy_sha256: str = option("", "Digest of that file: filled from it, checked when given.", affects_result=False)
     clean_slices: str = option("", "Column of the clean set's parquet whose values are slices of it.")
     # The checks, in the order of the report.
-    clean_non_regression: Level = check(
+    clean_non_regression: Level = required(
         "accuracy",
-        "required",
         "Clean non-regression",
         FAIL=f"{GENTLER} If the loss is acceptable to you, raise gate.margin_points.",
         INCONCLUSIVE="Give a larger clean set.",
     )
-    repair_rate: Level = check(
+    repair_rate: Level = required(
         "repaired",
-        "required",
         "Repair rate",
         FAIL="Look at the styled images on the review page: where they do not resemble the failures, try another "
         "style.name; else log more failures of the same kind, or raise training.epochs.",
         INCONCLUSIVE="Log more failures of the same kind, so that more of them are held out.",
     )
-    class_recall: Level = check(
+    class_recall: Level = required(
         "accuracy",
-        "required",
         "Per-class clean recall",
         FAIL=f"Add train images of the classes that fell (listed on the review page). {GENTLER}",
         INCONCLUSIVE="Give a clean set with more images of the smallest classes (listed on the review page).",
     )
-    negative_flips: Level = check(
-        "accuracy", "advisory", "Negative flips", FAIL=f"Look at the negative flips on the review page. {GENTLER}"
+    negative_flips: Level = advisory(
+        "accuracy", "Negative flips", FAIL=f"Look at the negative flips on the review page. {GENTLER}"
     )
-    cluster_repair: Level = check(
+    cluster_repair: Level = advisory(
         "repaired",
-        "advisory",
         "Repair rate per cluster",
         FAIL="Look at that cluster on the review page: log more failures of its kind, or try another style.name where "
         "its styled images do not resemble them.",
     )
-    slices: Level = check(
+    slices: Level = advisory(
         "repaired",
-        "advisory",
         "Slices",
         needs="slices",
         FAIL="Look at that slice on the review page: log more failures of it, or add train images of it.",
     )
-    corruptions: Level = check(
-        "robustness", "advisory", "Other corruptions", FAIL=f"Decide whether the field sees that corruption. {GENTLER}"
+    corruptions: Level = advisory(
+        "robustness", "Other corruptions", FAIL=f"Decide whether the field sees that corruption. {GENTLER}"
     )
-    calibration: Level = check(
+    calibration: Level = advisory(
         "robustness",
-        "advisory",
         "Calibration",
         FAIL=f"Recalibrate before promoting, or raise gate.max_ece_rise. {GENTLER}",
     )
-    onnx_parity: Level = check(
+    onnx_parity: Level = required(
         "served",
-        "required",
         "ONNX parity",
         FAIL="Correct what the exporter names, or set gate.onnx_parity=advisory if ONNX is not served.",
         INCONCLUSIVE="Read the exporter's reason, and run the job again.",
     )
-    onnx_accuracy: Level = check("served", "advisory", "ONNX accuracy", FAIL=f"As for clean non-regression. {GENTLER}")
-    latency: Level = check(
+    onnx_accuracy: Level = advisory("served", "ONNX accuracy", FAIL=f"As for clean non-regression. {GENTLER}")
+    latency: Level = advisory(
         "served",
-        "advisory",
         "Latency",
         FAIL="Measure again on an idle machine; if it stays, raise gate.max_latency_ratio.",
     )

@@ -8,15 +8,7 @@ from repairops.config import GateConfig
 from repairops.gate.evidence import Evidence, PairedCounts, Result
 from repairops.gate.exact import exact_lower, exact_p_value
 from repairops.gate.falls import damage, fall_row
-from repairops.gate.phrases import (
-    Ruling,
-    allowed,
-    as_share,
-    difference_points,
-    no_comparison,
-    percent_of,
-    signed_points,
-)
+from repairops.gate.phrases import Ruling, allowed, as_share, can_be, difference_points, goes, no_comparison
 from repairops.gate.statistics import settling_size, smallest_settled, tango_score
 
 LARGE = 100_000  # images; sums over all tables take their time beyond
@@ -24,44 +16,40 @@ LARGE = 100_000  # images; sums over all tables take their time beyond
 
 def check_clean_non_regression(evidence: Evidence, policy: GateConfig) -> Ruling:
     """PASS where a loss of the margin or more is rejected, FAIL where a loss within it is."""
-    counts, margin = evidence.clean, as_share(policy.margin_points)
+    counts = evidence.clean
     figures: dict[str, Any] = {"n": counts.n, "margin_points": policy.margin_points, "images_needed": None}
     if missing := no_comparison(evidence):
         return (*missing, figures)
-    result, lower, upper = against_margin(counts, margin, policy.confidence)
-    figures |= {
-        "champion_accuracy": counts.champion_right / counts.n,
-        "challenger_accuracy": counts.challenger_right / counts.n,
-        "difference_points": difference_points(counts),
-        "lower_points": 100 * lower,
-        "upper_points": 100 * upper,
-        "confidence": policy.confidence,
-    }
-    start = (
-        f"Clean accuracy goes from {percent_of(counts.champion_right, counts.n)} to "
-        f"{percent_of(counts.challenger_right, counts.n)} on {counts.n:,} images"
-    )
+    result, found = against_margin(counts, policy)
+    figures |= found
+    lower, upper = found["lower_points"], found["upper_points"]
+    start = f"Clean accuracy {goes(counts)}"
     sure, limit = f"with {100 * policy.confidence:g}% confidence", allowed(policy.margin_points)
     if result == "PASS":
-        bound = "does not fall" if lower >= 0 else f"falls by at most {-100 * lower:.2f} points"
+        bound = "does not fall" if lower >= 0 else f"falls by at most {-lower:.2f} points"
         return "PASS", f"{start}; {sure} it {bound}, and {limit}.", figures
     if result == "FAIL":
-        return "FAIL", f"{start}; {sure} it falls by at least {-100 * upper:.2f} points, and {limit}.", figures
-    needed = figures["images_needed"] = images_needed(counts, margin, policy.confidence)
+        return "FAIL", f"{start}; {sure} it falls by at least {-upper:.2f} points, and {limit}.", figures
+    needed = figures["images_needed"] = images_needed(counts, as_share(policy.margin_points), policy.confidence)
     more = f"about {needed:,} clean images would settle it" if needed else "no number of such images would settle it"
-    interval = f"{signed_points(100 * lower)} to {signed_points(100 * upper)}"
-    return "INCONCLUSIVE", f"{start}; the change can be {interval} points, {limit}, and {more}.", figures
+    return "INCONCLUSIVE", f"{start}; {can_be(found)}, {limit}, and {more}.", figures
 
 
-def against_margin(counts: PairedCounts, margin: float, confidence: float) -> tuple[Result, float, float]:
-    """The exact test's answer to a loss of `margin` (a share), with both one-sided bounds of the difference."""
-    won, lost, n = counts.challenger_only, counts.champion_only, counts.n
-    lower = exact_lower(won, lost, n, confidence, -margin)
-    upper = -exact_lower(lost, won, n, confidence, margin)
-    if exact_p_value(won, lost, n, -margin) <= 1 - confidence:
-        return "PASS", lower, upper
-    failed = exact_p_value(lost, won, n, margin) <= 1 - confidence
-    return ("FAIL" if failed else "INCONCLUSIVE"), lower, upper
+def against_margin(counts: PairedCounts, policy: GateConfig) -> tuple[Result, dict[str, Any]]:
+    """The exact test's answer to a loss of the margin; both accuracies, and the difference with one-sided bounds."""
+    won, lost, n, margin = counts.challenger_only, counts.champion_only, counts.n, as_share(policy.margin_points)
+    figures = {
+        "champion_accuracy": counts.champion_right / n,
+        "challenger_accuracy": counts.challenger_right / n,
+        "difference_points": difference_points(counts),
+        "lower_points": 100 * exact_lower(won, lost, n, policy.confidence, -margin),
+        "upper_points": -100 * exact_lower(lost, won, n, policy.confidence, margin),
+        "confidence": policy.confidence,
+    }
+    risk = 1 - policy.confidence
+    if exact_p_value(won, lost, n, -margin) <= risk:
+        return "PASS", figures
+    return ("FAIL" if exact_p_value(lost, won, n, margin) <= risk else "INCONCLUSIVE"), figures
 
 
 def images_needed(counts: PairedCounts, margin: float, confidence: float) -> int | None:

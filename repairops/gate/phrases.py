@@ -42,6 +42,16 @@ def percent_of(part: int, total: int) -> str:
     return f"{part / total:.2%}"
 
 
+def goes(counts: PairedCounts) -> str:
+    before, after = (percent_of(right, counts.n) for right in (counts.champion_right, counts.challenger_right))
+    return f"goes from {before} to {after} on {counts.n:,} images"
+
+
+def can_be(figures: Mapping[str, Any]) -> str:
+    lower, upper = figures["lower_points"], figures["upper_points"]
+    return f"the change can be {signed_points(lower)} to {signed_points(upper)} points"
+
+
 def signed_points(points: float) -> str:
     return f"{points:+.2f}".replace("-", "−")
 
