@@ -43,6 +43,7 @@ def test_values_may_hold_an_equals_sign():
         ("training.learning_rate=nan", InvalidOption, "a number"),
         ("gate.margin_points=inf", InvalidOption, "a number"),
         ("training.epochs=inf", InvalidOption, "whole number"),
+        (f"training.epochs={10**400}", InvalidOption, "1 or more"),
         ("clustering.per_class=perhaps", InvalidOption, "true or false"),
         ("gate.latency=optional", InvalidOption, "required, advisory, off"),
         ("training=3", InvalidOption, "a stage with options below it"),

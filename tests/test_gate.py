@@ -11,7 +11,7 @@ from evidence_helpers import counts, good_evidence
 
 from repairops.config import GateConfig
 from repairops.errors import InvalidOption
-from repairops.gate import RULES, decide, power, power_warning
+from repairops.gate import RULES, check_of, decide, power, power_warning
 from repairops.gate.evidence import (
     Calibration,
     ConfidenceBin,
@@ -42,6 +42,15 @@ def test_good_evidence_passes_every_check():
     assert {c.result for c in verdict.checks} == {"PASS"}
     required = [c.name for c in verdict.checks if c.level == "required"]
     assert required == ["clean_non_regression", "repair_rate", "class_recall", "onnx_parity"]
+
+
+def test_every_line_of_the_table_leads_to_its_function_and_advises():
+    for name, rule in RULES.items():
+        assert check_of(name).__name__ == f"check_{name}"
+        assert rule.hints["FAIL"]
+        assert rule.hints.keys() <= {"FAIL", "INCONCLUSIVE"}
+        assert all(hint.endswith(".") for hint in rule.hints.values())
+    assert len({rule.title for rule in RULES.values()}) == len(RULES)
 
 
 def test_clean_non_regression_has_three_answers():
@@ -211,6 +220,22 @@ def test_figures_are_plain_json_and_the_verdict_survives_a_round_trip():
         text = json.dumps(decide(made, POLICY).to_dict(), allow_nan=False)
         again = Evidence.from_dict(json.loads(json.dumps(made.to_dict())))
         assert json.dumps(decide(again, POLICY).to_dict()) == text
+
+
+def test_evidence_that_is_not_recorded_takes_its_default_and_null_is_nan():
+    made = good_evidence(parity=ParityCounts(5, 0, math.nan)).to_dict()
+    made["parity"]["max_difference"] = None
+    few = {name: made[name] for name in ("clean", "clean_by_class", "heldout_repaired", "heldout_total", "parity")}
+    again = Evidence.from_dict(few | {"of a later version": 3})
+    assert math.isnan(again.parity.max_difference)
+    assert replace(again, parity=ParityCounts()) == Evidence(
+        again.clean, again.clean_by_class, again.heldout_repaired, again.heldout_total, ParityCounts()
+    )
+    whole = good_evidence()
+    assert Evidence.from_dict(json.loads(json.dumps(whole.to_dict()))) == whole
+    for wrong in (few | {"clean": None}, few | {"parity": 3}, few | {"clean_by_class": {"cat": {}}}):
+        with pytest.raises((TypeError, AttributeError)):
+            Evidence.from_dict(wrong)
 
 
 def test_summaries_are_one_sentence():
