@@ -137,6 +137,13 @@ def test_each_number_of_a_list_is_in_the_range_of_its_option(option):
         load_config(overrides=[option])
 
 
+@pytest.mark.parametrize("value", [3.5, True, None, [3], "3.0"])
+def test_a_value_of_yaml_that_is_no_whole_number_is_refused(value):
+    with pytest.raises(InvalidOption, match=r"training\.epochs .* a whole number"):
+        config_from_dict({"training": {"epochs": value}})
+    assert config_from_dict({"training": {"epochs": 3.0}}).training.epochs == 3
+
+
 def test_on_and_off_in_yaml_are_words_where_words_are_wanted(tmp_path):
     file = tmp_path / "repair.yaml"
     file.write_text("training: {amp: off}\ngate: {latency: off}\n")
