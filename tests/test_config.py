@@ -1,11 +1,12 @@
 import dataclasses
+import hashlib
 import json
 
 import pytest
 
-from repairops.config import Config, config_from_dict, derive_seed, load_config, option_names
-from repairops.config.presets import PRESETS
-from repairops.config.ranges import RANGES
+from repairops.config import Config, SplitConfig, config_from_dict, derive_seed, load_config, option_names
+from repairops.config.fields import PART, POSITIVE, Range
+from repairops.config.load import PRESETS
 from repairops.errors import InvalidOption, UnknownOption, UsageError
 
 
@@ -42,6 +43,7 @@ def test_values_may_hold_an_equals_sign():
         ("training.learning_rate=nan", InvalidOption, "a number"),
         ("gate.margin_points=inf", InvalidOption, "a number"),
         ("training.epochs=inf", InvalidOption, "whole number"),
+        (f"training.epochs={10**400}", InvalidOption, "1 or more"),
         ("clustering.per_class=perhaps", InvalidOption, "true or false"),
         ("gate.latency=optional", InvalidOption, "required, advisory, off"),
         ("training=3", InvalidOption, "a stage with options below it"),
@@ -85,7 +87,8 @@ def test_infinity_in_yaml_is_refused(tmp_path):
         *("method.style_share=1.1", "method.trial_share=1", "method.mix_alpha=0", "method.severity=11"),
         *("style.alpha=1.5", "style.levels=5", "clustering.clusters=0", "clustering.restarts=0"),
         *("split.heldout_fraction=1", "split.clean_validation_fraction=-0.1", "validation.max_class_share=2"),
-        *("images.max_image_pixels=0", "gate.confidence=95"),
+        *("images.max_image_pixels=0", "gate.confidence=95", "split.near_duplicate_similarity=7", "model.channels=-3"),
+        *("model.channels=2",),
     ],
 )
 def test_a_number_out_of_its_range_is_named_with_the_range(option):
@@ -94,13 +97,51 @@ def test_a_number_out_of_its_range_is_named_with_the_range(option):
         load_config(overrides=[option])
 
 
-def test_every_range_belongs_to_a_number_of_a_stage_and_holds_its_default():
-    options = Config()
-    for stage, ranges in RANGES.items():
-        for name, (low, high, _) in ranges.items():
-            assert low <= getattr(getattr(options, stage), name) <= high
-            with pytest.raises(InvalidOption, match=rf"{stage}\.{name}"):
-                dataclasses.replace(getattr(options, stage), **{name: float("nan")})
+STAGES = {f.name: getattr(Config(), f.name) for f in dataclasses.fields(Config) if f.name not in ("seed", "preset")}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_number_of_a_stage_and_no_other_option_has_a_range_which_holds_its_default(stage):
+    for field in dataclasses.fields(STAGES[stage]):
+        numbers, number = field.metadata["numbers"], any(kind in field.type for kind in ("int", "float"))
+        assert (numbers is not None) == number, field.name
+        if number:
+            listed = field.type.startswith("tuple")
+            default = field.default if listed else [field.default]
+            assert all(numbers.holds(value) for value in default)
+            for wrong in (float("nan"), float("inf")):
+                with pytest.raises(InvalidOption, match=rf"^Option {stage}\.{field.name} is .*; it must be"):
+                    dataclasses.replace(STAGES[stage], **{field.name: (1.0, wrong) if listed else wrong})
+
+
+def test_a_range_holds_its_ends_and_nothing_beyond():
+    assert [PART.holds(x) for x in (-1e-9, 0, 0.999, 1)] == [False, True, True, False]
+    assert [POSITIVE.holds(x) for x in (0, 1e-300, 1e300)] == [False, True, True]
+    few = Range("1 or 3", only=(1, 3))
+    assert [few.holds(x) for x in (0, 1, 2, 3)] == [False, True, False, True]
+
+
+def test_a_stage_checks_single_options_by_name():
+    SplitConfig.check(heldout_fraction=0.5, validation_fraction=0)
+    with pytest.raises(InvalidOption, match=r"split\.heldout_fraction is 1; it must be at least 0 and below 1"):
+        SplitConfig.check(heldout_fraction=1)
+    with pytest.raises(KeyError):
+        SplitConfig.check(heldout=0.5)
+
+
+@pytest.mark.parametrize("option", ["model.image_size=-4", "model.image_size=32,0", "model.std=1,0", "model.std=-1"])
+def test_each_number_of_a_list_is_in_the_range_of_its_option(option):
+    with pytest.raises(
+        InvalidOption, match=rf"^Option {option.partition('=')[0]} is \(.*\); it must be (1 or more|positive)"
+    ):
+        load_config(overrides=[option])
+
+
+@pytest.mark.parametrize("value", [3.5, True, None, [3], "3.0"])
+def test_a_value_of_yaml_that_is_no_whole_number_is_refused(value):
+    with pytest.raises(InvalidOption, match=r"training\.epochs .* a whole number"):
+        config_from_dict({"training": {"epochs": value}})
+    assert config_from_dict({"training": {"epochs": 3.0}}).training.epochs == 3
 
 
 def test_on_and_off_in_yaml_are_words_where_words_are_wanted(tmp_path):
@@ -113,6 +154,17 @@ def test_on_and_off_in_yaml_are_words_where_words_are_wanted(tmp_path):
 def test_a_configuration_survives_a_round_trip_through_json():
     config = load_config(overrides=["model.std=0.2,0.3,0.4", "gate.margin_points=1", "seed=9"])
     assert config_from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_the_digest_is_of_canonical_json():
+    """It is part of every job's key: where its form or a default changes, jobs that were done are done again."""
+    values = Config().to_dict()
+    free = [("images", "memory_limit_mb"), ("validation", "data_docs"), ("training", "device"), ("training", "workers")]
+    free += [("gate", "policy"), ("gate", "policy_sha256"), ("register", "alias"), ("register", "promote")]
+    for stage, name in free:
+        del values[stage][name]
+    del values["preset"]
+    assert Config().digest() == hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def test_the_digest_names_what_affects_the_result_only():
@@ -138,14 +190,8 @@ def test_every_field_is_an_option():
     names = option_names()
     assert "seed" in names
     assert "gate.margin_points" in names
-    assert len(names) == len(set(names))
-    fields = [
-        f
-        for stage in dataclasses.fields(Config)
-        if stage.name not in ("seed", "preset")
-        for f in dataclasses.fields(getattr(Config(), stage.name))
-    ]
-    assert len(names) == 2 + len(fields)
+    fields = [f"{stage}.{field.name}" for stage, options in STAGES.items() for field in dataclasses.fields(options)]
+    assert names == ["seed", "preset", *fields]
 
 
 def test_derived_seeds_differ_by_seed_and_name_and_stay():

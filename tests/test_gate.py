@@ -1,5 +1,6 @@
 import json
 import math
+import re
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -10,7 +11,7 @@ from evidence_helpers import counts, good_evidence
 
 from repairops.config import GateConfig
 from repairops.errors import InvalidOption
-from repairops.gate import RULES, decide, plan, power
+from repairops.gate import RULES, check_of, decide, power, power_warning
 from repairops.gate.evidence import (
     Calibration,
     ConfidenceBin,
@@ -41,6 +42,15 @@ def test_good_evidence_passes_every_check():
     assert {c.result for c in verdict.checks} == {"PASS"}
     required = [c.name for c in verdict.checks if c.level == "required"]
     assert required == ["clean_non_regression", "repair_rate", "class_recall", "onnx_parity"]
+
+
+def test_every_line_of_the_table_leads_to_its_function_and_advises():
+    for name, rule in RULES.items():
+        assert check_of(name).__name__ == f"check_{name}"
+        assert rule.hints["FAIL"]
+        assert rule.hints.keys() <= {"FAIL", "INCONCLUSIVE"}
+        assert all(hint.endswith(".") for hint in rule.hints.values())
+    assert len({rule.title for rule in RULES.values()}) == len(RULES)
 
 
 def test_clean_non_regression_has_three_answers():
@@ -212,6 +222,22 @@ def test_figures_are_plain_json_and_the_verdict_survives_a_round_trip():
         assert json.dumps(decide(again, POLICY).to_dict()) == text
 
 
+def test_evidence_that_is_not_recorded_takes_its_default_and_null_is_nan():
+    made = good_evidence(parity=ParityCounts(5, 0, math.nan)).to_dict()
+    made["parity"]["max_difference"] = None
+    few = {name: made[name] for name in ("clean", "clean_by_class", "heldout_repaired", "heldout_total", "parity")}
+    again = Evidence.from_dict(few | {"of a later version": 3})
+    assert math.isnan(again.parity.max_difference)
+    assert replace(again, parity=ParityCounts()) == Evidence(
+        again.clean, again.clean_by_class, again.heldout_repaired, again.heldout_total, ParityCounts()
+    )
+    whole = good_evidence()
+    assert Evidence.from_dict(json.loads(json.dumps(whole.to_dict()))) == whole
+    for wrong in (few | {"clean": None}, few | {"parity": 3}, few | {"clean_by_class": {"cat": {}}}):
+        with pytest.raises((TypeError, AttributeError)):
+            Evidence.from_dict(wrong)
+
+
 def test_summaries_are_one_sentence():
     for made in (
         good_evidence(),
@@ -225,14 +251,14 @@ def test_summaries_are_one_sentence():
 
 
 def test_plan_warns_of_a_clean_set_that_cannot_show_it():
-    assert plan(10_000, 0.9, POLICY) is None
-    warning = plan(50, 1.0, POLICY)
+    assert power_warning(10_000, 0.9, POLICY) is None
+    warning = power_warning(50, 1.0, POLICY)
     assert "50 clean images cannot show a loss under 0.5 points: at least 598 are needed" in warning
-    assert "unless the challenger gets more of them right" in plan(400, 0.9, POLICY)
-    assert "unless" not in plan(400, 1.0, POLICY)
-    assert "0 clean images" in plan(0, math.nan, POLICY)
-    assert plan(50, 0.9, replace(POLICY, clean_non_regression="off")) is None
-    assert "gate.margin_points" in plan(10**6, 0.9, replace(POLICY, margin_points=0.0))
+    assert "unless the challenger gets more of them right" in power_warning(400, 0.9, POLICY)
+    assert "unless" not in power_warning(400, 1.0, POLICY)
+    assert "0 clean images" in power_warning(0, math.nan, POLICY)
+    assert power_warning(50, 0.9, replace(POLICY, clean_non_regression="off")) is None
+    assert "gate.margin_points" in power_warning(10**6, 0.9, replace(POLICY, margin_points=0.0))
 
 
 def test_the_gate_runs_without_torch():
@@ -247,7 +273,7 @@ def test_power_before_training():
     shares = [power(2000, changed, POLICY) for changed in (0.005, 0.01, 0.02, 0.05)]
     assert shares == sorted(shares, reverse=True)
     assert power(5000, 0.02, POLICY) > power(2000, 0.02, POLICY)
-    assert "changes 2% of the decisions passes with a chance of 46%" in plan(2000, 0.9, POLICY)
+    assert "changes 2% of the decisions passes with a chance of 46%" in power_warning(2000, 0.9, POLICY)
 
 
 @pytest.mark.parametrize(("n", "changed"), [(1000, 0.01), (2000, 0.02)])
@@ -336,39 +362,28 @@ def test_the_slowest_batch_size_decides():
 
 # Ranges
 
-EDGES = {
-    "confidence": (0.5, 0.9999),
-    "margin_points": (0, 100),
-    "min_repair_rate": (0, 0.9999),
-    "class_margin_points": (0, 100),
-    "max_negative_flips": (0, 1),
-    "parity_tolerance": (0, 1e9),
-    "max_latency_ratio": (1e-9, 1e9),
-    "min_part_repair_rate": (0, 1),
-    "corruption_margin_points": (0, 100),
-    "corruption_images": (0, 10**9),
-    "max_ece_rise": (0, 1),
-}
+EDGES = {f.name: f.metadata["numbers"] for f in fields(GateConfig) if f.metadata["numbers"]}
+
+
+def end_of(name, end):
+    """The lowest or highest value of an option, or a large one where there is no highest."""
+    low, high = EDGES[name].low, min(EDGES[name].high, 1e9)
+    return type(getattr(POLICY, name))(high if end else low)
 
 
 @pytest.mark.parametrize("name", EDGES)
 @pytest.mark.parametrize("end", [0, 1])
 def test_the_gate_judges_and_plans_at_both_ends_of_a_range(name, end):
-    policy = replace(POLICY, **{name: EDGES[name][end]})
+    policy = replace(POLICY, **{name: end_of(name, end)})
     few = replace(good_evidence(), clean=counts(40, 3, 1), clean_by_class={"cat": counts(40, 3, 1)}, heldout_total=230)
     for found in (good_evidence(), few):
         assert {c.result for c in decide(found, policy).checks} <= {"PASS", "FAIL", "INCONCLUSIVE"}
-    plan(1000, 0.9, policy)
+    power_warning(1000, 0.9, policy)
 
 
 @pytest.mark.parametrize("name", EDGES)
 def test_a_number_beyond_either_end_is_refused_with_its_range(name):
-    low, high = EDGES[name]
-    beyond = [low - 1, math.nan] + ([high + 1] if high < 1e6 else [])
-    for value in beyond:
-        with pytest.raises(InvalidOption, match=rf"gate\.{name} is {value!r}; it must be (from|0|positive)"):
+    low, high, wanted = EDGES[name].low, EDGES[name].high, re.escape(EDGES[name].wanted)
+    for value in [low - 1, math.nan] + ([high + 1] if high < 1e6 else []):
+        with pytest.raises(InvalidOption, match=rf"gate\.{name} is {value!r}; it must be {wanted}"):
             replace(POLICY, **{name: value})
-
-
-def test_the_table_of_ranges_holds_every_number_of_the_gate():
-    assert set(EDGES) == {f.name for f in fields(GateConfig) if f.type in ("int", "float")}

@@ -90,7 +90,7 @@ def test_another_schema_is_refused_with_its_number(tmp_path: Path, schema: objec
         read_outcome(tmp_path / "outcome.json")
 
 
-@pytest.mark.parametrize("missing", ["clean", "slices", "corruptions", "calibration", "latency", "parity"])
+@pytest.mark.parametrize("missing", ["clean", "clean_by_class", "heldout_total", "latency", "parity"])
 def test_incomplete_evidence_is_refused(missing: str) -> None:
     draw = np.random.default_rng(0)
     evidence = random_evidence(draw).to_dict()

@@ -382,8 +382,8 @@ def test_options_win_over_metadata_and_metadata_over_the_data_sets_names() -> No
     assert input_spec("m", options, metadata) == dataclasses.replace(
         SPEC, height=16, width=24, mean=(0.1,), value_range=(-1.0, 1.0), class_names=("x", "y")
     )
-    with pytest.raises(InvalidInputSpec, match="std"):
-        input_spec("m", ModelConfig(std=(0.0,)), metadata)
+    with pytest.raises(InvalidInputSpec, match="value_range"):
+        input_spec("m", ModelConfig(value_range=(1.0, 0.0)), metadata)
 
 
 def test_loading_again_replaces_the_folder(client: MlflowClient, tmp_path: Path) -> None:

@@ -1,26 +1,24 @@
-"""Configuration: the options of each stage with defaults and ranges, and how they are read."""
+"""Configuration: the options of each stage with defaults, ranges and sentences, and how they are read."""
 
+from repairops.config.fields import Level
+from repairops.config.gate import GENTLER, RULES, GateConfig
+from repairops.config.load import config_from_dict, load_config, option_names
 from repairops.config.options import (
     ClusteringConfig,
     Config,
-    GateConfig,
     ImagesConfig,
-    Level,
     MethodConfig,
     ModelConfig,
-    RegisterConfig,
     SplitConfig,
     StyleConfig,
     TrainingConfig,
     ValidationConfig,
-    config_from_dict,
     derive_seed,
-    load_config,
-    option_names,
-    read_yaml,
 )
 
 __all__ = [
+    "GENTLER",
+    "RULES",
     "ClusteringConfig",
     "Config",
     "GateConfig",
@@ -28,7 +26,6 @@ __all__ = [
     "Level",
     "MethodConfig",
     "ModelConfig",
-    "RegisterConfig",
     "SplitConfig",
     "StyleConfig",
     "TrainingConfig",
@@ -37,5 +34,4 @@ __all__ = [
     "derive_seed",
     "load_config",
     "option_names",
-    "read_yaml",
 ]

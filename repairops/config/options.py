@@ -1,4 +1,4 @@
-"""Configuration: one frozen dataclass for each stage, a YAML file, key=value overrides, one digest.
+"""Configuration: one frozen dataclass for each stage; defaults, numbers allowed and sentences stand in the fields.
 
 Configuration stops at the stage's door: `pipeline.py` unpacks it, inside the stages are plain arguments.
 """
@@ -8,176 +8,222 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
-import types
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
-from repairops.config.presets import with_margin, with_preset
-from repairops.config.ranges import check_ranges
-from repairops.errors import InvalidOption, UnknownOption, UsageError
-
-Level = Literal["required", "advisory", "off"]  # of a check of the gate
-
-# A field with this metadata does not change what a job makes and decides: it is not in the digest.
-_MACHINE = {"affects_result": False}
-
-
-class _Stage:
-    """Options of the stage that the class is named after. Raises InvalidOption for a number out of its range."""
-
-    def __post_init__(self) -> None:
-        check_ranges(type(self).__name__.removesuffix("Config").lower(), self)
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """Overrides of what the model's metadata says about its input; unset values are read from there."""
-
-    image_size: tuple[int, ...] = ()  # (height, width), or one number for a square
-    channels: int = 0
-    value_range: tuple[float, ...] = ()
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-    class_names: tuple[str, ...] = ()
-    resize: str = ""
-    factory: str = ""  # package.module:function that builds the network, for pt2 models
+from repairops.config.fields import (
+    ALL_OR_MORE,
+    ANY,
+    COUNT,
+    NONE_OR_MORE,
+    NOT_NEGATIVE,
+    OWN_OR_MORE,
+    PART,
+    PART_NOT_0,
+    POINTS,
+    POSITIVE,
+    SHARE,
+    SHARE_NOT_0,
+    Range,
+    Stage,
+    option,
+)
+from repairops.config.gate import GateConfig
 
 
 @dataclass(frozen=True)
-class ImagesConfig(_Stage):
-    memory_limit_mb: int = field(default=4096, metadata=_MACHINE)  # a larger set is memory-mapped
-    max_image_pixels: int = 50_000_000  # refused before decoding (decompression bombs)
-    max_image_bytes: int = 64 * 1024 * 1024
+class ModelConfig(Stage):
+    image_size: tuple[int, ...] = option(
+        (), "Height and width, or one number for a square; read from the model where unset, as all of `model.*`.", COUNT
+    )
+    channels: int = option(
+        0, "Of the images: 1 is grey, 3 is colour.", Range("1, 3, or 0 (read from the model)", only=(0, 1, 3))
+    )
+    value_range: tuple[float, ...] = option(
+        (), "Low and high end of the pixels that the network takes, before mean and std, such as `0,255`.", ANY
+    )
+    mean: tuple[float, ...] = option((), "Subtracted for each channel, in units of the value range.", ANY)
+    std: tuple[float, ...] = option((), "Divided by for each channel.", POSITIVE)
+    class_names: tuple[str, ...] = option((), "In the order of the logits.")
+    resize: str = option(
+        "",
+        "`exact` refuses images of another size, `stretch` resizes both sides, `center_crop` the short side and cuts "
+        "the middle.",
+    )
+    factory: str = option("", "`package.module:function` that builds the network, for pt2 models.")
 
 
 @dataclass(frozen=True)
-class ValidationConfig(_Stage):
-    min_rows: int = 30  # failures left after quarantine
-    min_classes: int = 2
-    max_quarantined_share: float = 0.5  # of the rows that are not merely stale
-    max_class_share: float = 0.9
-    max_source_share: float = 0.9  # only where two or more sources are named
-    data_docs: bool = field(default=True, metadata=_MACHINE)
+class ImagesConfig(Stage):
+    memory_limit_mb: int = option(
+        4096, "An image set with more megabytes of pixels is memory-mapped.", NOT_NEGATIVE, affects_result=False
+    )
+    max_image_pixels: int = option(50_000_000, "Width times height; larger images are refused before decoding.", COUNT)
+    max_image_bytes: int = option(64 * 1024 * 1024, "Larger files are refused before decoding.", COUNT)
 
 
 @dataclass(frozen=True)
-class SplitConfig(_Stage):
-    heldout_fraction: float = 0.3
-    validation_fraction: float = 0.2  # of the failures that are not held out
-    near_duplicate_similarity: float = 0.95  # correlation of 8x8 thumbnails, where there is no group column
-    clean_validation_fraction: float = 0.2  # of the clean set, which then choose and do not judge; 0 = none
-    min_clean_images: int = 4000  # a smaller clean set judges as a whole
+class ValidationConfig(Stage):
+    min_rows: int = option(30, "Failures that must be left after quarantine.", NOT_NEGATIVE)
+    min_classes: int = option(2, "Classes that must be left.", NOT_NEGATIVE)
+    max_quarantined_share: float = option(0.5, "Of the rows that are not merely stale or duplicate.", SHARE)
+    max_class_share: float = option(0.9, "Of the failures left, in one class.", SHARE)
+    max_source_share: float = option(0.9, "Of the failures left, from one source, where two or more are named.", SHARE)
+    data_docs: bool = option(True, "Whether Great Expectations' pages are written.", affects_result=False)
 
 
 @dataclass(frozen=True)
-class ClusteringConfig(_Stage):
-    clusters: int = 5
-    per_class: bool = False  # cluster inside each class, as the authors' scripts do
-    restarts: int = 3
+class SplitConfig(Stage):
+    heldout_fraction: float = option(0.3, "Of the failures, only for the gate.", PART)
+    validation_fraction: float = option(0.2, "Of the failures that are not held out, for choosing the epoch.", PART)
+    near_duplicate_similarity: float = option(
+        0.95,
+        "Correlation of 8x8 thumbnails from which images without a group are one group.",
+        Range("a correlation, from -1 to 1", -1, 1),
+    )
+    clean_validation_fraction: float = option(
+        0.2,
+        "Of the clean set, cut off to choose and not to judge, at most `training.max_validation_images`; 0 = none. "
+        "With a validation set nothing is cut.",
+        PART,
+    )
+    min_clean_images: int = option(
+        4000, "A clean set with fewer images judges as a whole, and a part of the train set chooses.", NOT_NEGATIVE
+    )
 
 
 @dataclass(frozen=True)
-class StyleConfig(_Stage):
-    name: str = "fitted_degradation"
-    levels: int = 2  # Haar levels of subband_wct; wct2 takes 1 to 4
-    alpha: float = 1.0  # strength, 0 = content unchanged
-    weights: str = ""  # wct2: path, URL or fitted:DIGEST of encoder and decoder weights
-    weights_sha256: str = ""
-    sites: tuple[str, ...] = ("encoder", "skip", "decoder")  # where wct2 transfers
-    bfloat16: bool = False  # wct2's convolutions
+class ClusteringConfig(Stage):
+    clusters: int = option(5, "Of the whole batch, or of each class.", COUNT)
+    per_class: bool = option(False, "Cluster inside each class, as the authors' scripts do.")
+    restarts: int = option(3, "Of k-means; the best one counts.", COUNT)
 
 
 @dataclass(frozen=True)
-class MethodConfig(_Stage):
-    name: str = "style_guided"
-    recipe: Literal["default", "paper"] = "default"
-    use_failures: Literal["auto", "on", "off"] = "auto"  # train on failure images; auto = all but the paper recipe
-    failure_share: float = 0.2  # failure images for each train image in a batch
-    references: Literal["clusters", "uniform"] = "clusters"  # uniform = the paper's ablation without clustering
-    known_patterns: tuple[str, ...] = ()  # names, or package.module:function, that join the style operations
-    style_share: float = 0.5  # of a batch's train images that are restyled
-    style_weight: float = 1.0  # of a restyled image's loss against that of any other
-    distillation: float = 1.0  # share of the clean images' loss that follows the champion's answers
-    jsd_lambda: float = 12.0  # paper recipe
-    severity: int = 3  # of the general operations
-    chains: int = 3  # StyleAug's M
-    mix_alpha: float = 1.0  # Beta(alpha, alpha) of mixup and cutmix
-    cutout_side: float = 0.5  # share of the image's sides
-    population: int = 4  # sensei's variants of each image
-    generations: int = 1  # of sensei's search in each step
-    components: int = 3  # few_shot's Gaussian mixture
-    trial_share: float = 0.25  # auto: images, or minutes, of all trials as a share of the whole training's
+class StyleConfig(Stage):
+    name: str = option("fitted_degradation", "A style or `auto`; see [Styles](../how-it-works/repair.md#styles).")
+    levels: int = option(2, "Haar levels of `subband_wct`; levels of `wct2`'s encoder.", Range("from 1 to 4", 1, 4))
+    alpha: float = option(
+        1.0, "Strength of what is transferred.", Range("from 0 (content unchanged) to 1 (full strength)", 0, 1)
+    )
+    weights: str = option(
+        "",
+        "Weights of `wct2`: a safetensors file, a folder with the public encoder and decoder, a URL (two by comma), "
+        "or `fitted:DIGEST` for a network of `repairops style fit`.",
+    )
+    weights_sha256: str = option("", "Checked when given; for two files both, by comma. A URL needs it.")
+    sites: tuple[str, ...] = option(("encoder", "skip", "decoder"), "Where `wct2` whitens and colours.")
+    bfloat16: bool = option(False, "Whether `wct2` convolves in bfloat16; the rest stays in float32.")
 
 
 @dataclass(frozen=True)
-class TrainingConfig(_Stage):
-    epochs: int = 5
-    batch_size: int = 100  # train images; styled and failure images come on top
-    learning_rate: float = 0.02
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    patience: int = 10  # epochs without a better validation score
-    validation_fraction: float = 0.1  # of the train set, kept for choosing where no unseen clean images do
-    max_validation_images: int = 2000  # clean ones that choose, wherever they come from
-    max_train_images: int = 0  # 0 = all
-    epoch_images: int = 0  # train images of an epoch, drawn anew for each; 0 = all
-    crop_padding: int = -1  # pixels of random translation; -1 = an eighth of the side, 0 = none
-    horizontal_flip: bool = False  # wrong for digits, text and signs, so never on unasked
-    max_clean_drop: float = 0.5  # points on the clean validation images that a choice may lose; as the gate's margin
-    max_minutes: float = 0.0  # 0 = no limit
-    device: str = field(default="auto", metadata=_MACHINE)
-    amp: Literal["auto", "on", "off"] = "auto"  # bfloat16 autocast; auto = on for CUDA
-    interpolation: int = 9  # points tried between champion and fine-tuned weights; 0 = none
-    ema: float = 0.99  # decay of the moving average of the weights; 0 = none
-    workers: int = field(default=-1, metadata=_MACHINE)  # threads that fetch batches ahead; -1 = where it helps
-    compile: bool = False  # torch.compile, where the network and the machine can
+class MethodConfig(Stage):
+    name: str = option(
+        "style_guided", "See [Methods](../how-it-works/repair.md#methods); `auto` chooses by a short trial."
+    )
+    recipe: Literal["default", "paper"] = option("default", "`default`, or `paper` for StyleAug; of `style_guided`.")
+    use_failures: Literal["auto", "on", "off"] = option(
+        "auto", "Whether failure images are trained on: `on`, `off`, or `auto` for all but the recipe `paper`."
+    )
+    failure_share: float = option(0.2, "Failure images for each train image in a batch.", NOT_NEGATIVE)
+    references: Literal["clusters", "uniform"] = option(
+        "clusters", "`clusters` draws references by cluster, `uniform` from the whole batch (the paper's ablation)."
+    )
+    known_patterns: tuple[str, ...] = option(
+        (),
+        "Operations that join the styles: `gaussian_noise`, `gaussian_blur`, `contrast`, `brightness`, `pixelate`, or "
+        "`package.module:function`.",
+    )
+    style_share: float = option(
+        0.5, "Of a batch's train images that are restyled; the others stay clean; recipe `default`.", SHARE
+    )
+    style_weight: float = option(1.0, "Of a restyled image's loss against any other's; recipe `default`.", NOT_NEGATIVE)
+    distillation: float = option(
+        1.0,
+        "How much of what clean images teach is the champion's answers instead of the labels, where these answers are "
+        "right; recipe `default`.",
+        SHARE,
+    )
+    jsd_lambda: float = option(12.0, "Weight of the consistency loss; recipe `paper`, method `augmix`.", NOT_NEGATIVE)
+    severity: int = option(
+        3, "Of the general operations; recipe `paper`, `augmix`, `few_shot`, `random`.", Range("from 1 to 10", 1, 10)
+    )
+    chains: int = option(3, "Chains that are mixed; recipe `paper`, methods `augmix` and `few_shot`.", COUNT)
+    mix_alpha: float = option(1.0, "Both parameters of the weights' Beta distribution; `mixup`, `cutmix`.", POSITIVE)
+    cutout_side: float = option(0.5, "Side of the covered square as a share of the image's; `cutout`.", SHARE_NOT_0)
+    population: int = option(4, "Variants of each image; `sensei`.", COUNT)
+    generations: int = option(1, "Of the search in each step; `sensei`.", NOT_NEGATIVE)
+    components: int = option(3, "Of the Gaussian mixture over the failures; `few_shot`.", COUNT)
+    trial_share: float = option(
+        0.25, "Images of all trials, or minutes of a time limit, as a share of the training's; `auto`.", PART_NOT_0
+    )
 
 
 @dataclass(frozen=True)
-class GateConfig(_Stage):
-    confidence: float = 0.95  # one-sided
-    margin_points: float = 0.5  # largest clean-accuracy loss allowed, percentage points
-    min_repair_rate: float = 0.3
-    class_margin_points: float = 5.0
-    max_negative_flips: float = 0.02  # share of the clean set
-    parity_tolerance: float = 1e-3  # absolute, logits
-    max_latency_ratio: float = 1.2
-    min_part_repair_rate: float = 0.1  # in each cluster and slice of the failures
-    corruption_margin_points: float = 3.0
-    corruption_images: int = 1000  # clean images that are corrupted, at most; 0 = all
-    max_ece_rise: float = 0.02
-    policy: str = field(default="", metadata=_MACHINE)  # a YAML file with all that is said of the gate
-    policy_sha256: str = field(default="", metadata=_MACHINE)  # of that file: filled from it, checked where given
-    clean_slices: str = ""  # column of the clean set's parquet whose values are slices
-    clean_non_regression: Level = "required"
-    repair_rate: Level = "required"
-    class_recall: Level = "required"
-    negative_flips: Level = "advisory"
-    cluster_repair: Level = "advisory"
-    slices: Level = "advisory"
-    corruptions: Level = "advisory"
-    calibration: Level = "advisory"
-    onnx_parity: Level = "required"
-    onnx_accuracy: Level = "advisory"
-    latency: Level = "advisory"
+class TrainingConfig(Stage):
+    epochs: int = option(5, "At most.", COUNT)
+    batch_size: int = option(100, "Train images in a batch; styled and failure images come on top.", COUNT)
+    learning_rate: float = option(0.02, "At the first step; it falls along half a cosine.", POSITIVE)
+    momentum: float = option(0.9, "Of SGD, in the form of Nesterov.", PART)
+    weight_decay: float = option(5e-4, "Of all parameters.", NOT_NEGATIVE)
+    patience: int = option(10, "Epochs without a better choice that end the training.", Range("0 (never) or more", 0))
+    validation_fraction: float = option(
+        0.1, "Of the train set, kept for choosing where no clean images do that are new to the champion.", PART
+    )
+    max_validation_images: int = option(
+        2000, "Upper limit of the clean images that choose, wherever they come from.", NONE_OR_MORE
+    )
+    max_train_images: int = option(0, "Train images used.", ALL_OR_MORE)
+    epoch_images: int = option(
+        0, "Train images of an epoch, drawn anew for each: a short training sees many different ones.", ALL_OR_MORE
+    )
+    crop_padding: int = option(-1, "Pixels of random translation; -1 = an eighth of the shorter side.", OWN_OR_MORE)
+    horizontal_flip: bool = option(False, "Mirror at random; wrong for digits, text and signs.")
+    max_clean_drop: float = option(
+        0.5,
+        "Percentage points on the clean validation images that the choice may lose; default: `gate.margin_points`, "
+        "where that is given. See [Training](../how-it-works/repair.md#training).",
+        POINTS,
+    )
+    max_minutes: float = option(0.0, "Time limit of the training, in minutes.", Range("0 (no limit) or more", 0))
+    device: str = option("auto", "`auto`, `cpu`, `cuda` or `cuda:N`.", affects_result=False)
+    amp: Literal["auto", "on", "off"] = option("auto", "bfloat16 autocast; `auto` = on a GPU that computes in it.")
+    interpolation: int = option(
+        9, "Points tried between champion and fine-tuned weights; 0 takes the fine-tuned ones.", NONE_OR_MORE
+    )
+    ema: float = option(
+        0.99,
+        "Decay of a moving average of the weights, which is then measured and kept.",
+        Range("at least 0 (none) and below 1", 0, PART.high),
+    )
+    workers: int = option(
+        -1,
+        "Threads that fetch batches ahead; -1 = where the pixels lie elsewhere than they are needed, 0 = none.",
+        OWN_OR_MORE,
+        affects_result=False,
+    )
+    compile: bool = option(False, "Whether torch.compile is used; it needs a C++ compiler.")
 
 
 @dataclass(frozen=True)
-class RegisterConfig:
+class RegisterConfig(Stage):
     # What becomes of a passed repair, not what it is: asking for promotion later is no other job.
-    alias: str = field(default="challenger", metadata=_MACHINE)
-    promote: Literal["manual", "auto"] = field(default="manual", metadata=_MACHINE)
+    alias: str = option("challenger", "Set on the version that a passed gate registers.", affects_result=False)
+    promote: Literal["manual", "auto"] = option(
+        "manual", "`auto` also moves the production alias when the gate passes.", affects_result=False
+    )
 
 
 @dataclass(frozen=True)
 class Config:
     """Everything that a repair can be told. `digest()` names it in a job's key."""
 
-    seed: int = 0
-    preset: Literal["quick", "default", "paper"] = field(default="default", metadata=_MACHINE)  # already in the values
+    seed: int = option(0, "Seed of everything random.", Range("a whole number"))
+    preset: Literal["quick", "default", "paper"] = option(
+        "default",
+        "Named values for several options; what is given beside it wins.",
+        affects_result=False,  # already in the values
+    )
     model: ModelConfig = field(default_factory=ModelConfig)
     images: ImagesConfig = field(default_factory=ImagesConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
@@ -201,117 +247,6 @@ def derive_seed(seed: int, *names: object) -> int:
     """A stage's own seed, in 0..2**63-1, from the run's seed and the stage's name (as DomainBed's seed_hash)."""
     text = "\0".join([str(seed), *map(str, names)])
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
-
-
-def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
-    """The defaults, then a YAML file's values, then `key=value` overrides such as `training.epochs=3`.
-
-    Raises UnknownOption, InvalidOption or UsageError, each naming the option.
-    """
-    values: dict[str, Any] = {}
-    if path:
-        values = read_yaml(Path(path))
-    for override in overrides:
-        key, found, text = override.partition("=")
-        if not found:
-            raise UsageError(f"Override {override!r} has no '='. Write it as stage.option=value.")
-        _put(values, key.strip(), text.strip())
-    gate = values.get("gate")
-    if isinstance(gate, dict) and gate.get("policy"):
-        from repairops.config.policy import with_policy
-
-        values["gate"] = with_policy(gate)
-    return config_from_dict(values)
-
-
-def config_from_dict(values: Mapping[str, Any]) -> Config:
-    """A configuration from nested plain values, each converted to its field's type or refused by name."""
-    built: Config = _build(Config, with_margin(with_preset(values)), prefix="")
-    return built
-
-
-def option_names(cls: type = Config, prefix: str = "") -> list[str]:
-    """Dotted names of all options, for messages and docs."""
-    names: list[str] = []
-    for name, hint in get_type_hints(cls).items():
-        nested = dataclasses.is_dataclass(hint)
-        names += option_names(hint, f"{prefix}{name}.") if nested else [prefix + name]
-    return names
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"The configuration {path} cannot be read: {error.strerror}. Check the path.") from error
-    except yaml.YAMLError as error:
-        raise UsageError(f"The configuration {path} is not valid YAML: {' '.join(str(error).split())}") from error
-    if loaded is None:
-        return {}
-    if not isinstance(loaded, dict):
-        raise UsageError(f"The configuration {path} holds a {type(loaded).__name__}; it must hold stages by name.")
-    return loaded
-
-
-def _put(values: dict[str, Any], key: str, text: str) -> None:
-    *stages, name = key.split(".")
-    for stage in stages:
-        values = values.setdefault(stage, {})
-        if not isinstance(values, dict):
-            raise InvalidOption(key, text, "an option inside a stage")
-    values[name] = text
-
-
-def _build(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
-    hints = get_type_hints(cls)
-    built: dict[str, Any] = {}
-    for name, value in values.items():
-        if name not in hints:
-            raise UnknownOption(f"{prefix}{name}", option_names())
-        hint = hints[name]
-        if dataclasses.is_dataclass(hint):
-            if not isinstance(value, Mapping):
-                raise InvalidOption(f"{prefix}{name}", value, "a stage with options below it")
-            built[name] = _build(hint, value, f"{prefix}{name}.")  # type: ignore[arg-type]
-        else:
-            built[name] = _convert(f"{prefix}{name}", value, hint)
-    return cls(**built)
-
-
-def _convert(option: str, value: Any, hint: Any) -> Any:
-    origin = get_origin(hint)
-    if origin is Literal:
-        if isinstance(value, bool):  # YAML reads on and off as booleans
-            value = "on" if value else "off"
-        if value not in get_args(hint):
-            raise InvalidOption(option, value, f"one of {', '.join(map(str, get_args(hint)))}")
-        return value
-    if origin in (Union, types.UnionType):
-        raise TypeError(f"{option}: unions are not supported in configuration")
-    if origin is tuple:
-        parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
-        return tuple(_convert(option, p.strip() if isinstance(p, str) else p, get_args(hint)[0]) for p in parts)
-    if hint is bool:
-        if isinstance(value, bool):
-            return value
-        if str(value).lower() in ("true", "yes", "on", "1"):
-            return True
-        if str(value).lower() in ("false", "no", "off", "0"):
-            return False
-        raise InvalidOption(option, value, "true or false")
-    if hint in (int, float):
-        try:
-            number = hint(value)
-        except (TypeError, ValueError, OverflowError):  # int of infinity overflows
-            number = None
-        if number is None or isinstance(value, bool) or not math.isfinite(number):
-            raise InvalidOption(option, value, "a whole number" if hint is int else "a number")
-        if hint is int and isinstance(value, float) and value != number:
-            raise InvalidOption(option, value, "a whole number")
-        return number
-    return str(value)
 
 
 def _result_values(value: Any) -> Any:

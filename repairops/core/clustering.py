@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from repairops.config.ranges import check_number
+from repairops.config import ClusteringConfig
 from repairops.data.contact_sheet import image_grid
 from repairops.data.records import Clusters, FailureBatch, ImageSet
 
@@ -32,7 +32,7 @@ def cluster_failures(failures: FailureBatch, *, clusters: int, per_class: bool, 
 
     Source: DeepRepair, section on style clustering and Eq. 4. Raises InvalidOption for less than one cluster.
     """
-    check_number("clustering", "clusters", clusters)
+    ClusteringConfig.check(clusters=clusters)
     labels = failures.images.labels
     features = _features(failures.images.pixels)
     assignments = np.full(len(labels), -1, np.int64)

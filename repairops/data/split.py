@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from repairops.config.ranges import check_number
+from repairops.config import SplitConfig
 from repairops.data.records import FailureBatch, FailureSplit, HeldOutFailures, ImageSet
 from repairops.errors import CannotSplit
 
@@ -32,8 +32,7 @@ def split_failures(
 
     Raises CannotSplit where all failures are one group, InvalidOption for fractions outside [0, 1).
     """
-    check_number("split", "heldout_fraction", heldout_fraction)
-    check_number("split", "validation_fraction", validation_fraction)
+    SplitConfig.check(heldout_fraction=heldout_fraction, validation_fraction=validation_fraction)
     groups = group_images(batch.images, batch.groups, near_duplicate_similarity)
     count = int(groups.max()) + 1 if len(groups) else 0
     if count < 2 and heldout_fraction > 0:

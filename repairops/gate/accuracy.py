@@ -8,52 +8,48 @@ from repairops.config import GateConfig
 from repairops.gate.evidence import Evidence, PairedCounts, Result
 from repairops.gate.exact import exact_lower, exact_p_value
 from repairops.gate.falls import damage, fall_row
-from repairops.gate.phrases import Finding, allowed, difference_points, no_comparison, percent, share, signed
+from repairops.gate.phrases import Ruling, allowed, as_share, can_be, difference_points, goes, no_comparison
 from repairops.gate.statistics import settling_size, smallest_settled, tango_score
 
 LARGE = 100_000  # images; sums over all tables take their time beyond
 
 
-def clean_non_regression(evidence: Evidence, policy: GateConfig) -> Finding:
+def check_clean_non_regression(evidence: Evidence, policy: GateConfig) -> Ruling:
     """PASS where a loss of the margin or more is rejected, FAIL where a loss within it is."""
-    counts, margin = evidence.clean, share(policy.margin_points)
+    counts = evidence.clean
     figures: dict[str, Any] = {"n": counts.n, "margin_points": policy.margin_points, "images_needed": None}
     if missing := no_comparison(evidence):
         return (*missing, figures)
-    result, lower, upper = compare(counts, margin, policy.confidence)
-    figures |= {
-        "champion_accuracy": counts.champion_right / counts.n,
-        "challenger_accuracy": counts.challenger_right / counts.n,
-        "difference_points": difference_points(counts),
-        "lower_points": 100 * lower,
-        "upper_points": 100 * upper,
-        "confidence": policy.confidence,
-    }
-    start = (
-        f"Clean accuracy goes from {percent(counts.champion_right, counts.n)} to "
-        f"{percent(counts.challenger_right, counts.n)} on {counts.n:,} images"
-    )
+    result, found = against_margin(counts, policy)
+    figures |= found
+    lower, upper = found["lower_points"], found["upper_points"]
+    start = f"Clean accuracy {goes(counts)}"
     sure, limit = f"with {100 * policy.confidence:g}% confidence", allowed(policy.margin_points)
     if result == "PASS":
-        bound = "does not fall" if lower >= 0 else f"falls by at most {-100 * lower:.2f} points"
+        bound = "does not fall" if lower >= 0 else f"falls by at most {-lower:.2f} points"
         return "PASS", f"{start}; {sure} it {bound}, and {limit}.", figures
     if result == "FAIL":
-        return "FAIL", f"{start}; {sure} it falls by at least {-100 * upper:.2f} points, and {limit}.", figures
-    needed = figures["images_needed"] = images_needed(counts, margin, policy.confidence)
+        return "FAIL", f"{start}; {sure} it falls by at least {-upper:.2f} points, and {limit}.", figures
+    needed = figures["images_needed"] = images_needed(counts, as_share(policy.margin_points), policy.confidence)
     more = f"about {needed:,} clean images would settle it" if needed else "no number of such images would settle it"
-    interval = f"{signed(100 * lower)} to {signed(100 * upper)}"
-    return "INCONCLUSIVE", f"{start}; the change can be {interval} points, {limit}, and {more}.", figures
+    return "INCONCLUSIVE", f"{start}; {can_be(found)}, {limit}, and {more}.", figures
 
 
-def compare(counts: PairedCounts, margin: float, confidence: float) -> tuple[Result, float, float]:
-    """The exact test's answer to a loss of `margin` (a share), with both one-sided bounds of the difference."""
-    won, lost, n = counts.challenger_only, counts.champion_only, counts.n
-    lower = exact_lower(won, lost, n, confidence, -margin)
-    upper = -exact_lower(lost, won, n, confidence, margin)
-    if exact_p_value(won, lost, n, -margin) <= 1 - confidence:
-        return "PASS", lower, upper
-    failed = exact_p_value(lost, won, n, margin) <= 1 - confidence
-    return ("FAIL" if failed else "INCONCLUSIVE"), lower, upper
+def against_margin(counts: PairedCounts, policy: GateConfig) -> tuple[Result, dict[str, Any]]:
+    """The exact test's answer to a loss of the margin; both accuracies, and the difference with one-sided bounds."""
+    won, lost, n, margin = counts.challenger_only, counts.champion_only, counts.n, as_share(policy.margin_points)
+    figures = {
+        "champion_accuracy": counts.champion_right / n,
+        "challenger_accuracy": counts.challenger_right / n,
+        "difference_points": difference_points(counts),
+        "lower_points": 100 * exact_lower(won, lost, n, policy.confidence, -margin),
+        "upper_points": -100 * exact_lower(lost, won, n, policy.confidence, margin),
+        "confidence": policy.confidence,
+    }
+    risk = 1 - policy.confidence
+    if exact_p_value(won, lost, n, -margin) <= risk:
+        return "PASS", figures
+    return ("FAIL" if exact_p_value(lost, won, n, margin) <= risk else "INCONCLUSIVE"), figures
 
 
 def images_needed(counts: PairedCounts, margin: float, confidence: float) -> int | None:
@@ -73,7 +69,7 @@ def images_needed(counts: PairedCounts, margin: float, confidence: float) -> int
     return smallest_settled(start, settled) if start and start <= LARGE else start
 
 
-def class_recall(evidence: Evidence, policy: GateConfig) -> Finding:
+def check_class_recall(evidence: Evidence, policy: GateConfig) -> Ruling:
     """Looks for damage: FAIL where a class falls significantly beyond its margin, Holm's correction over classes."""
     margin = policy.class_margin_points
     classes = [fall_row(name, counts, margin) for name, counts in evidence.clean_by_class.items()]
@@ -84,7 +80,7 @@ def class_recall(evidence: Evidence, policy: GateConfig) -> Finding:
     return result, summary, figures
 
 
-def negative_flips(evidence: Evidence, policy: GateConfig) -> Finding:
+def check_negative_flips(evidence: Evidence, policy: GateConfig) -> Ruling:
     counts, limit = evidence.clean, policy.max_negative_flips
     figures = {"flips": counts.champion_only, "n": counts.n, "share": None, "max_share": limit}
     if missing := no_comparison(evidence):

@@ -5,9 +5,11 @@ Standard library only. Each value has `to_dict` and `from_dict`, which are each 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import asdict, dataclass, field, is_dataclass
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from repairops.config import Level
 
@@ -99,15 +101,11 @@ class Calibration:
         return expected_calibration_error(self.challenger)
 
     def to_dict(self) -> dict[str, Any]:
-        bins = {"champion": [asdict(b) for b in self.champion], "challenger": [asdict(b) for b in self.challenger]}
-        return {"champion_ece": self.champion_ece, "challenger_ece": self.challenger_ece, "bins": bins}
+        return {"champion_ece": self.champion_ece, "challenger_ece": self.challenger_ece, "bins": asdict(self)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
-        champion, challenger = (
-            tuple(ConfidenceBin(**b) for b in values["bins"][who]) for who in ("champion", "challenger")
-        )
-        return cls(champion, challenger)
+        return cls(**_fields(cls, values["bins"]))
 
 
 def expected_calibration_error(bins: Sequence[ConfidenceBin]) -> float:
@@ -116,7 +114,7 @@ def expected_calibration_error(bins: Sequence[ConfidenceBin]) -> float:
     Source: Naeini et al. 2015 (AAAI); Guo et al. 2017 (ICML).
     """
     n = sum(b.n for b in bins)
-    return sum(abs(b.right - b.n * b.confidence) for b in bins) / n if n else float("nan")
+    return sum(abs(b.right - b.n * b.confidence) for b in bins) / n if n else math.nan
 
 
 @dataclass(frozen=True)
@@ -149,7 +147,7 @@ class ParityCounts:
 
     n: int = 0
     decisions_differ: int = 0
-    max_difference: float = float("nan")  # of logits, absolute
+    max_difference: float = math.nan  # of logits, absolute
     reason: str = ""
 
 
@@ -193,7 +191,6 @@ class Evidence:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {
-            "latency": [asdict(figures) for figures in self.latency],
             "slices": [part.to_dict() for part in self.slices],
             "calibration": self.calibration.to_dict() if self.calibration else None,
             "onnx_accuracy": self.onnx_accuracy.to_dict() if self.onnx_accuracy else None,
@@ -201,23 +198,9 @@ class Evidence:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Evidence:
-        """Raises KeyError or TypeError where something is missing."""
-        calibration, onnx_accuracy = values["calibration"], values["onnx_accuracy"]
-        return cls(
-            clean=PairedCounts(**values["clean"]),
-            clean_by_class={k: PairedCounts(**v) for k, v in values["clean_by_class"].items()},
-            heldout_repaired=values["heldout_repaired"],
-            heldout_total=values["heldout_total"],
-            parity=ParityCounts(**values["parity"]),
-            latency=tuple(LatencyFigures(**figures) for figures in values["latency"]),
-            champion_finite=values["champion_finite"],
-            challenger_finite=values["challenger_finite"],
-            heldout_by_cluster={k: RepairCounts(**v) for k, v in values["heldout_by_cluster"].items()},
-            slices=tuple(Slice.from_dict(part) for part in values["slices"]),
-            corruptions={k: PairedCounts(**v) for k, v in values["corruptions"].items()},
-            calibration=Calibration.from_dict(calibration) if calibration else None,
-            onnx_accuracy=OnnxAccuracy.from_dict(onnx_accuracy) if onnx_accuracy else None,
-        )
+        """What is not there takes its default, what is not known is left out. Raises KeyError or TypeError where
+        something else is missing."""
+        return cls(**_fields(cls, values))
 
 
 Result = Literal["PASS", "FAIL", "INCONCLUSIVE"]
@@ -243,3 +226,24 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def _fields(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a dataclass that are there, from plain JSON."""
+    return {name: _read(hint, values[name]) for name, hint in get_type_hints(cls).items() if name in values}
+
+
+def _read(kind: Any, value: Any) -> Any:
+    """A value of this kind from plain JSON; null is NaN where a number is wanted."""
+    origin, inside = get_origin(kind), get_args(kind)
+    if origin is UnionType:  # of a kind and None
+        return None if value is None else _read(inside[0], value)
+    if kind is float:
+        return math.nan if value is None else value
+    if origin is tuple:
+        return tuple(_read(inside[0], each) for each in value)
+    if origin is Mapping:
+        return {key: _read(inside[1], each) for key, each in value.items()}
+    if hasattr(kind, "from_dict"):
+        return kind.from_dict(value)
+    return kind(**_fields(kind, value)) if isinstance(kind, type) and is_dataclass(kind) else value

@@ -11,9 +11,9 @@ import math
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.stats import beta, binom
+from scipy.stats import binom
 
-from repairops.gate.statistics import tango_lower, tango_score
+from repairops.gate.statistics import binomial_interval, tango_lower, tango_score
 
 NUISANCE_RISK = 1e-6  # Berger and Boos's gamma, a part of the error rate; below 0.05 even over 10,000 classes
 _TAIL = 1e-12  # chance left out at either end of the sums
@@ -41,7 +41,7 @@ def exact_p_value(won: int, lost: int, n: int, difference: float) -> float:
         return 1.0
     mirrored = difference > 0  # then the share of `lost` is left open
     outer, shift = (lost, difference) if mirrored else (won, -difference)
-    low, high = _clopper_pearson(outer, n, NUISANCE_RISK)
+    low, high = binomial_interval(outer, n, 1 - NUISANCE_RISK / 2)
     top = (1 - shift) / 2  # beyond it the two shares are more than 1
     low, high = min(low, top), min(high, top)
     counts = np.arange(binom.ppf(_TAIL, n, low), binom.ppf(1 - _TAIL, n, high) + 1)
@@ -104,9 +104,3 @@ def _region(counts: np.ndarray, n: int, difference: float, score: float, mirrore
         reached = np.where(valid, tango_score(won, lost, n, difference) >= score, mirrored == (middle > n - counts))
         inside, outside = np.where(reached, middle, inside), np.where(reached, outside, middle)
     return inside
-
-
-def _clopper_pearson(hits: int, n: int, risk: float) -> tuple[float, float]:
-    low = float(beta.ppf(risk / 2, hits, n - hits + 1)) if hits else 0.0
-    high = float(beta.ppf(1 - risk / 2, hits + 1, n - hits)) if hits < n else 1.0
-    return low, high

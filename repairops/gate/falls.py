@@ -10,7 +10,7 @@ from typing import Any
 from repairops.errors import listing
 from repairops.gate.evidence import PairedCounts, Result
 from repairops.gate.exact import exact_p_value
-from repairops.gate.phrases import difference_points, sentence, share, signed
+from repairops.gate.phrases import as_share, difference_points, one_sentence, signed_points
 from repairops.gate.statistics import holm
 
 
@@ -23,7 +23,7 @@ def fall_row(name: str, counts: PairedCounts, margin_points: float) -> dict[str,
         "champion": counts.champion_right / counts.n,
         "challenger": counts.challenger_right / counts.n,
         "difference_points": difference_points(counts),
-        "p_value": exact_p_value(counts.champion_only, counts.challenger_only, counts.n, share(margin_points)),
+        "p_value": exact_p_value(counts.champion_only, counts.challenger_only, counts.n, as_share(margin_points)),
     }
 
 
@@ -51,7 +51,7 @@ def damage(
     if absent or not rows:
         reasons.append(f"{absent_words} {listing(absent, 5) if rows else f'any {part}'}")
     if reasons:
-        return "INCONCLUSIVE", sentence(reasons)
+        return "INCONCLUSIVE", one_sentence(reasons)
     lowest = min(present, key=lambda row: row["difference_points"])
     largest = f"the largest fall is {_falls([lowest])}" if lowest["difference_points"] < 0 else "none falls at all"
     return "PASS", f"No {part} loses more than {margin:g} points of {measure}; {largest}."
@@ -59,4 +59,6 @@ def damage(
 
 def _falls(rows: list[dict[str, Any]]) -> str:
     ordered = sorted(rows, key=lambda row: row["difference_points"])
-    return listing([f"{row['name']} ({signed(row['difference_points'])} of {row['n']:,} images)" for row in ordered], 5)
+    return listing(
+        [f"{row['name']} ({signed_points(row['difference_points'])} of {row['n']:,} images)" for row in ordered], 5
+    )

@@ -8,7 +8,7 @@ from scipy.stats import norm
 
 from repairops.config import GateConfig
 from repairops.gate.exact import exact_p_value
-from repairops.gate.phrases import share
+from repairops.gate.phrases import as_share
 from repairops.gate.statistics import quantile, tango_score
 
 CHANGED = (0.005, 0.01, 0.02, 0.05)  # shares of the clean decisions that a fine-tuned network may change
@@ -16,14 +16,14 @@ ENOUGH = 0.8  # power below which the job warns, at PLAUSIBLE
 PLAUSIBLE = 0.02
 
 
-def plan(n_clean: int, champion_accuracy: float, policy: GateConfig) -> str | None:
+def power_warning(n_clean: int, champion_accuracy: float, policy: GateConfig) -> str | None:
     """A warning, before training, that the clean set will hardly show non-inferiority; None where it will.
 
     It says so where even no changed decision cannot pass (then only a gain in clean accuracy can, for which
     `champion_accuracy`, 0..1, leaves room or not), and where an unchanged accuracy passes with less than 80% when 2%
     of the decisions change.
     """
-    margin = share(policy.margin_points)
+    margin = as_share(policy.margin_points)
     if policy.clean_non_regression == "off":
         return None
     what = f"{n_clean:,} clean images cannot show a loss under {policy.margin_points:g} points"
@@ -50,7 +50,7 @@ def power(n_clean: int, changed: float, policy: GateConfig) -> float:
     changed: share of the images that exactly one of the two networks has right, half of them each. By the normal
     approximation of the score at the expected counts; within 3 points of the exact test's where 10 images change.
     """
-    margin, z = share(policy.margin_points), quantile(policy.confidence)
+    margin, z = as_share(policy.margin_points), quantile(policy.confidence)
     if n_clean < 1 or margin <= 0 or not _passes(0, n_clean, policy):
         return 0.0
     if changed <= 0:
@@ -62,12 +62,14 @@ def power(n_clean: int, changed: float, policy: GateConfig) -> float:
 
 def _passes(gained: int, n: int, policy: GateConfig) -> bool:
     """Whether a challenger passes that wins `gained` images and loses none."""
-    return n > 0 and exact_p_value(gained, 0, n, -share(policy.margin_points)) <= 1 - policy.confidence
+    return n > 0 and exact_p_value(gained, 0, n, -as_share(policy.margin_points)) <= 1 - policy.confidence
 
 
 def _smallest(policy: GateConfig) -> int:
     """The fewest clean images on which an unchanged challenger passes."""
-    size = max(1, math.floor(math.log(1 - policy.confidence) / math.log1p(-min(share(policy.margin_points), 0.999999))))
+    size = max(
+        1, math.floor(math.log(1 - policy.confidence) / math.log1p(-min(as_share(policy.margin_points), 0.999999)))
+    )
     while not _passes(0, size, policy):
         size += 1
     return size

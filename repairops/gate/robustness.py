@@ -9,11 +9,11 @@ from typing import Any
 from repairops.config import GateConfig
 from repairops.gate.evidence import ConfidenceBin, Evidence
 from repairops.gate.falls import damage, fall_row
-from repairops.gate.phrases import Finding, no_comparison
+from repairops.gate.phrases import Ruling, no_comparison
 from repairops.gate.statistics import quantile
 
 
-def corruptions(evidence: Evidence, policy: GateConfig) -> Finding:
+def check_corruptions(evidence: Evidence, policy: GateConfig) -> Ruling:
     """FAIL where accuracy under a general corruption falls significantly beyond `corruption_margin_points`."""
     margin = policy.corruption_margin_points
     rows = [fall_row(name, counts, margin) for name, counts in evidence.corruptions.items()]
@@ -27,7 +27,7 @@ def corruptions(evidence: Evidence, policy: GateConfig) -> Finding:
     return result, summary, figures
 
 
-def calibration(evidence: Evidence, policy: GateConfig) -> Finding:
+def check_calibration(evidence: Evidence, policy: GateConfig) -> Ruling:
     """FAIL where the expected calibration error rises by more than `max_ece_rise`, sampling error aside.
 
     The error is estimated with the sign of each bin's gap held, and as if the networks answered different images.

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 from repairops.config import GateConfig
-from repairops.gate.accuracy import compare
+from repairops.gate.accuracy import against_margin
 from repairops.gate.evidence import Evidence, LatencyFigures
-from repairops.gate.phrases import Finding, allowed, difference_points, percent, share, signed
+from repairops.gate.phrases import Ruling, allowed, can_be, goes
 
 
-def onnx_parity(evidence: Evidence, policy: GateConfig) -> Finding:
+def check_onnx_parity(evidence: Evidence, policy: GateConfig) -> Ruling:
     """PASS where PyTorch and ONNX Runtime decide alike, with outputs within the tolerance."""
     parity, limit = evidence.parity, policy.parity_tolerance
-    figures = {
-        "n": parity.n,
-        "decisions_differ": parity.decisions_differ,
-        "max_difference": parity.max_difference,
-        "tolerance": limit,
-    }
+    figures = asdict(parity) | {"tolerance": limit}
+    del figures["reason"]
     if parity.reason:
         return "FAIL", f"The challenger has no usable ONNX form: {parity.reason.rstrip('.')}.", figures
     if parity.n == 0:
@@ -34,30 +31,18 @@ def onnx_parity(evidence: Evidence, policy: GateConfig) -> Finding:
     return "PASS", f"{alike}; their outputs differ by at most {parity.max_difference:.2g}.", figures
 
 
-def onnx_accuracy(evidence: Evidence, policy: GateConfig) -> Finding:
+def check_onnx_accuracy(evidence: Evidence, policy: GateConfig) -> Ruling:
     """Clean non-regression once more, on the files that are served: both networks under ONNX Runtime."""
     figures: dict[str, Any] = {"n": 0, "margin_points": policy.margin_points, "confidence": policy.confidence}
     if evidence.onnx_accuracy is None or not evidence.onnx_accuracy.counts.n:
         return "INCONCLUSIVE", "Champion and challenger were not compared under ONNX Runtime.", figures
     counts = evidence.onnx_accuracy.counts
-    result, lower, upper = compare(counts, share(policy.margin_points), policy.confidence)
-    figures |= {
-        "n": counts.n,
-        "champion_accuracy": counts.champion_right / counts.n,
-        "challenger_accuracy": counts.challenger_right / counts.n,
-        "difference_points": difference_points(counts),
-        "lower_points": 100 * lower,
-        "upper_points": 100 * upper,
-    }
-    goes = (
-        f"Under ONNX Runtime clean accuracy goes from {percent(counts.champion_right, counts.n)} to "
-        f"{percent(counts.challenger_right, counts.n)} on {counts.n:,} images"
-    )
-    interval = f"the change can be {signed(100 * lower)} to {signed(100 * upper)} points"
-    return result, f"{goes}; {interval}, and {allowed(policy.margin_points)}.", figures
+    result, found = against_margin(counts, policy)
+    changed = f"Under ONNX Runtime clean accuracy {goes(counts)}; {can_be(found)}"
+    return result, f"{changed}, and {allowed(policy.margin_points)}.", figures | {"n": counts.n} | found
 
 
-def latency(evidence: Evidence, policy: GateConfig) -> Finding:
+def check_latency(evidence: Evidence, policy: GateConfig) -> Ruling:
     """The median at every batch size against the champion's; the 99th percentile is shown, a busy machine makes it."""
     limit = policy.max_latency_ratio
     rows = [_latency_row(measured) for measured in evidence.latency]
@@ -77,11 +62,6 @@ def latency(evidence: Evidence, policy: GateConfig) -> Finding:
 def _latency_row(measured: LatencyFigures) -> dict[str, Any]:
     before, after = measured.champion_median_ms, measured.challenger_median_ms
     usable = 0 < before < math.inf and 0 < after < math.inf
-    return {
-        "batch_size": measured.batch_size,
-        "champion_median_ms": before,
-        "champion_p99_ms": measured.champion_p99_ms,
-        "challenger_median_ms": after,
-        "challenger_p99_ms": measured.challenger_p99_ms,
-        "ratio": after / before if usable else None,
-    }
+    row = asdict(measured) | {"ratio": after / before if usable else None}
+    del row["runs"]
+    return row

@@ -6,39 +6,10 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
+from repairops.config import GENTLER, RULES
 from repairops.report import facts
 from repairops.report.facts import Outcome
 from repairops.report.wording import DASH, count, dig, number, plain
-
-GENTLER = "Train more gently: a third of training.learning_rate, or fewer training.epochs."
-HINTS = {
-    ("clean_non_regression", "FAIL"): f"{GENTLER} If the loss is acceptable to you, raise gate.margin_points.",
-    ("clean_non_regression", "INCONCLUSIVE"): "Give a larger clean set.",
-    (
-        "repair_rate",
-        "FAIL",
-    ): "Look at the styled images on the review page: where they do not resemble the failures, try another "
-    "style.name; else log more failures of the same kind, or raise training.epochs.",
-    ("repair_rate", "INCONCLUSIVE"): "Log more failures of the same kind, so that more of them are held out.",
-    ("class_recall", "FAIL"): f"Add train images of the classes that fell (listed on the review page). {GENTLER}",
-    (
-        "class_recall",
-        "INCONCLUSIVE",
-    ): "Give a clean set with more images of the smallest classes (listed on the review page).",
-    ("negative_flips", "FAIL"): f"Look at the negative flips on the review page. {GENTLER}",
-    ("onnx_parity", "FAIL"): "Correct what the exporter names, or set gate.onnx_parity=advisory if ONNX is not served.",
-    ("onnx_parity", "INCONCLUSIVE"): "Read the exporter's reason, and run the job again.",
-    (
-        "cluster_repair",
-        "FAIL",
-    ): "Look at that cluster on the review page: log more failures of its kind, or try another "
-    "style.name where its styled images do not resemble them.",
-    ("slices", "FAIL"): "Look at that slice on the review page: log more failures of it, or add train images of it.",
-    ("corruptions", "FAIL"): f"Decide whether the field sees that corruption. {GENTLER}",
-    ("calibration", "FAIL"): f"Recalibrate before promoting, or raise gate.max_ece_rise. {GENTLER}",
-    ("onnx_accuracy", "FAIL"): f"As for clean non-regression. {GENTLER}",
-    ("latency", "FAIL"): "Measure again on an idle machine; if it stays, raise gate.max_latency_ratio.",
-}
 
 
 def next_steps(outcome: Outcome) -> list[str]:
@@ -69,7 +40,7 @@ def hint(check: Mapping[str, Any]) -> str:
         return f"Give a larger clean set: about {count(images)} images would settle it. {GENTLER}"
     if (name, result) == ("repair_rate", "INCONCLUSIVE") and failures:
         return f"Log more failures of the same kind: about {count(failures)} held-out ones would settle it."
-    known = HINTS.get((name, result))
+    known = RULES[name].hints.get(result) if name in RULES else None
     return known or f"{facts.check_name(check)} is {result}: its sentence in the table of checks says why."
 
 

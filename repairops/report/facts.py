@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from repairops.config import RULES
 from repairops.report.wording import (
     DASH,
     count,
@@ -29,19 +30,6 @@ VERDICT_WORDS = {
     "inconclusive": "Inconclusive",
     "nothing_to_repair": "Nothing to repair",
     "error": "Error",
-}
-CHECK_NAMES = {
-    "clean_non_regression": "Clean non-regression",
-    "repair_rate": "Repair rate",
-    "class_recall": "Per-class clean recall",
-    "negative_flips": "Negative flips",
-    "onnx_parity": "ONNX parity",
-    "latency": "Latency",
-    "cluster_repair": "Repair rate per cluster",
-    "slices": "Slices",
-    "corruptions": "Other corruptions",
-    "calibration": "Calibration",
-    "onnx_accuracy": "ONNX accuracy",
 }
 SIGNS = {"PASS": "✓", "FAIL": "✕", "INCONCLUSIVE": "?"}
 
@@ -95,7 +83,7 @@ def tally(found: Sequence[Mapping[str, Any]]) -> str:
 
 def check_name(check: Mapping[str, Any]) -> str:
     name = plain(check.get("name"))
-    return CHECK_NAMES.get(name, name.replace("_", " ").capitalize())
+    return RULES[name].title if name in RULES else name.replace("_", " ").capitalize()
 
 
 def deciding(outcome: Outcome, *results: str) -> list[Mapping[str, Any]]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from repairops.data.records import CleanSet, FailureBatch, ImageSet
 from repairops.errors import FailureBatchRejected
-from repairops.gate import CHANGED, plan, power
+from repairops.gate import CHANGED, power, power_warning
 from repairops.model.evaluation import check_not_at_chance, predict
 from repairops.stages.job import Job
 from repairops.store.champion import Champion
@@ -34,7 +34,7 @@ def validate_failures(
     job.values["power"] = [
         {"changed": share, "power": power(len(clean.images), share, job.config.gate)} for share in CHANGED
     ]
-    warning = plan(len(clean.images), answers.accuracy, job.config.gate)
+    warning = power_warning(len(clean.images), answers.accuracy, job.config.gate)
     if warning:
         job.values["warning"] = warning
         log.warning("Warning: %s", warning)

@@ -1,4 +1,4 @@
-"""The repair in parts: by cluster of the failures, and by slices that a column names."""
+"""The repair of held-out failures: of all, by cluster, and by slices that a column names."""
 
 from __future__ import annotations
 
@@ -8,11 +8,59 @@ from repairops.config import GateConfig
 from repairops.errors import listing
 from repairops.gate.evidence import Evidence, PairedCounts, RepairCounts, Result
 from repairops.gate.falls import damage, fall_row
-from repairops.gate.phrases import Finding, not_finite, sentence
-from repairops.gate.statistics import binomial_interval, binomial_p_value, holm
+from repairops.gate.phrases import Ruling, not_finite, one_sentence, percent_of
+from repairops.gate.statistics import (
+    binomial_interval,
+    binomial_p_value,
+    binomial_score,
+    holm,
+    settling_size,
+    smallest_settled,
+)
 
 
-def cluster_repair(evidence: Evidence, policy: GateConfig) -> Finding:
+def check_repair_rate(evidence: Evidence, policy: GateConfig) -> Ruling:
+    """PASS where the exact lower bound reaches the required rate, FAIL where the upper one stays below."""
+    repaired, total, wanted = evidence.heldout_repaired, evidence.heldout_total, policy.min_repair_rate
+    lower, upper = binomial_interval(repaired, total, policy.confidence)
+    figures: dict[str, Any] = {
+        "repaired": repaired,
+        "total": total,
+        "rate": repaired / total if total else None,
+        "lower": lower,
+        "upper": upper,
+        "min_rate": wanted,
+        "confidence": policy.confidence,
+        "failures_needed": None,
+    }
+    if missing := not_finite(evidence):
+        return (*missing, figures)
+    if total == 0:
+        return "INCONCLUSIVE", "No failure was held out, so nothing shows what the repair does.", figures
+    start = f"{repaired:,} of {total:,} held-out failures are right now ({percent_of(repaired, total)})"
+    sure = f"with {100 * policy.confidence:g}% confidence"
+    if lower >= wanted:
+        return "PASS", f"{start}; {sure} at least {lower:.1%} are repaired, and {wanted:.1%} are required.", figures
+    if upper < wanted:
+        return "FAIL", f"{start}; {sure} at most {upper:.1%} are repaired, and {wanted:.1%} are required.", figures
+    needed = figures["failures_needed"] = failures_needed(repaired, total, wanted, policy.confidence)
+    more = f"about {needed:,} held-out failures" if needed else "no number of such failures"
+    return "INCONCLUSIVE", f"{start}; {wanted:.1%} are required, and {more} would settle it.", figures
+
+
+def failures_needed(repaired: int, total: int, wanted: float, confidence: float) -> int | None:
+    """About the smallest number of failures, at this share repaired, that settles it; None where none ever does."""
+    rate = min(max(wanted, 0.0), 1.0)
+    score = binomial_score(repaired, total, rate)
+    start = settling_size(score, total, confidence)
+
+    def settled(size: int) -> bool:
+        return binomial_p_value(round(repaired * size / total), size, rate, less=score < 0) <= 1 - confidence
+
+    return smallest_settled(start, settled) if start else None
+
+
+def check_cluster_repair(evidence: Evidence, policy: GateConfig) -> Ruling:
     """FAIL where a cluster is repaired significantly less than `min_part_repair_rate`."""
     parts = {f"cluster {name}": counts for name, counts in evidence.heldout_by_cluster.items()}
     rows = [_repair_row(name, counts, policy) for name, counts in parts.items()]
@@ -25,7 +73,7 @@ def cluster_repair(evidence: Evidence, policy: GateConfig) -> Finding:
     return result, summary, figures
 
 
-def slices(evidence: Evidence, policy: GateConfig) -> Finding:
+def check_slices(evidence: Evidence, policy: GateConfig) -> Ruling:
     """FAIL where a slice of the failures stays unrepaired, or a slice of the clean set falls beyond its margin.
 
     Slices of failures are held to `min_part_repair_rate`, slices of the clean set to `class_margin_points`.
@@ -55,7 +103,7 @@ def slices(evidence: Evidence, policy: GateConfig) -> Finding:
     if not found:
         return "INCONCLUSIVE", "No column names slices of the failures or of the clean set.", figures
     worst: Result = next(r for r in ("FAIL", "INCONCLUSIVE", "PASS") if r in [result for result, _ in found])
-    return worst, sentence([summary.rstrip(".") for _, summary in found]), figures
+    return worst, one_sentence([summary.rstrip(".") for _, summary in found]), figures
 
 
 def _repair_row(name: str, counts: RepairCounts, policy: GateConfig) -> dict[str, Any]:
@@ -90,7 +138,7 @@ def _repaired_everywhere(rows: list[dict[str, Any]], policy: GateConfig, part: s
     if absent:
         reasons.append(f"no failure was held out in {listing(absent, 5)}")
     if reasons:
-        return "INCONCLUSIVE", sentence(reasons)
+        return "INCONCLUSIVE", one_sentence(reasons)
     lowest = min(present, key=lambda row: row["rate"])
     return "PASS", f"In every {part} at least {wanted:.0%} are repaired; the least is {_rates([lowest])}."
 

@@ -1,0 +1,102 @@
+"""The gate's options: its limits, and one line for each of its checks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from repairops.config.fields import NOT_NEGATIVE, POINTS, SHARE, Level, Range, Rule, Stage, advisory, option, required
+
+GENTLER = "Train more gently: a third of training.learning_rate, or fewer training.epochs."
+
+
+@dataclass(frozen=True)
+class GateConfig(Stage):
+    # At more confidence than 0.9999 the exact tests have no risk left to give, and no number of images passes.
+    confidence: float = option(0.95, "One-sided.", Range("from 0.5 to 0.9999, one-sided", 0.5, 0.9999))
+    margin_points: float = option(0.5, "Largest loss of clean accuracy allowed, in percentage points.", POINTS)
+    min_repair_rate: float = option(
+        0.3,
+        "Share of held-out failures that must be right, at the lower bound.",
+        Range("from 0 to 0.9999; that every failure is repaired cannot be shown", 0, 0.9999),
+    )
+    class_margin_points: float = option(5.0, "Largest loss of recall allowed in a class, in percentage points.", POINTS)
+    max_negative_flips: float = option(0.02, "Share of the clean set.", SHARE)
+    parity_tolerance: float = option(1e-3, "Largest difference of a logit, PyTorch to ONNX.", NOT_NEGATIVE)
+    max_latency_ratio: float = option(
+        1.2, "Challenger's median time over the champion's.", Range("positive; 1 is the champion's own time", 1e-9)
+    )
+    min_part_repair_rate: float = option(
+        0.1, "Share of held-out failures that must be right in each cluster and slice.", SHARE
+    )
+    corruption_margin_points: float = option(
+        3.0, "Largest loss of accuracy allowed under a general corruption, in percentage points.", POINTS
+    )
+    corruption_images: int = option(
+        1000, "Clean images that are corrupted, at most.", Range("0 (all clean images) or more", 0)
+    )
+    max_ece_rise: float = option(0.02, "Largest rise allowed of the expected calibration error.", SHARE)
+    policy: str = option(
+        "",
+        "YAML file with all options of the gate, also `--policy`; see [Policy](../how-it-works/gate.md#policy).",
+        affects_result=False,
+    )
+    policy_sha256: str = option("", "Digest of that file: filled from it, checked when given.", affects_result=False)
+    clean_slices: str = option("", "Column of the clean set's parquet whose values are slices of it.")
+    # The checks, in the order of the report.
+    clean_non_regression: Level = required(
+        "accuracy",
+        "Clean non-regression",
+        FAIL=f"{GENTLER} If the loss is acceptable to you, raise gate.margin_points.",
+        INCONCLUSIVE="Give a larger clean set.",
+    )
+    repair_rate: Level = required(
+        "repaired",
+        "Repair rate",
+        FAIL="Look at the styled images on the review page: where they do not resemble the failures, try another "
+        "style.name; else log more failures of the same kind, or raise training.epochs.",
+        INCONCLUSIVE="Log more failures of the same kind, so that more of them are held out.",
+    )
+    class_recall: Level = required(
+        "accuracy",
+        "Per-class clean recall",
+        FAIL=f"Add train images of the classes that fell (listed on the review page). {GENTLER}",
+        INCONCLUSIVE="Give a clean set with more images of the smallest classes (listed on the review page).",
+    )
+    negative_flips: Level = advisory(
+        "accuracy", "Negative flips", FAIL=f"Look at the negative flips on the review page. {GENTLER}"
+    )
+    cluster_repair: Level = advisory(
+        "repaired",
+        "Repair rate per cluster",
+        FAIL="Look at that cluster on the review page: log more failures of its kind, or try another style.name where "
+        "its styled images do not resemble them.",
+    )
+    slices: Level = advisory(
+        "repaired",
+        "Slices",
+        needs="slices",
+        FAIL="Look at that slice on the review page: log more failures of it, or add train images of it.",
+    )
+    corruptions: Level = advisory(
+        "robustness", "Other corruptions", FAIL=f"Decide whether the field sees that corruption. {GENTLER}"
+    )
+    calibration: Level = advisory(
+        "robustness",
+        "Calibration",
+        FAIL=f"Recalibrate before promoting, or raise gate.max_ece_rise. {GENTLER}",
+    )
+    onnx_parity: Level = required(
+        "served",
+        "ONNX parity",
+        FAIL="Correct what the exporter names, or set gate.onnx_parity=advisory if ONNX is not served.",
+        INCONCLUSIVE="Read the exporter's reason, and run the job again.",
+    )
+    onnx_accuracy: Level = advisory("served", "ONNX accuracy", FAIL=f"As for clean non-regression. {GENTLER}")
+    latency: Level = advisory(
+        "served",
+        "Latency",
+        FAIL="Measure again on an idle machine; if it stays, raise gate.max_latency_ratio.",
+    )
+
+
+RULES: dict[str, Rule] = {f.name: f.metadata["rule"] for f in fields(GateConfig) if f.metadata["rule"]}

@@ -1,0 +1,178 @@
+"""How a configuration is read: defaults, a preset, a YAML file, a team's policy for the gate, `key=value` overrides."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from repairops.config.options import Config
+from repairops.errors import InvalidOption, UnknownOption, UsageError, listing
+
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    # A first look in a few minutes, on a CPU too.
+    "quick": {"training": {"epochs": 2, "epoch_images": 5000, "max_validation_images": 1000}},
+    "default": {},
+    # DeepRepair's Algorithm 1 and its training setting; see decision 3 for why it is not the default.
+    "paper": {
+        "method": {"recipe": "paper"},
+        "training": {"epochs": 500, "batch_size": 128, "learning_rate": 0.1, "weight_decay": 5e-4, "patience": 10},
+    },
+}
+_SWITCH = {**dict.fromkeys(("true", "yes", "on", "1"), True), **dict.fromkeys(("false", "no", "off", "0"), False)}
+_OF_THE_FILE = ("policy", "policy_sha256")
+
+
+def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
+    """The defaults, then a YAML file's values, then `key=value` overrides such as `training.epochs=3`.
+
+    Raises UnknownOption, InvalidOption or UsageError, each naming the option.
+    """
+    values = read_yaml(Path(path)) if path else {}
+    for override in overrides:
+        key, found, text = override.partition("=")
+        if not found:
+            raise UsageError(f"Override {override!r} has no '='. Write it as stage.option=value.")
+        _put(values, key.strip(), text.strip())
+    gate = values.get("gate")
+    if isinstance(gate, dict) and gate.get("policy"):
+        values["gate"] = with_policy(gate)
+    return config_from_dict(values)
+
+
+def config_from_dict(values: Mapping[str, Any]) -> Config:
+    """A configuration from nested plain values, each converted to its field's type or refused by name."""
+    built: Config = _build(Config, with_margin(with_preset(values)), prefix="")
+    return built
+
+
+def option_names(cls: type = Config, prefix: str = "") -> list[str]:
+    """Dotted names of all options, for messages and docs."""
+    names: list[str] = []
+    for name, hint in get_type_hints(cls).items():
+        nested = dataclasses.is_dataclass(hint)
+        names += option_names(hint, f"{prefix}{name}.") if nested else [prefix + name]
+    return names
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"The configuration {path} cannot be read: {error.strerror}. Check the path.") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"The configuration {path} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(loaded, dict | None):
+        raise UsageError(f"The configuration {path} holds a {type(loaded).__name__}; it must hold stages by name.")
+    return loaded or {}
+
+
+def _put(values: dict[str, Any], key: str, text: str) -> None:
+    *stages, name = key.split(".")
+    for stage in stages:
+        values = values.setdefault(stage, {})
+        if not isinstance(values, dict):
+            raise InvalidOption(key, text, "an option inside a stage")
+    values[name] = text
+
+
+def _build(cls: Any, values: Mapping[str, Any], prefix: str) -> Any:
+    hints = get_type_hints(cls)
+    built: dict[str, Any] = {}
+    for name, value in values.items():
+        option = f"{prefix}{name}"
+        if name not in hints:
+            raise UnknownOption(option, option_names())
+        if not dataclasses.is_dataclass(hint := hints[name]):
+            built[name] = _convert(option, value, hint)
+        elif isinstance(value, Mapping):
+            built[name] = _build(hint, value, f"{option}.")
+        else:
+            raise InvalidOption(option, value, "a stage with options below it")
+    return cls(**built)
+
+
+def _convert(option: str, value: Any, hint: Any) -> Any:
+    origin = get_origin(hint)
+    if origin is Literal:
+        if isinstance(value, bool):  # YAML reads on and off as booleans
+            value = "on" if value else "off"
+        if value not in get_args(hint):
+            raise InvalidOption(option, value, f"one of {', '.join(map(str, get_args(hint)))}")
+        return value
+    if origin is tuple:
+        parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+        return tuple(_convert(option, p.strip() if isinstance(p, str) else p, get_args(hint)[0]) for p in parts)
+    if hint is bool:
+        if str(value).lower() not in _SWITCH:
+            raise InvalidOption(option, value, "true or false")
+        return _SWITCH[str(value).lower()]
+    if hint in (int, float):
+        try:
+            number = hint(value)
+        except (TypeError, ValueError, OverflowError):  # int of infinity overflows
+            number = math.nan
+        cut = isinstance(value, float) and value != number
+        if isinstance(value, bool) or cut or not abs(number) < math.inf:
+            raise InvalidOption(option, value, "a whole number" if hint is int else "a number")
+        return number
+    return str(value)
+
+
+def with_preset(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The options, over those of the preset that they name (`preset`). Raises InvalidOption for an unknown one."""
+    name = str(values.get("preset", "default"))
+    if name not in PRESETS:
+        raise InvalidOption("preset", name, f"one of {', '.join(PRESETS)}")
+    merged = dict(values)
+    for stage, options in PRESETS[name].items():
+        given = values.get(stage, {})
+        if isinstance(given, Mapping):  # anything else is refused where it is read
+            merged[stage] = {**options, **given}
+    return merged
+
+
+def with_margin(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The options, with `training.max_clean_drop` as large as `gate.margin_points` where only the latter is given.
+
+    What chooses and what judges then allow the same loss: else a team with a wide margin would get timid repairs.
+    """
+    gate, training = values.get("gate", {}), values.get("training", {})
+    if not isinstance(gate, Mapping) or not isinstance(training, Mapping) or "margin_points" not in gate:
+        return dict(values)
+    # The gate comes first, so that a number that is none is refused by the name that was given.
+    return {"gate": gate, **values, "training": {"max_clean_drop": gate["margin_points"], **training}}
+
+
+def with_policy(gate: Mapping[str, Any]) -> dict[str, Any]:
+    """The gate's options from the policy file that they name; nothing else may be said of the gate beside it.
+
+    The file holds options of the gate by their names, without `gate.` before them. Its digest, sha256 of the bytes,
+    becomes `policy_sha256`. Unknown names and wrong values are refused later, as all options are.
+
+    Raises UsageError for options beside the file, for a file that cannot be read or is not the one that
+    `policy_sha256` names, and for a policy that names a policy.
+    """
+    path = Path(str(gate["policy"]))
+    beside = [f"gate.{name}" for name in gate if name not in _OF_THE_FILE]
+    if beside:
+        raise UsageError(
+            f"The policy {path} decides on the gate, and {listing(beside)} is set beside it. Change the policy file, "
+            "or go without --policy."
+        )
+    values = read_yaml(path)
+    if inside := [name for name in values if name in _OF_THE_FILE]:
+        raise UsageError(f"The policy {path} holds {listing(inside)}; it must hold options of the gate alone.")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    wanted = str(gate.get("policy_sha256") or digest)
+    if wanted != digest:
+        raise UsageError(
+            f"The policy {path} has the sha256 {digest[:16]}, not {wanted[:16]} as gate.policy_sha256 says. Take the "
+            "file that was agreed on, or correct the digest."
+        )
+    return {**values, "policy": str(path), "policy_sha256": digest}
