@@ -75,7 +75,7 @@ def test_the_table_means_only_whole_rows(worth: ModuleType) -> None:
 
 def test_the_page_shows_what_the_lines_hold(worth: ModuleType) -> None:
     lines = [json.loads(line) for line in LINES.read_text(encoding="utf-8").splitlines()]
-    assert len(lines) == 2 * 7 * len(worth.EIGHT)
+    assert len(lines) == 2 * 8 * len(worth.EIGHT)
     page = (DOCS / "styles-measured.md").read_text(encoding="utf-8")
     for seed in {line["seed"] for line in lines}:
         assert worth.table(lines, seed) in page

@@ -11,7 +11,7 @@ from repairops.config import StyleConfig
 from repairops.core.styles.auto import choose
 from repairops.core.styles.base import Style, Witness
 from repairops.core.styles.fitted import fit_fitted_degradation
-from repairops.core.styles.one_reference import fit_fourier_amplitude, fit_subband_wct
+from repairops.core.styles.one_reference import fit_fourier_amplitude, fit_radial_spectrum, fit_subband_wct
 from repairops.core.styles.wct2 import check_wct2, fit_wct2
 from repairops.errors import InvalidOption, StyleNotFittable, listing
 
@@ -26,8 +26,10 @@ STYLES: dict[str, StyleFactory] = {
     "subband_wct": fit_subband_wct,
     "wct2": fit_wct2,
     "fourier_amplitude": fit_fourier_amplitude,
+    "radial_spectrum": fit_radial_spectrum,
 }
-CANDIDATES = ("fitted_degradation", "subband_wct", "wct2", "fourier_amplitude")  # of `auto`; wct2 where it has weights
+# Of `auto`; wct2 where it has weights. A style that is registered is none by that.
+CANDIDATES = ("fitted_degradation", "subband_wct", "wct2", "fourier_amplitude", "radial_spectrum")
 
 
 def check_style(config: StyleConfig) -> None:

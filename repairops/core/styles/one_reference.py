@@ -4,11 +4,12 @@
 the C colour channels. Unlike the '+I' form of the network (whitening.py), which assumes features of large variance, a
 small floor is added to the covariances: pixels are in 0..1. `fourier_amplitude`: the reference's amplitude and the
 content's phase (Yang & Soatto 2020, FDA, eq. 5; there only the lowest frequencies, here all, because noise and blur
-live in the high ones).
+live in the high ones). `radial_spectrum`: only the radial profile of the amplitude, and the mean colour.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +17,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from repairops.config import StyleConfig
+from repairops.core.styles.fitted.components import frequencies
+from repairops.core.styles.fitted.measures import sums_by_index
 from repairops.core.styles.haar import Bands, analyse, pad_to_multiple, synthesise
 from repairops.core.styles.whitening import matrix_power
 
@@ -88,30 +91,59 @@ def band_statistics(pyramid: list[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True, eq=False)
-class FourierAmplitude:
-    """References float32 (R, C, H, W) in 0..1."""
+class Exchanged:
+    """A style that needs nothing but the reference image itself: references float32 (R, C, H, W) in 0..1.
+
+    exchange: content, references (both (B, C, H, W)) and alpha to the restyled content.
+    """
 
     references: Tensor
+    exchange: Callable[[Tensor, Tensor, float], Tensor]
     alpha: float
 
     def apply(self, content: Tensor, reference: Tensor, generator: Generator) -> Tensor:
-        """See `Style`; draws nothing. Amplitude (1 - alpha) |content| + alpha |reference|, phase of the content.
-
-        References of another size are resized to the content's.
-        """
+        """See `Style`; draws nothing. References of another size are resized to the content's."""
         if self.alpha == 0:
             return content.clone()
         images = self.references[reference.to(self.references.device)].to(content.device)
         with torch.no_grad(), torch.autocast(content.device.type, enabled=False):
             if images.shape[2:] != content.shape[2:]:
                 images = F.interpolate(images, content.shape[2:], mode="bilinear", antialias=True)
-            spectrum = torch.fft.rfft2(content)
-            amplitude = torch.lerp(spectrum.abs(), torch.fft.rfft2(images).abs(), self.alpha)
-            restyled: Tensor = torch.fft.irfft2(torch.polar(amplitude, spectrum.angle()), s=content.shape[-2:])
-            return restyled.clamp_(0, 1)
+            return self.exchange(content, images, self.alpha).clamp_(0, 1)
 
 
-def fit_fourier_amplitude(
-    references: Tensor, clean: Tensor, config: StyleConfig, generator: Generator
-) -> FourierAmplitude:
-    return FourierAmplitude(references, config.alpha)
+def fit_fourier_amplitude(references: Tensor, clean: Tensor, config: StyleConfig, generator: Generator) -> Exchanged:
+    return Exchanged(references, exchange_amplitude, config.alpha)
+
+
+def fit_radial_spectrum(references: Tensor, clean: Tensor, config: StyleConfig, generator: Generator) -> Exchanged:
+    return Exchanged(references, exchange_radial_profile, config.alpha)
+
+
+def exchange_amplitude(content: Tensor, references: Tensor, alpha: float) -> Tensor:
+    """Amplitude (1 - alpha) |content| + alpha |reference|, phase of the content."""
+    spectrum = torch.fft.rfft2(content)
+    amplitude = torch.lerp(spectrum.abs(), torch.fft.rfft2(references).abs(), alpha)
+    restyled: Tensor = torch.fft.irfft2(torch.polar(amplitude, spectrum.angle()), s=content.shape[-2:])
+    return restyled
+
+
+def exchange_radial_profile(content: Tensor, references: Tensor, alpha: float) -> Tensor:
+    """Each ring of the content's spectrum scaled to the reference's mean amplitude there (at most 8 times)."""
+    height, width = content.shape[-2:]
+    vertical, horizontal = frequencies(height, width, content.device)
+    frequency: Tensor = (vertical.square() + horizontal.square()).sqrt()
+    bins = (min(height, width) * frequency).round().long()
+    mean, wanted = content.mean((2, 3), keepdim=True), references.mean((2, 3), keepdim=True)
+    spectrum = torch.fft.rfft2(content - mean)
+    rings = radial_mean(torch.fft.rfft2(references - wanted).abs(), bins)
+    gain = (rings / radial_mean(spectrum.abs(), bins).clamp_min(1e-4)).clamp_max(8)
+    scaled: Tensor = torch.fft.irfft2(spectrum * (1 + alpha * (gain - 1))[..., bins], s=(height, width))
+    return scaled + torch.lerp(mean, wanted, alpha)
+
+
+def radial_mean(values: Tensor, bins: Tensor) -> Tensor:
+    """Mean over each ring: (..., H, W // 2 + 1) to (..., max bin + 1); a ring without coefficients is 0."""
+    flat = bins.flatten()
+    count = torch.bincount(flat).clamp_min(1)
+    return sums_by_index(values.flatten(-2), flat, len(count)) / count
