@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torchvision.models import mobilenet_v3_small, resnet18
-from training_helpers import digits
+from training_helpers import QUICK, digits
 
-from repairops.config import MethodConfig, StyleConfig, TrainingConfig
+from repairops.config import MethodConfig, TrainingConfig
 from repairops.core.clustering import cluster_failures
 from repairops.core.methods import RepairData, make_method
 from repairops.core.methods.base import Method
@@ -111,7 +111,7 @@ def fine_tune(
 ) -> TrainingResult:
     def method(data: RepairData) -> Method:
         untaught = MethodConfig(distillation=0.0)  # the networks are untrained, so their answers teach nothing
-        return make_method(untaught, StyleConfig(), data, Generator().manual_seed(0))
+        return make_method(untaught, QUICK, data, Generator().manual_seed(0))
 
     clusters = cluster_failures(parts.repair, clusters=3, per_class=False, restarts=1, seed=0)
     return train(
