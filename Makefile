@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.repairops-$(shell cat pyproject.toml | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow lint types docs docs-serve clean
+.PHONY: help install demo test test-numeric test-slow lint types docs docs-serve clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -23,7 +23,10 @@ demo: install  ## The whole story on real images, in a folder of its own.
 	$(BIN)/repairops demo
 
 test: install  ## The default tests.
-	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
+
+test-numeric: install  ## Those that hang on rounding again, as older processors round.
+	$(BIN)/python tests/processors.py $(PYTEST_ARGS)
 
 test-slow: install  ## The long tests too.
 	$(BIN)/python -m pytest -m "slow or not slow" $(PYTEST_ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import shutil
 import signal
@@ -24,6 +25,7 @@ os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
 
 import pytest
 from filelock import FileLock
+from numeric import is_numeric
 
 SERVER_START_SECONDS = 120
 PASSWORD = "a long password"  # MLflow wants twelve characters
@@ -34,6 +36,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """One folder for all xdist workers: what is slow to make is made once. (xdist's groups need pytest below 9.2.)"""
     if not hasattr(config, "workerinput"):
         os.environ[SHARED_FOLDER] = tempfile.mkdtemp(prefix="repairops-tests-")
+    gc.disable()  # while the libraries are imported, a fifth of whose time it takes
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()  # what is imported stays, and need not be looked through again
+    gc.enable()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -42,6 +50,13 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         for pid in folder.glob("*/pid"):
             stop_server(int(pid.read_text()))
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests that hang on rounding."""
+    for item in items:
+        if isinstance(item, pytest.Function) and is_numeric(item.path, [item.originalname, *item.fixturenames]):
+            item.add_marker(pytest.mark.numeric)
 
 
 @contextmanager

@@ -251,7 +251,11 @@ def read_failures(template: Path) -> tuple[Failures, Failures]:
 
 @pytest.fixture(name="scene")
 def scene_fixture(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
-    """The scene in a registry of the test's own, which MLflow and repairops use by default."""
+    """The scene in a registry of the test's own, which MLflow and repairops use by default.
+
+    In this process a degradation is estimated from 1,000 trials, in one second; other processes take six.
+    """
+    monkeypatch.setattr("repairops.core.styles.fitted.estimation.TRIALS", (1000, 1000))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     uri = copy_registry(template, tmp_path / "registry")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,12 @@ from repairops.data.split import split_failures
 from repairops.model.evaluation import logits
 from repairops.model.network import Classifier, to_unit
 from repairops.model.onnx import export_onnx, run_onnx
+
+
+@pytest.fixture(autouse=True)
+def few_trials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A degradation is estimated in one second instead of six."""
+    monkeypatch.setattr("repairops.core.styles.fitted.estimation.TRIALS", (1000, 1000))
 
 
 class Rows(nn.Module):
@@ -135,7 +142,8 @@ def test_any_network_is_trained_and_exported(name: str, tmp_path: Path) -> None:
     before = [p.detach().clone() for p in classifier.parameters()]
     batch = failures_of(digit_set(channels, side, classes, 40, seed=1))
 
-    result = fine_tune(classifier, train_set, split(batch), tmp_path)
+    # In two epochs the LSTM's loss falls, or rises, by less than its noise.
+    result = fine_tune(classifier, train_set, split(batch), tmp_path, replace(CONFIG, epochs=4))
 
     first, last = result.history[0], result.history[-1]
     assert last["loss"] < first["loss"] or side > 100  # there, two steps an epoch

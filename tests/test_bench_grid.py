@@ -6,15 +6,14 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from filelock import FileLock
+from pipeline_helpers import context_fixture, start_command  # noqa: F401
 from safetensors import SafetensorError, safe_open
 
 from repairops.bench.grid import Grid
@@ -22,7 +21,9 @@ from repairops.bench.presets import PRESETS, coordinates
 from repairops.bench.run import Request, resolve, run
 from repairops.errors import InvalidOption, NoBenchmarkData
 
-ROOT = Path(__file__).parents[1]
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext, ForkServerProcess
+
 PATIENCE = 120  # seconds until something must have happened
 
 
@@ -75,13 +76,10 @@ def test_auto_spends_its_trials_from_its_budget_and_says_what_it_tried(grid: Pat
     assert not list(Grid(grid).cell(records["auto"]["digest"]).glob("trial*"))
 
 
-def command(out: Path, *options: str) -> list[str]:
-    bench = [sys.executable, "-m", "repairops", "bench", "run", "--preset=digits", f"--out={out}", "--workers=1"]
-    return [*bench, *options]
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+def start(context: ForkServerContext, out: Path, log: Path, *options: str) -> ForkServerProcess:
+    """`repairops bench run` in a process of its own."""
+    bench = ["bench", "run", "--preset=digits", f"--out={out}", "--workers=1", *options]
+    return start_command(context, bench, dict(os.environ), log)
 
 
 def test_a_cell_gives_the_same_figures_twice_and_is_not_computed_again(grid: Path, template: Path) -> None:
@@ -100,26 +98,29 @@ def test_a_cell_gives_the_same_figures_twice_and_is_not_computed_again(grid: Pat
     assert not list(Grid(grid).cell(digest).glob("training*"))
 
 
-def test_killed_in_the_middle_and_run_again_a_cell_ends_with_the_same_figures(grid: Path, tmp_path: Path) -> None:
-    whole = tmp_path / "whole"
+def test_killed_in_the_middle_and_run_again_a_cell_ends_with_the_same_figures(
+    grid: Path, tmp_path: Path, context: ForkServerContext
+) -> None:
+    whole, log = tmp_path / "whole", tmp_path / "log"
     shutil.copytree(grid, whole)
     options = ("--cells=fine_tune", "--cells=contrast", "--budget=2")
-    process = subprocess.Popen(command(grid, *options), env=environment(), stderr=subprocess.PIPE, text=True)
+    process = start(context, grid, log, *options)
     deadline = time.monotonic() + PATIENCE
     while epochs_on_disk(grid) < 1:
-        assert process.poll() is None, process.communicate()[1][-2000:]
+        process.join(timeout=0.005)
+        assert process.is_alive(), log.read_text()[-2000:]
         assert time.monotonic() < deadline
     process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     (folder,) = (grid / "cells").iterdir()
     assert Grid(grid).state(folder.name) == "incomplete"
     assert figures(grid) == {}
 
-    again = subprocess.run(
-        command(grid, *options), env=environment(), capture_output=True, text=True, timeout=PATIENCE, check=True
-    )
-    assert "Training goes on after epoch" in again.stderr
+    again = start(context, grid, tmp_path / "again", *options)
+    again.join(PATIENCE)
+    assert again.exitcode == 0, (tmp_path / "again").read_text()[-2000:]
+    assert "Training goes on after epoch" in (tmp_path / "again").read_text()
     assert run(request(whole, "fine_tune", "contrast", budget=2.0), workers=1) == {"done": 1}
     assert figures(grid) == figures(whole)
 
@@ -134,18 +135,16 @@ def epochs_on_disk(out: Path) -> int:
     return -1
 
 
-def test_two_processes_share_a_grid(grid: Path) -> None:
+def test_two_processes_share_a_grid(grid: Path, tmp_path: Path, context: ForkServerContext) -> None:
     """Each cell is computed once, by either, and both end with every cell done or in the other's hands."""
     options = ("--cells=fine_tune,none,oracle", "--budget=0.3")
-    started = [
-        subprocess.Popen(
-            command(grid, *options), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        for _ in range(2)
-    ]
-    outputs = [process.communicate(timeout=PATIENCE) for process in started]
-    assert [process.returncode for process in started] == [0, 0], outputs
-    computed = [line for _, log in outputs for line in log.splitlines() if line.startswith("[")]
+    logs = [tmp_path / f"log {number}" for number in range(2)]
+    started = [start(context, grid, log, *options) for log in logs]
+    for process in started:
+        process.join(PATIENCE)
+    outputs = [log.read_text() for log in logs]
+    assert [process.exitcode for process in started] == [0, 0], outputs
+    computed = [line for log in outputs for line in log.splitlines() if line.startswith("[")]
     assert len(computed) == 6
     assert len({line.split("] ")[1].split(":")[0] for line in computed}) == 6
     assert len(figures(grid)) == 6

@@ -12,7 +12,7 @@ from pipeline_helpers import (
     scene_fixture,  # noqa: F401
     template_fixture,  # noqa: F401
 )
-from training_helpers import champion, digits, failures, one_cluster
+from training_helpers import QUICK, champion, digits, failures, one_cluster
 
 from repairops.config import MethodConfig, StyleConfig, TrainingConfig, load_config
 from repairops.core.methods import METHODS, RepairData, make_method
@@ -24,11 +24,11 @@ from repairops.pipeline import repair
 TRAINING = TrainingConfig(epochs=3, batch_size=50, crop_padding=0, device="cpu", max_clean_drop=1.0)
 
 
-def train_by(config: MethodConfig, work_dir: Path) -> tuple[TrainingResult, int]:
+def train_by(config: MethodConfig, work_dir: Path, style: StyleConfig = QUICK) -> tuple[TrainingResult, int]:
     """The training's result, and the validation failures that the selected weights get right."""
 
     def method(data: RepairData) -> Method:
-        return make_method(config, StyleConfig(), data, torch.Generator().manual_seed(0))
+        return make_method(config, style, data, torch.Generator().manual_seed(0))
 
     classifier, (repair_part, validation) = champion(), failures()
     clusters = one_cluster(len(repair_part))
@@ -41,7 +41,7 @@ def train_by(config: MethodConfig, work_dir: Path) -> tuple[TrainingResult, int]
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_repairs_failures_that_it_never_saw(name: str, tmp_path: Path) -> None:
-    result, repaired = train_by(MethodConfig(name=name), tmp_path)
+    result, repaired = train_by(MethodConfig(name=name), tmp_path, StyleConfig())
     assert repaired > 0.15 * result.validation_failures
     assert result.best_epoch > 0
 

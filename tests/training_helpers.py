@@ -9,10 +9,12 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Generator, Tensor, nn
 
+from repairops.config import StyleConfig
 from repairops.data.records import Clusters, FailureBatch, ImageSet, InputSpec
 from repairops.model.network import Classifier, to_unit
 
 NAMES = tuple("0123456789")
+QUICK = StyleConfig(name="subband_wct")  # fitted in no time, where the default takes seconds
 SPEC = InputSpec(channels=1, height=8, width=8, class_names=NAMES, mean=(0.3,), std=(0.35,))
 
 
