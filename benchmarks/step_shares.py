@@ -18,15 +18,16 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
-from stand_ins import NAMES, failure_batch, image_set
+from stand_ins import NAMES, failure_batch, image_set, styled_method
 from torch import Generator, Tensor, nn
 
 from repairops.bench.networks import build_network
-from repairops.config import MethodConfig, StyleConfig, TrainingConfig
+from repairops.config import MethodConfig, TrainingConfig
 from repairops.core.clustering import cluster_failures
-from repairops.core.methods import make_method
+from repairops.core.parts import cut_parts
 from repairops.core.training import train
 from repairops.data.records import ImageSet, InputSpec
+from repairops.model.device import resolve_device
 from repairops.model.network import Classifier
 
 FAILURES = 700
@@ -62,15 +63,11 @@ def measure(name: str, recipe: str, device: str, steps: int, epochs: int) -> dic
     config = TrainingConfig(
         epochs=epochs, batch_size=batch, epoch_images=steps * batch, device=device, horizontal_flip=True, patience=0
     )
+    train_set = labelled(images((steps + 4) * batch, side, 0), 0)
+    parts = cut_parts(train_set, None, failures, failures.subset(np.arange(100)), clusters, config, seed=0)
     with tempfile.TemporaryDirectory() as folder:
-        result = train(
-            classifier,
-            lambda data: make_method(
-                MethodConfig(recipe=recipe), StyleConfig(), data, Generator().manual_seed(0)
-            ),
-            labelled(images((steps + 4) * batch, side, 0), 0), failures, failures.subset(np.arange(100)), clusters,
-            config, seed=0, work_dir=Path(folder), method_key=recipe,
-        )  # fmt: skip
+        method = styled_method(MethodConfig(recipe=recipe), parts, classifier, resolve_device(device))
+        result = train(classifier, method, parts, config, seed=0, work_dir=Path(folder), method_key=recipe)
     return {
         "network": name,
         "recipe": recipe,

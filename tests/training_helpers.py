@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
 from torch import Generator, Tensor, nn
 
+from repairops.config import MethodConfig, StyleConfig, TrainingConfig
+from repairops.core.looks import fit_to_failures
+from repairops.core.methods import STYLED, Method, MethodData, make_method
+from repairops.core.parts import TrainingParts, cut_parts
 from repairops.data.records import Clusters, FailureBatch, ImageSet, InputSpec
 from repairops.model.network import Classifier, to_unit
 
@@ -107,6 +113,31 @@ def clusters_of(assignments: list[int], probabilities: list[float]) -> Clusters:
 
 def one_cluster(count: int) -> Clusters:
     return clusters_of([0] * count, [1 / count] * count)
+
+
+def parts_of(
+    config: TrainingConfig,
+    *,
+    train_set: ImageSet | None = None,
+    failed: tuple[FailureBatch, FailureBatch] | None = None,
+    unseen: ImageSet | None = None,
+    clusters: Clusters | None = None,
+    seed: int = 0,
+) -> TrainingParts:
+    """The parts of a training: by default the digits, the champion's failures on them, and one cluster."""
+    repair, validation = failed or failures()
+    return cut_parts(
+        digits()[0] if train_set is None else train_set, unseen, repair, validation,
+        clusters or one_cluster(len(repair)), config, seed=seed,
+    )  # fmt: skip
+
+
+def method_of(config: MethodConfig, parts: TrainingParts, device: str = "cpu") -> Callable[[MethodData], Method]:
+    """What `train` makes its method by: the configured one, with a style fitted to the failures where it takes one."""
+    style = None
+    if config.name in STYLED:
+        style = fit_to_failures(parts, champion(), StyleConfig(), torch.device(device), seed=0)
+    return lambda data: make_method(config, dataclasses.replace(data, style=style), Generator().manual_seed(0))
 
 
 class Degradation:
