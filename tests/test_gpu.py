@@ -15,7 +15,7 @@ import torch.distributed as dist
 from distributed_job import launch
 from style_helpers import eight_bits, generator, scenes
 from torch import Tensor
-from training_helpers import Stopped, champion, digits, stop_after_first
+from training_helpers import Stopped, champion, digits, method_of, parts_of, stop_after_first
 
 from repairops.bench.corruptions import CORRUPTIONS, corrupt
 from repairops.config import MethodConfig, StyleConfig, TrainingConfig

@@ -15,6 +15,7 @@ from repairops.config import MethodConfig, StyleConfig, TrainingConfig
 from repairops.core.looks import fit_to_failures
 from repairops.core.methods import STYLED, Method, MethodData, make_method
 from repairops.core.parts import TrainingParts, cut_parts
+from repairops.core.training.loop import make_jitter
 from repairops.data.records import Clusters, FailureBatch, ImageSet, InputSpec
 from repairops.model.network import Classifier, to_unit
 
@@ -130,6 +131,13 @@ def parts_of(
         digits()[0] if train_set is None else train_set, unseen, repair, validation,
         clusters or one_cluster(len(repair)), config, seed=seed,
     )  # fmt: skip
+
+
+def method_data(config: TrainingConfig) -> MethodData:
+    """What a method sees of `parts_of`, as the training loop gives it."""
+    parts = parts_of(config)
+    jitter = make_jitter(parts.train_set, config.crop_padding, config.horizontal_flip)
+    return MethodData(parts.sample, parts.failures, parts.clusters, jitter, torch.device("cpu"), champion)
 
 
 def method_of(config: MethodConfig, parts: TrainingParts, device: str = "cpu") -> Callable[[MethodData], Method]:
