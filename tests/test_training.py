@@ -46,6 +46,7 @@ from repairops.core.training.state import (
     AveragedWeights,
     Checkpoint,
     checkpoint_path,
+    choose_epoch,
     count_right,
     fingerprint_of,
     load_checkpoint,
@@ -239,6 +240,56 @@ def test_other_arguments_start_anew(tmp_path, change):
     assert same_weights(found, wanted)
 
 
+def test_another_seed_starts_anew_though_all_images_are_the_same(tmp_path):
+    """With clean images of their own that choose, no part is cut by the seed: it tells by itself."""
+    config, unseen = replace(CONFIG, epochs=1), digits()[1]
+    found, wanted = champion(), champion()
+    run(champion(), tmp_path, config=config, unseen=unseen)
+    run(found, tmp_path, config=config, unseen=unseen, seed=1)
+    run(wanted, tmp_path / "fresh", config=config, unseen=unseen, seed=1)
+    assert same_weights(found, wanted)
+
+
+class Spoiling(FineTune):
+    """Fine-tuning that unlearns after the first epoch: its weights are the best ones."""
+
+    steps = 0
+
+    def loss(self, classifier, images, labels, generator):
+        loss, figures = super().loss(classifier, images, labels, generator)
+        type(self).steps += 1
+        return (-0.2 * loss if type(self).steps > 21 else loss), figures
+
+
+def test_the_best_weights_outlive_an_interruption_and_the_worse_epochs_around_it(tmp_path):
+    Spoiling.steps, best, config = 0, {}, replace(CONFIG, ema=0.0)
+
+    def kill(epoch: int, figures: dict[str, float]) -> None:
+        if epoch == 1:
+            best.update(load_checkpoint_tensors(tmp_path))
+        if epoch == 2:
+            raise Killed
+
+    def spoiling(data: MethodData) -> Method:
+        return Spoiling(FailureSampler(data, 0.4))
+
+    with pytest.raises(Killed):
+        run(champion(), tmp_path, spoiling, config, on_epoch=kill)
+    resumed = champion()
+    result = run(resumed, tmp_path, spoiling, config)
+    assert (len(result.history), result.best_epoch) == (3, 1)
+    assert all(torch.equal(value, best[name]) for name, value in resumed.state_dict().items())
+    assert not torch.equal(
+        load_checkpoint_tensors(tmp_path)["network.layers.9.weight"], resumed.network.layers[9].weight
+    )
+
+
+def load_checkpoint_tensors(work_dir: Path) -> dict[str, Tensor]:
+    """The network's state after the last epoch, by the checkpoint."""
+    stored = load_file(checkpoint_path(work_dir))
+    return {name.removeprefix("model/"): value for name, value in stored.items() if name.startswith("model/")}
+
+
 def test_a_damaged_checkpoint_starts_anew(tmp_path):
     one_epoch = replace(CONFIG, epochs=1)
     first, second = champion(), champion()
@@ -359,6 +410,16 @@ def test_with_a_falling_rate_the_latest_of_alike_epochs_is_chosen():
     assert annealed(46, 44, 50, 30) == 3
     assert annealed(0, 0) == 0  # as the champion does
     assert annealed(1, 0) == 1  # no repair is alike to none
+
+
+def test_a_training_chooses_by_the_rule_for_a_falling_rate():
+    """The latest of epochs that repair alike: without that rule the first one would be taken."""
+    parts = parts_of(CONFIG)
+    right, failed = len(parts.choosing), len(parts.validation)
+    history = [{"validation_right": right, "validation_repaired": n} for n in (0, failed // 2, failed // 2 - 1)]
+    assert choose_epoch(history, parts, CONFIG).epoch == 2
+    counts = [ValidationCounts(h["validation_right"], h["validation_repaired"]) for h in history]
+    assert select_epoch(counts, clean_images=right, failures=failed, max_clean_drop=1.0).epoch == 1
 
 
 def test_one_image_of_slack_on_small_sets():

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from repairops.config import derive_seed
+from repairops.config import TrainingConfig, derive_seed
 from repairops.core.methods.base import Method
 from repairops.core.training.clock import StepClock
 from repairops.core.training.distributed import Ranks
@@ -100,7 +100,7 @@ def make_batch_source(train_set: ImageSet, part: np.ndarray, device: torch.devic
 class EpochRunner:
     """Runs epochs by number; all randomness of an epoch comes from the seed and that number.
 
-    network: the classifier, or its mixed-precision form. learning_rate: at the first step; it falls along half a
+    network: the classifier as it is trained. config: its learning rate is that of the first step; it falls along half a
     cosine to a thousandth at the last step of the last epoch. checkpoint: named where the loss is not finite.
     ranks, clock: also inside `network`. Each rank draws and trains its share of each batch.
     """
@@ -110,10 +110,7 @@ class EpochRunner:
     optimizer: torch.optim.SGD
     source: BatchSource
     jitter: Callable[[Tensor, Generator], Tensor]
-    epochs: int
-    batch_size: int
-    epoch_images: int
-    learning_rate: float
+    config: TrainingConfig
     seed: int
     checkpoint: Path
     ranks: Ranks
@@ -123,7 +120,7 @@ class EpochRunner:
     @property
     def steps(self) -> int:
         """Of one epoch."""
-        return epoch_steps(len(self.source), self.epoch_images, self.batch_size)
+        return epoch_steps(len(self.source), self.config.epoch_images, self.config.batch_size)
 
     def run(self, epoch: int, deadline: float) -> Figures:
         """Trains epoch `epoch` (1 = the first), which ends early at `deadline` (of time.monotonic()).
@@ -143,7 +140,7 @@ class EpochRunner:
             own = derive_seed(seed, "rank", self.ranks.rank)
             generator.manual_seed(own)
         with torch.enable_grad(), seeded(own, self.source.device), self._progress(epoch) as bar:
-            whole = torch.split(order[: self.steps * self.batch_size], self.batch_size)
+            whole = torch.split(order[: self.steps * self.config.batch_size], self.config.batch_size)
             batches = self.source.stream([self.ranks.share(batch) for batch in whole])
             while (figures := self._step(batches, generator, first_step + done)) is not None:
                 for name, value in figures.items():
@@ -188,28 +185,28 @@ class EpochRunner:
         return figures
 
     def _learning_rate(self, step: int) -> float:
-        fraction = step / max(1, self.epochs * self.steps - 1)
-        return self.learning_rate * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * fraction)))
+        fraction = step / max(1, self.config.epochs * self.steps - 1)
+        return self.config.learning_rate * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * fraction)))
 
     def _progress(self, epoch: int) -> Any:
         """On stderr, only where that is a terminal; the time left is that of the whole training."""
         from tqdm import tqdm
 
         return tqdm(
-            desc=f"epoch {epoch}/{self.epochs}",
-            total=self.epochs * self.steps,
+            desc=f"epoch {epoch}/{self.config.epochs}",
+            total=self.config.epochs * self.steps,
             initial=(epoch - 1) * self.steps,
             unit="step",
             disable=None if self.ranks.leads else True,
-            leave=epoch == self.epochs,
+            leave=epoch == self.config.epochs,
         )
 
     def _log_estimate(self, seconds: float) -> None:
         """On the CPU, once: how long this training will take, from the time of ESTIMATE_AFTER steps."""
         if self.source.device.type == "cpu" and self.ranks.leads:
-            steps = self.epochs * self.steps
+            steps = self.config.epochs * self.steps
             logger.info(
                 "Training on the CPU: about %.1f minutes for %d epochs of %d steps (%.0f train images/s).",
-                seconds / ESTIMATE_AFTER * steps / 60, self.epochs, self.steps,
-                ESTIMATE_AFTER * self.batch_size / max(seconds, 1e-9),
+                seconds / ESTIMATE_AFTER * steps / 60, self.config.epochs, self.steps,
+                ESTIMATE_AFTER * self.config.batch_size / max(seconds, 1e-9),
             )  # fmt: skip
