@@ -2,7 +2,7 @@
 
 torchrun --nproc-per-node 2 distributed_job.py FOLDER NAME...
 
-NAME: a method; 'stopped' trains style_guided for the first of two epochs, and 'resumed' goes on from there; 'killed'
+NAME: a method; 'stopped' trains mixup for the first of two epochs, and 'resumed' goes on from there; 'killed'
 ends rank 1 in the second epoch, as a machine that fails does; 'explodes' has a loss that is not finite on rank 1 alone.
 """
 
@@ -41,7 +41,7 @@ class Recorded:
     """A method that keeps what its first step is made of, the gradients that this step came to, and its losses."""
 
     def __init__(self, name: str, data: MethodData) -> None:
-        method = "style_guided" if name in ("stopped", "resumed", "killed", "explodes") else name
+        method = "mixup" if name in ("stopped", "resumed", "killed", "explodes") else name
         self.name, self.method = name, method_of(MethodConfig(name=method), parts_of(CONFIG), CONFIG.device)(data)
         self.losses: list[float] = []
         self.images = self.labels = self.draws = torch.empty(0)

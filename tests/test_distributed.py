@@ -107,8 +107,8 @@ def test_a_loss_that_is_not_finite_on_one_rank_is_an_error_on_all(runs: tuple[Pa
 def test_ranks_go_on_from_the_first_one_s_checkpoint(runs: tuple[Path, list[dict[str, Any]]]) -> None:
     """Only rank 0 has written it; after the second epoch all have the weights of an uninterrupted training."""
     for found in runs[1]:
-        assert found["stopped"]["losses"] + found["resumed"]["losses"] == found["style_guided"]["losses"]
-        assert found["resumed"]["digest"] == found["style_guided"]["digest"]
+        assert found["stopped"]["losses"] + found["resumed"]["losses"] == found["mixup"]["losses"]
+        assert found["resumed"]["digest"] == found["mixup"]["digest"]
 
 
 def test_a_killed_rank_ends_all_and_another_number_goes_on(tmp_path: Path) -> None:
