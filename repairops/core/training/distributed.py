@@ -105,8 +105,8 @@ def start_ranks() -> Ranks:
 class Timed(Classifier):
     """The same network, with the time of its forward passes; with `ranks`, its gradients are the mean of theirs.
 
-    A pass without gradients goes past DistributedDataParallel, so each rank may make as many as it likes. BatchNorm
-    statistics are a rank's own until rank 0's are taken, see `TrainingState`.
+    A pass without gradients goes past DistributedDataParallel, so each rank may make as many as it likes. Before the
+    others, rank 0's buffers (BatchNorm's running statistics) are sent to all.
 
     It is given images in NCHW order whatever a style returned: from others a convolution makes features in
     channels_last order, on which some networks' `view` fails. `reshape` and `view` set the strides of an axis of
@@ -117,7 +117,7 @@ class Timed(Classifier):
         super().__init__(inner.network, inner.spec)
         joined: nn.Module = inner
         if not ranks.alone:  # a network may have parameters that its answers do not depend on
-            joined = DistributedDataParallel(inner, broadcast_buffers=False, find_unused_parameters=True)
+            joined = DistributedDataParallel(inner, find_unused_parameters=True)
         self._ways, self._clock = (inner, joined), clock  # in a tuple: not submodules of its own
 
     def forward(self, images: Tensor) -> Tensor:
