@@ -16,12 +16,12 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
-from stand_ins import NAMES, failure_batch, image_set
-from torch import Generator, nn
+from stand_ins import NAMES, failure_batch, image_set, styled_method
+from torch import nn
 
-from repairops.config import MethodConfig, StyleConfig, TrainingConfig
+from repairops.config import MethodConfig, TrainingConfig
 from repairops.core.clustering import cluster_failures
-from repairops.core.methods import make_method
+from repairops.core.parts import cut_parts
 from repairops.core.training import train
 from repairops.core.training.clock import memory_figures
 from repairops.data.records import ImageSet, InputSpec
@@ -51,13 +51,10 @@ def measure(size: int, seconds: float) -> dict[str, float]:
     before = memory_figures(CPU)["memory_mb"]
     classifier = Classifier(network(), InputSpec(3, 32, 32, NAMES))
     config = TrainingConfig(epochs=1, device="cpu", max_minutes=seconds / 60)
+    parts = cut_parts(random_set(size, 0), None, batch, batch.subset(np.arange(100)), clusters, config, seed=0)
     with tempfile.TemporaryDirectory() as folder:
-        result = train(
-            classifier,
-            lambda data: make_method(MethodConfig(), StyleConfig(), data, Generator().manual_seed(0)),
-            random_set(size, 0), batch, batch.subset(np.arange(100)), clusters, config,
-            seed=0, work_dir=Path(folder), method_key="default",
-        )  # fmt: skip
+        method = styled_method(MethodConfig(), parts, classifier, CPU)
+        result = train(classifier, method, parts, config, seed=0, work_dir=Path(folder), method_key="default")
     pixels = size * 3 * 32 * 32 / 2**20
     return {
         "train_images": size,

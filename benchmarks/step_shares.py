@@ -18,15 +18,16 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
-from stand_ins import NAMES, failure_batch, image_set
+from stand_ins import NAMES, failure_batch, image_set, styled_method
 from torch import Generator, Tensor, nn
 
 from repairops.bench.networks import build_network
-from repairops.config import MethodConfig, StyleConfig, TrainingConfig
+from repairops.config import MethodConfig, TrainingConfig
 from repairops.core.clustering import cluster_failures
-from repairops.core.methods import make_method
+from repairops.core.parts import cut_parts
 from repairops.core.training import train
-from repairops.data.records import ImageSet, InputSpec
+from repairops.data.records import FailureBatch, ImageSet, InputSpec
+from repairops.model.device import resolve_device
 from repairops.model.network import Classifier
 
 FAILURES = 700
@@ -43,6 +44,13 @@ def labelled(content: Tensor, seed: int) -> ImageSet:
     return image_set((content * 255).byte(), np.random.default_rng(seed), str(seed))
 
 
+def stand_in_failures(side: int, count: int = FAILURES) -> FailureBatch:
+    """Paler and noisy images."""
+    pale = 0.3 + 0.4 * images(count, side, 1)
+    noise = 0.1 * torch.randn(pale.shape, generator=Generator().manual_seed(2))
+    return failure_batch(labelled((pale + noise).clamp(0, 1), 1))
+
+
 def make_network(name: str, spec: InputSpec) -> nn.Module:
     if name == "resnet18":
         from torchvision.models import resnet18
@@ -53,24 +61,18 @@ def make_network(name: str, spec: InputSpec) -> nn.Module:
 
 def measure(name: str, recipe: str, device: str, steps: int, epochs: int) -> dict[str, object]:
     side, batch = (224, 64) if name == "resnet18" else (32, 128)
-    pale = 0.3 + 0.4 * images(FAILURES, side, 1)
-    noise = 0.1 * torch.randn(pale.shape, generator=Generator().manual_seed(2))
-    failures = failure_batch(labelled((pale + noise).clamp(0, 1), 1))
+    failures = stand_in_failures(side)
     clusters = cluster_failures(failures, clusters=5, per_class=False, restarts=1, seed=0)
     spec = InputSpec(3, side, side, NAMES)
     classifier = Classifier(make_network(name, spec), spec)
     config = TrainingConfig(
         epochs=epochs, batch_size=batch, epoch_images=steps * batch, device=device, horizontal_flip=True, patience=0
     )
+    train_set = labelled(images((steps + 4) * batch, side, 0), 0)
+    parts = cut_parts(train_set, None, failures, failures.subset(np.arange(100)), clusters, config, seed=0)
     with tempfile.TemporaryDirectory() as folder:
-        result = train(
-            classifier,
-            lambda data: make_method(
-                MethodConfig(recipe=recipe), StyleConfig(), data, Generator().manual_seed(0)
-            ),
-            labelled(images((steps + 4) * batch, side, 0), 0), failures, failures.subset(np.arange(100)), clusters,
-            config, seed=0, work_dir=Path(folder), method_key=recipe,
-        )  # fmt: skip
+        method = styled_method(MethodConfig(recipe=recipe), parts, classifier, resolve_device(device))
+        result = train(classifier, method, parts, config, seed=0, work_dir=Path(folder), method_key=recipe)
     return {
         "network": name,
         "recipe": recipe,

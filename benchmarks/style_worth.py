@@ -29,7 +29,7 @@ from torch import Generator, Tensor
 from repairops.bench.rivals import TrueCorruption
 from repairops.config import StyleConfig, derive_seed
 from repairops.core.clustering import cluster_failures
-from repairops.core.methods.references import reference_weights
+from repairops.core.methods.style_operations import reference_weights
 from repairops.core.styles import AUTO, STYLES, Style, Witness, fit_style
 from repairops.core.training.loop import make_jitter
 from repairops.data import sample_ids

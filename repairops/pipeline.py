@@ -1,6 +1,6 @@
 """The main path: pull, validate, split, cluster, style, fine-tune, evaluate, export, gate, register, report.
 
-Read `run_job` first, then open the stage that interests you.
+Read `run_job` first, then open the stage that interests you; from split to fine-tune that is `core/repair.py`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from repairops.config import Config
 from repairops.core.methods import check_names
+from repairops.core.parts import RepairInputs
 from repairops.errors import RepairError, UsageError
 from repairops.model.device import resolve_device
 from repairops.outcome import Outcome
@@ -19,7 +20,7 @@ from repairops.stages.job import Job
 from repairops.stages.judge import ask_gate, export_and_compare, judge, weigh
 from repairops.stages.publish import headline, promote_earlier, publish
 from repairops.stages.pull import Inputs, pull
-from repairops.stages.repair import cluster, fine_tune, show_style, split_batch
+from repairops.stages.repair import repair_champion
 from repairops.stages.validate import validate_failures
 from repairops.store.connection import connect
 from repairops.store.datasets import find_sets
@@ -97,14 +98,9 @@ def run_job(job: Job, inputs: Inputs) -> Outcome:
         champion, train_set, unseen, clean, rows = pull(job, inputs)
     with job.stage("validate"):
         failures = validate_failures(job, rows, champion, train_set, unseen, clean)
-    with job.stage("split"):
-        split = split_batch(job, failures)
-    with job.stage("cluster"):
-        clusters = cluster(job, split.repair)
-    with job.stage("style"):
-        style, samples = show_style(job, champion, split.repair, clusters, train_set)
-    with job.stage("fine-tune"):
-        challenger = fine_tune(job, champion, train_set, unseen, split, clusters, style)
+    given = RepairInputs(train_set, failures, unseen)
+    repaired, samples = repair_champion(job, champion.classifier, given)  # stages split, cluster, style and fine-tune
+    challenger, split, clusters = repaired.network, repaired.split, repaired.clusters
     with job.stage("evaluate"):
         evaluation = judge(job, champion, challenger, clean, split.heldout)
         evidence = weigh(job, champion, challenger, clean, split, clusters, evaluation)

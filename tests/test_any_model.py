@@ -12,12 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 from torchvision.models import mobilenet_v3_small, resnet18
-from training_helpers import digits
+from training_helpers import digits, method_of, parts_of
 
-from repairops.config import MethodConfig, StyleConfig, TrainingConfig
+from repairops.config import MethodConfig, TrainingConfig
 from repairops.core.clustering import cluster_failures
-from repairops.core.methods import RepairData, make_method
-from repairops.core.methods.base import Method
 from repairops.core.training import TrainingResult, train
 from repairops.data.records import FailureBatch, FailureSplit, ImageSet, InputSpec
 from repairops.data.split import split_failures
@@ -114,17 +112,12 @@ def split(batch: FailureBatch) -> FailureSplit:
 
 
 def fine_tune(
-    classifier: Classifier, train_set: ImageSet, parts: FailureSplit, folder: Path, config: TrainingConfig = CONFIG
+    classifier: Classifier, train_set: ImageSet, split: FailureSplit, folder: Path, config: TrainingConfig = CONFIG
 ) -> TrainingResult:
-    def method(data: RepairData) -> Method:
-        untaught = MethodConfig(distillation=0.0)  # the networks are untrained, so their answers teach nothing
-        return make_method(untaught, StyleConfig(), data, Generator().manual_seed(0))
-
-    clusters = cluster_failures(parts.repair, clusters=3, per_class=False, restarts=1, seed=0)
-    return train(
-        classifier, method, train_set, parts.repair, parts.validation, clusters, config,
-        seed=0, work_dir=folder, method_key="default",
-    )  # fmt: skip
+    untaught = MethodConfig(distillation=0.0)  # the networks are untrained, so their answers teach nothing
+    clusters = cluster_failures(split.repair, clusters=3, per_class=False, restarts=1, seed=0)
+    parts = parts_of(config, train_set=train_set, failed=(split.repair, split.validation), clusters=clusters)
+    return train(classifier, method_of(untaught, parts), parts, config, seed=0, work_dir=folder, method_key="default")
 
 
 def seeded(make: Callable[[], nn.Module]) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Several processes of one training: real torchrun processes on the CPU, against a single one."""
+"""Several processes of one training: real torchrun processes on the CPU, against what each of them has to compute."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import distributed_job
 import jsonschema
 import numpy as np
 import pytest
+import torch
 import yaml
-from distributed_job import launch
+from distributed_job import CONFIG, launch, torchrun
 from pipeline_helpers import (
     OPTIONS,
     ROOT,
@@ -23,59 +24,139 @@ from pipeline_helpers import (
     scene_fixture,  # noqa: F401
     template_fixture,  # noqa: F401
 )
+from torch import nn
+from training_helpers import champion, method_data, method_of, parts_of
 
 from mlflow_project.main import NAMES
 from mlflow_project.repair_distributed import command
+from repairops.config import MethodConfig, derive_seed
+from repairops.core.training.distributed import Ranks, synchronised_statistics, use_channels_last
+from repairops.errors import InvalidOption
+from repairops.model.device import set_mode
 
 KUBERNETES = ROOT / "mlflow_project" / "kubernetes"
 
-ALONE = ("style_guided", "mixup", "sensei", "batch_norm")
-METHODS = (*ALONE, "interrupted")  # the last one is style_guided, resumed
+METHODS = ("style_guided", "mixup", "sensei", "batch_norm", "augmix", "few_shot")
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Any]]]:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    """The folder of a torchrun of two ranks, and what each wrote down."""
     folder = tmp_path_factory.mktemp("ranks")
-    (folder / "1").mkdir()
-    alone: dict[str, Any] = {"world": 1} | {n: distributed_job.run(n, folder / "1" / n, epochs=2) for n in ALONE}
-    return {1: [alone], 2: launch(folder / "2", 2, METHODS)}
+    return folder, launch(folder, 2, [*METHODS, "explodes", "stopped", "resumed"])
 
 
-@pytest.mark.parametrize("name", ALONE)
-def test_two_ranks_have_the_losses_of_one_over_twenty_steps(runs: dict[int, list[dict[str, Any]]], name: str) -> None:
-    """BatchNorm, augmentation, failures and all: the same global batch and seed."""
-    (alone,), (first, second) = runs[1], runs[2]
-    assert (alone["world"], first["world"]) == (1, 2)
-    assert len(alone[name]["losses"]) == 20
-    assert np.ptp(alone[name]["losses"]) > 0.01
-    np.testing.assert_allclose(first[name]["losses"], alone[name]["losses"], atol=1e-4)
-    np.testing.assert_allclose(first[name]["losses"], second[name]["losses"], rtol=0, atol=0)
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "batch_norm"])
+def test_the_gradient_of_two_ranks_is_the_mean_of_their_own(runs: tuple[Path, list[dict[str, Any]]], name: str) -> None:
+    """Each rank's own is computed here, from the same rows and draws."""
+    folder, _ = runs
+    steps = [torch.load(folder / f"{name}-{rank}.pt", weights_only=True) for rank in range(2)]
+    assert [len(step["labels"]) for step in steps] == [54, 54]  # the 109th image is not trained on
+    assert not torch.equal(steps[0]["images"], steps[1]["images"])
+    own = []
+    for step in steps:
+        classifier, generator = distributed_job.network_without_dropout(), torch.Generator()
+        generator.set_state(step["draws"])
+        method = method_of(MethodConfig(name=name), parts_of(CONFIG))(method_data(CONFIG))
+        set_mode(classifier, training=True)
+        use_channels_last(classifier, torch.device("cpu"), amp=False)
+        set_mode(classifier, training=True)
+        loss, _figures = method.loss(classifier, step["images"], step["labels"], generator)
+        loss.backward()
+        own.append([p.grad for p in classifier.parameters()])
+    for one, two, first, second in zip(*own, *(step["gradients"] for step in steps), strict=True):
+        assert torch.equal(first, second)
+        torch.testing.assert_close(first, (one + two) / 2, rtol=1e-3, atol=1e-5)
+        assert (one - two).abs().max() > 1e-3  # the ranks' rows and draws differ
 
 
-def test_all_ranks_end_with_the_same_weights_as_one_process(runs: dict[int, list[dict[str, Any]]]) -> None:
-    (alone,), (first, second) = runs[1], runs[2]
-    for name in ("style_guided", "mixup"):
-        assert first[name]["digest"] == second[name]["digest"]
-        np.testing.assert_allclose(first[name]["weights"], alone[name]["weights"], atol=1e-4)
-        assert first[name]["history"] == second[name]["history"]  # rank 0's, seconds too: all decide alike
-        for one, two in zip(alone[name]["history"], first[name]["history"], strict=True):
-            assert one["validation_right"] == two["validation_right"]
-        assert not first[name]["patched"]
+def test_each_rank_has_its_own_slice_of_a_common_order(runs: tuple[Path, list[dict[str, Any]]]) -> None:
+    """By the labels, since images are jittered by each rank's own draws."""
+    folder, _ = runs
+    seed = derive_seed(0, "training", 1)
+    parts = parts_of(CONFIG)
+    order = torch.randperm(len(parts.rows), generator=torch.Generator().manual_seed(seed))[:108]
+    wanted = parts.train_set.labels[parts.rows[order.numpy()]].tolist()
+    found = [torch.load(folder / f"mixup-{rank}.pt", weights_only=True) for rank in range(2)]
+    assert torch.cat([step["labels"] for step in found]).tolist() == wanted
+    assert not torch.equal(found[0]["draws"], found[1]["draws"])
 
 
-def test_ranks_go_on_from_the_first_one_s_checkpoint(runs: dict[int, list[dict[str, Any]]]) -> None:
+@pytest.mark.parametrize("name", METHODS)
+def test_all_ranks_end_with_the_same_weights_and_decide_alike(
+    runs: tuple[Path, list[dict[str, Any]]], name: str
+) -> None:
+    first, second = (found[name] for found in runs[1])
+    assert first["digest"] == second["digest"]
+    assert first["history"] == second["history"]  # rank 0's, seconds too
+    assert first["best_epoch"] == second["best_epoch"]
+    assert [h["steps"] for h in first["history"]] == [9, 9]  # of 109 images, 1,080 of them
+    assert first["losses"] != second["losses"]
+    mean = np.mean([first["losses"], second["losses"]], axis=0).reshape(2, 9).mean(axis=1)
+    np.testing.assert_allclose([h["loss"] for h in first["history"]], mean, rtol=1e-6)
+    assert {"BatchNorm2d", "SmallNet"} <= set(first["kinds"])  # the network's own layers, nothing around them
+    assert not {"DistributedDataParallel", "SyncBatchNorm"} & set(first["kinds"])
+
+
+def test_a_loss_that_is_not_finite_on_one_rank_is_an_error_on_all(runs: tuple[Path, list[dict[str, Any]]]) -> None:
+    first, second = (found["explodes"]["error"] for found in runs[1])
+    assert first == second
+    assert "nan at step 3" in first
+
+
+def test_ranks_go_on_from_the_first_one_s_checkpoint(runs: tuple[Path, list[dict[str, Any]]]) -> None:
     """Only rank 0 has written it; after the second epoch all have the weights of an uninterrupted training."""
-    for found in runs[2]:
-        stopped, resumed = found["interrupted"]
-        assert (len(stopped["losses"]), len(resumed["losses"])) == (10, 10)
-        assert stopped["losses"] + resumed["losses"] == found["style_guided"]["losses"]
-        assert resumed["digest"] == found["style_guided"]["digest"]
+    for found in runs[1]:
+        assert found["stopped"]["losses"] + found["resumed"]["losses"] == found["mixup"]["losses"]
+        assert found["resumed"]["digest"] == found["mixup"]["digest"]
+
+
+def test_a_killed_rank_ends_all_and_another_number_goes_on(tmp_path: Path) -> None:
+    done = torchrun(tmp_path, 2, ["killed"])
+    assert done.returncode == 1
+    assert "exitcode  : 9" in done.stderr
+    assert not list(tmp_path.glob("rank*.json"))
+    alone = distributed_job.run("resumed", tmp_path)
+    assert len(alone["losses"]) == 9  # the second epoch alone
+    assert [h["steps"] for h in alone["history"]] == [9, 9]
+    (again,) = launch(tmp_path, 1, ["resumed"])
+    assert again["resumed"]["losses"] == []  # both epochs are done
+    assert again["resumed"]["digest"] == alone["digest"]
 
 
 @pytest.mark.slow
-def test_three_ranks_with_shares_of_unequal_size(runs: dict[int, list[dict[str, Any]]], tmp_path: Path) -> None:
-    found = launch(tmp_path / "3", 3, ["style_guided"])
-    np.testing.assert_allclose(found[2]["style_guided"]["losses"], runs[1][0]["style_guided"]["losses"], atol=1e-4)
+def test_one_process_and_then_three_share_a_training(tmp_path: Path) -> None:
+    stopped = distributed_job.run("stopped", tmp_path)
+    found = launch(tmp_path, 3, ["resumed"])
+    assert len(stopped["losses"]) == len(found[2]["resumed"]["losses"]) == 9
+    assert len({rank["resumed"]["digest"] for rank in found}) == 1
+    assert [h["steps"] for h in found[1]["resumed"]["history"]] == [9, 9]
+
+
+def test_fewer_images_than_processes_are_refused() -> None:
+    assert Ranks(1, 2).share(torch.arange(5)).tolist() == [2, 3]
+    with pytest.raises(InvalidOption, match=r"training\.batch_size is 2; it must be at least the 3 processes"):
+        Ranks(0, 3).share(torch.arange(2))
+
+
+def test_the_network_gets_its_own_batch_norm_back() -> None:
+    """SyncBatchNorm itself runs on GPUs alone; parameters and statistics are the same tensors all the time."""
+    classifier = champion()
+    own = {name: layer for name, layer in classifier.named_modules() if isinstance(layer, nn.BatchNorm2d)}
+    state = {name: value.data_ptr() for name, value in classifier.state_dict().items()}
+    with synchronised_statistics(classifier, torch.device("cuda"), Ranks(0, 2)):
+        within = dict(classifier.named_modules())
+        assert all(isinstance(within[name], nn.SyncBatchNorm) for name in own)
+        assert {name: value.data_ptr() for name, value in classifier.state_dict().items()} == state
+        set_mode(classifier, training=True)
+        with torch.no_grad():
+            within["network.layers.1"].running_mean.add_(1.0)
+    assert {n: m for n, m in classifier.named_modules() if n in own} == own
+    assert {name: value.data_ptr() for name, value in classifier.state_dict().items()} == state
+    assert all(layer.training for layer in own.values())
+    assert not torch.equal(own["network.layers.1"].running_mean, champion().network.layers[1].running_mean)
+    with synchronised_statistics(classifier, torch.device("cpu"), Ranks(0, 2)):
+        assert not any(isinstance(m, nn.SyncBatchNorm) for m in classifier.modules())
 
 
 # The whole job

@@ -15,17 +15,18 @@ import torch.distributed as dist
 from distributed_job import launch
 from style_helpers import eight_bits, generator, scenes
 from torch import Tensor
-from training_helpers import Stopped, champion, digits, failures, one_cluster, stop_after_first
+from training_helpers import Stopped, champion, digits, method_of, parts_of, stop_after_first
 
 from repairops.bench.corruptions import CORRUPTIONS, corrupt
 from repairops.config import MethodConfig, StyleConfig, TrainingConfig
 from repairops.core.augment.patterns import find_pattern
-from repairops.core.methods import METHODS, make_method
+from repairops.core.methods import METHODS
 from repairops.core.styles import STYLES, fit_style
 from repairops.core.styles.wct2 import build_wct2
 from repairops.core.training import TrainingResult, train
-from repairops.core.training.checkpoint import state_tensors
-from repairops.core.training.ranks import Ranks, gather_rows, sum_ranks
+from repairops.core.training.clock import StepClock
+from repairops.core.training.distributed import Ranks, synchronised_statistics, training_network
+from repairops.core.training.state import state_tensors
 from repairops.model.evaluation import logits
 from repairops.model.network import Classifier
 
@@ -38,13 +39,9 @@ CONFIG = TrainingConfig(
 
 
 def run(classifier: Classifier, folder: Path, name: str, config: TrainingConfig = CONFIG, **options) -> TrainingResult:
-    repair, validation = failures()
-    return train(
-        classifier,
-        lambda data: make_method(MethodConfig(name=name), StyleConfig(), data, generator()),
-        digits()[0], repair, validation, one_cluster(len(repair)), config,
-        seed=0, work_dir=folder, method_key=name, **options,
-    )  # fmt: skip
+    parts = parts_of(config)
+    method = method_of(MethodConfig(name=name), parts, GPU)
+    return train(classifier, method, parts, config, seed=0, work_dir=folder, method_key=name, **options)
 
 
 def weights(classifier: Classifier) -> Tensor:
@@ -155,7 +152,7 @@ def test_images_that_do_not_fit_on_the_gpu_are_streamed_to_the_same_end(
 ) -> None:
     fitting, streamed = champion(), champion()
     run(fitting, tmp_path / "fitting", "fine_tune")
-    monkeypatch.setattr("repairops.core.training.source.fits_on", lambda device, size: False)
+    monkeypatch.setattr("repairops.core.training.epoch.fits_on", lambda device, size: False)
     run(streamed, tmp_path / "streamed", "fine_tune")
     apart = (weights(fitting) - weights(streamed)).norm()
     assert apart < 0.02 * (weights(fitting) - weights(champion())).norm()
@@ -177,35 +174,38 @@ def test_a_compiled_network_trains_on_the_gpu(tmp_path: Path) -> None:
 # Several processes
 
 
-def test_collectives_run_through_nccl(tmp_path: Path) -> None:
+def test_batch_norm_is_synchronised_through_nccl(tmp_path: Path) -> None:
     """A group of one: as much as one GPU allows, since NCCL refuses two processes on it."""
     store = dist.FileStore(str(tmp_path / "store"), 1)
     dist.init_process_group("cpu:gloo,cuda:nccl", store=store, rank=0, world_size=1)
     try:
-        own = torch.rand(5, 3, device=GPU, requires_grad=True)
-        gathered, summed = gather_rows(own, Ranks(0, 1), 5), sum_ranks(own)
-        torch.testing.assert_close(gathered, own)
-        torch.testing.assert_close(summed, own)
-        (gathered.sum() + 2 * summed.sum()).backward()
-        torch.testing.assert_close(own.grad, torch.full_like(own, 3.0))
-        flat = own.detach().clone()
-        dist.broadcast(flat, 0)
-        torch.testing.assert_close(flat, own.detach())
+        plain, joined, images = champion().to(GPU), champion().to(GPU), torch.rand(40, 1, 8, 8, device=GPU)
+        with synchronised_statistics(joined, torch.device(GPU), Ranks(0, 2)):
+            network = training_network(
+                joined, StepClock(torch.device(GPU)), amp=False, compiled=False, ranks=Ranks(0, 2)
+            )
+            for classifier in (plain, network):
+                classifier.train()
+                classifier.network.layers[8].eval()  # dropout
+                classifier(images).square().mean().backward()
+        for one, two in zip(plain.parameters(), joined.parameters(), strict=True):
+            torch.testing.assert_close(two.grad, one.grad, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(joined.network.layers[1].running_mean, plain.network.layers[1].running_mean)
+        assert type(joined.network.layers[1]) is torch.nn.BatchNorm2d
     finally:
         dist.destroy_process_group()
 
 
-def test_two_processes_on_one_gpu_have_the_losses_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_share_one_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if torch.cuda.device_count() > 1:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setenv("REPAIROPS_TEST_DEVICE", GPU)
-    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")  # other sizes take other algorithms: rounding, in float32
-    (alone,) = launch(tmp_path / "1", 1, ["style_guided"])
-    first, second = launch(tmp_path / "2", 2, ["style_guided"])
-    assert (alone["world"], first["world"]) == (1, 2)
-    assert len(alone["style_guided"]["losses"]) == 20
-    np.testing.assert_allclose(first["style_guided"]["losses"], alone["style_guided"]["losses"], atol=2e-3)
-    np.testing.assert_allclose(first["style_guided"]["losses"], second["style_guided"]["losses"], atol=1e-5)
+    first, second = launch(tmp_path, 2, ["style_guided", "batch_norm", "sensei"])
+    for name in ("style_guided", "batch_norm", "sensei"):
+        assert first[name]["digest"] == second[name]["digest"]
+        assert first[name]["history"][-1]["validation_repaired"] > 0
+        assert "SyncBatchNorm" not in first[name]["kinds"]
+    assert first["style_guided"]["losses"] != second["style_guided"]["losses"]
 
 
 # The whole job

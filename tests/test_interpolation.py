@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import torch
 from test_training import CONFIG, CPU, fine_tune, run
-from training_helpers import champion, digits, failures
+from training_helpers import champion, digits, parts_of
 
 from repairops.core.training import TrainingResult
-from repairops.core.training.interpolation import _choose, interpolate, smooth_losses, trade_off
-from repairops.core.training.parts import training_parts
+from repairops.core.training.interpolation import _choose, between, interpolate, smooth_losses, trade_off
 from repairops.core.training.selection import ValidationCounts
 from repairops.core.training.state import count_right
 from repairops.model.network import Classifier
@@ -55,8 +54,8 @@ def tuned(state: dict[str, torch.Tensor]) -> Classifier:
 
 def test_the_line_is_measured_on_validation_parts_and_the_chosen_point_stays(trained) -> None:
     state, result = trained
-    classifier, (train_set, _), (_, validation) = tuned(state), digits(), failures()
-    points = trade_off(champion(), classifier, train_set, validation, result, CONFIG, seed=0)
+    fine_tuned, parts = tuned(state), parts_of(CONFIG)
+    points = trade_off(champion(), fine_tuned, parts, result, CONFIG)
     assert [point.weight for point in points] == pytest.approx([step / 10 for step in range(11)])
     assert points[0].validation_accuracy == result.champion["validation_accuracy"]
     assert points[0].validation_repair_rate == 0  # failures are the champion's
@@ -65,24 +64,27 @@ def test_the_line_is_measured_on_validation_parts_and_the_chosen_point_stays(tra
     assert points[-1].validation_repair_rate == best["validation_repair_rate"]
     (chosen,) = [point for point in points if point.chosen]
     assert chosen.validation_repair_rate >= points[-1].validation_repair_rate
+    classifier, validation, part = between(champion(), fine_tuned, points), parts.validation, parts.choosing
     assert count_right(classifier, validation.images, CPU) == chosen.validation_repair_rate * len(validation)
-    _, part = training_parts(train_set, None, CONFIG, 0)
     assert count_right(classifier, part, CPU) == chosen.validation_accuracy * len(part)
     assert not classifier.training
+    assert all(torch.equal(value, state[name]) for name, value in fine_tuned.state_dict().items())  # it stays
 
 
 def test_nothing_to_choose_leaves_the_weights_as_they_are(trained) -> None:
     state, result = trained
-    (train_set, _), (_, validation) = digits(), failures()
+    parts, none = parts_of(CONFIG), np.arange(0)
     cases = [
-        (dataclasses.replace(CONFIG, interpolation=0), result),
-        (CONFIG, dataclasses.replace(result, best_epoch=0)),
-        (CONFIG, dataclasses.replace(result, validation_failures=0)),
-        (CONFIG, dataclasses.replace(result, validation_images=0)),
+        (dataclasses.replace(CONFIG, interpolation=0), result, parts),
+        (CONFIG, dataclasses.replace(result, best_epoch=0), parts),
+        (CONFIG, result, dataclasses.replace(parts, validation=parts.validation.subset(none))),
+        (CONFIG, result, dataclasses.replace(parts, choosing=parts.choosing.subset(none))),
     ]
-    for config, found in cases:
+    for config, found, given in cases:
         classifier = tuned(state)
-        assert trade_off(champion(), classifier, train_set, validation, found, config, seed=0) == []
+        points = trade_off(champion(), classifier, given, found, config)
+        assert points == []
+        classifier = between(champion(), classifier, points)
         assert all(torch.equal(value, state[name]) for name, value in classifier.state_dict().items())
 
 
@@ -146,13 +148,14 @@ def test_the_curve_is_closer_to_the_true_losses_than_single_points_are() -> None
 
 
 def test_unseen_images_take_the_place_of_the_train_set_s_validation_part(tmp_path: Path) -> None:
-    (train_set, unseen), (_, validation) = digits(), failures()
+    train_set, unseen = digits()
     classifier = champion()
     result = run(classifier, tmp_path, fine_tune, unseen=unseen)
     assert (result.train_images, result.validation_images) == (len(train_set), len(unseen))
     assert result.validation_unseen
     assert result.champion["validation_right"] == count_right(champion(), unseen, CPU)
-    points = trade_off(champion(), classifier, train_set, validation, result, CONFIG, seed=0, unseen=unseen)
+    points = trade_off(champion(), classifier, parts_of(CONFIG, unseen=unseen), result, CONFIG)
+    classifier = between(champion(), classifier, points)
     (taken,) = [point for point in points if point.chosen]
     lost = [points[0].validation_accuracy - point.validation_accuracy for point in points]
     smoothed = smooth_losses([point.weight for point in points], lost)
@@ -177,7 +180,7 @@ def test_the_same_call_gives_the_same_point(trained, tmp_path: Path) -> None:
     found = []
     for _ in range(2):
         classifier = tuned(state)
-        points = trade_off(champion(), classifier, digits()[0], failures()[1], result, CONFIG, seed=0)
-        found.append((points, classifier.state_dict()))
+        points = trade_off(champion(), classifier, parts_of(CONFIG), result, CONFIG)
+        found.append((points, between(champion(), classifier, points).state_dict()))
     assert found[0][0] == found[1][0]
     assert all(torch.equal(value, found[1][1][name]) for name, value in found[0][1].items())

@@ -149,46 +149,36 @@ from pathlib import Path
 import numpy as np, torch
 from sklearn.datasets import load_digits
 torch.set_num_threads(1)
-import repairops.core.augment.operations
-from repairops.core.clustering import cluster_failures
-from repairops.data.split import split_failures
 from repairops.config import Config, load_config
-from repairops.model.evaluation import evaluate
-from repairops.gate import decide
+from repairops.core.parts import RepairInputs
+from repairops.core.repair import repair_network
 from repairops.data import from_arrays
-from repairops.core.methods import make_method
-from repairops.model.network import Classifier
-from repairops.gate.evidence import Evidence, ParityCounts
 from repairops.data.records import CleanSet, FailureBatch, InputSpec
-from repairops.core.training import train
+from repairops.gate import decide
+from repairops.gate.evidence import Evidence, ParityCounts
+from repairops.model.evaluation import evaluate
+from repairops.model.network import Classifier
 
 digits = load_digits()
 names = tuple('0123456789')
 images, labels = digits.images / 16, digits.target
-spec = InputSpec(1, 8, 8, names)
 torch.manual_seed(0)
-champion = Classifier(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)), spec).eval()
-challenger = Classifier(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10)), spec)
+network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+champion = Classifier(network, InputSpec(1, 8, 8, names)).eval()
 failed = from_arrays(images[:90] * 0.5 + 0.25, labels[:90], names)
 blank = np.full(90, '')
 batch = FailureBatch(failed, (failed.labels + 1) % 10, np.ones(90, np.float32), blank, blank)
-split = split_failures(batch, heldout_fraction=0.3, validation_fraction=0.2, near_duplicate_similarity=0.99, seed=0)
-clusters = cluster_failures(split.repair, clusters=2, per_class=False, restarts=1, seed=0)
-config = load_config(overrides=['training.epochs=1', 'training.device=cpu'])
-result = train(
-    challenger,
-    lambda data: make_method(config.method, config.style, data, torch.Generator().manual_seed(0)),
-    from_arrays(images[100:500], labels[100:500], names),
-    split.repair, split.validation, clusters, config.training,
-    seed=0, work_dir=Path(tempfile.mkdtemp()), method_key='test',
-)
+train_set = from_arrays(images[100:500], labels[100:500], names)
+config = load_config(overrides=['training.epochs=1', 'training.device=cpu', 'clustering.clusters=2'])
+repaired = repair_network(champion, RepairInputs(train_set, batch), config, work_dir=Path(tempfile.mkdtemp()))
 clean = CleanSet(from_arrays(images[500:600], labels[500:600], names))
-found = evaluate(champion, challenger, clean, split.heldout)
+found = evaluate(champion, repaired.network, clean, repaired.split.heldout)
 verdict = decide(
     Evidence(found.clean, found.clean_by_class, found.heldout_repaired, found.heldout_total, ParityCounts()),
     Config().gate,
 )
-assert len(result.history) == 1 and np.isfinite(result.history[0]['loss'])
+history = repaired.training.history
+assert len(history) == 1 and np.isfinite(history[0]['loss'])
 assert verdict.result in ('FAIL', 'INCONCLUSIVE')  # no parity was measured, so never a pass
 print(verdict.result)
 """

@@ -12,11 +12,10 @@ from pipeline_helpers import (
     scene_fixture,  # noqa: F401
     template_fixture,  # noqa: F401
 )
-from training_helpers import QUICK, champion, digits, failures, one_cluster
+from training_helpers import champion, method_of, parts_of
 
-from repairops.config import MethodConfig, StyleConfig, TrainingConfig, load_config
-from repairops.core.methods import METHODS, RepairData, make_method
-from repairops.core.methods.base import Method
+from repairops.config import MethodConfig, TrainingConfig, load_config
+from repairops.core.methods import METHODS
 from repairops.core.training import TrainingResult, train
 from repairops.core.training.state import count_right
 from repairops.pipeline import repair
@@ -24,24 +23,19 @@ from repairops.pipeline import repair
 TRAINING = TrainingConfig(epochs=3, batch_size=50, crop_padding=0, device="cpu", max_clean_drop=1.0)
 
 
-def train_by(config: MethodConfig, work_dir: Path, style: StyleConfig = QUICK) -> tuple[TrainingResult, int]:
+def train_by(config: MethodConfig, work_dir: Path) -> tuple[TrainingResult, int]:
     """The training's result, and the validation failures that the selected weights get right."""
 
-    def method(data: RepairData) -> Method:
-        return make_method(config, style, data, torch.Generator().manual_seed(0))
-
-    classifier, (repair_part, validation) = champion(), failures()
-    clusters = one_cluster(len(repair_part))
+    classifier, parts = champion(), parts_of(TRAINING)
     result = train(
-        classifier, method, digits()[0], repair_part, validation, clusters, TRAINING,
-        seed=0, work_dir=work_dir, method_key=str(config),
-    )  # fmt: skip
-    return result, count_right(classifier, validation.images, torch.device("cpu"))
+        classifier, method_of(config, parts), parts, TRAINING, seed=0, work_dir=work_dir, method_key=str(config)
+    )
+    return result, count_right(classifier, parts.validation.images, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_repairs_failures_that_it_never_saw(name: str, tmp_path: Path) -> None:
-    result, repaired = train_by(MethodConfig(name=name), tmp_path, StyleConfig())
+    result, repaired = train_by(MethodConfig(name=name), tmp_path)
     assert repaired > 0.15 * result.validation_failures
     assert result.best_epoch > 0
 

@@ -19,11 +19,11 @@ from repairops.core.augment.variants import RANGES, apply_variants, cross_over, 
 from repairops.core.clustering import GaussianMixture, fit_gaussian_mixture
 from repairops.core.methods.cutmix import CutMix
 from repairops.core.methods.cutout import Cutout
+from repairops.core.methods.failure_sampler import FailureSampler
 from repairops.core.methods.few_shot import FewShotMix, describe, log_density
 from repairops.core.methods.losses import draw_beta, mixed_loss
 from repairops.core.methods.mixup import Mixup
 from repairops.core.methods.random_operations import RandomOperations
-from repairops.core.methods.references import FailureSampler
 from repairops.core.methods.sensei import Sensei, frozen_statistics
 
 

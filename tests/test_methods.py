@@ -10,24 +10,25 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
-from training_helpers import QUICK, SPEC, Identity, champion, clusters_of, digits, failures, one_cluster
+from training_helpers import SPEC, Degradation, Identity, champion, clusters_of, digits, failures, one_cluster
 
 from repairops.config import MethodConfig
 from repairops.core.augment.patterns import Pattern, find_pattern
-from repairops.core.methods import METHODS, RepairData, make_method
+from repairops.core.methods import METHODS, MethodData, make_method
+from repairops.core.methods.failure_sampler import FailureSampler
 from repairops.core.methods.fine_tune import BatchNormStatistics, FineTune
 from repairops.core.methods.losses import distillation_loss, jensen_shannon, train_and_failure_loss
-from repairops.core.methods.references import FailureSampler, StyleOperations, reference_weights
 from repairops.core.methods.style_guided import MixedConsistency, StyleGuided
+from repairops.core.methods.style_operations import StyleOperations, reference_weights
 from repairops.core.styles.base import Style
 from repairops.data.records import Clusters
 from repairops.errors import InvalidOption, NotFineTunable, PatternNotUsable
 from repairops.model.network import Classifier, to_unit
 
 
-def repair_data(jitter=lambda images, generator: images) -> RepairData:
+def repair_data(jitter=lambda images, generator: images) -> MethodData:
     batch, _ = failures()
-    return RepairData(digits()[0], batch, one_cluster(len(batch)), jitter, torch.device("cpu"), champion)
+    return MethodData(digits()[0], batch, one_cluster(len(batch)), jitter, torch.device("cpu"), champion, Degradation())
 
 
 def train_batch(count: int) -> tuple[Tensor, Tensor]:
@@ -227,7 +228,7 @@ def test_the_same_generator_state_gives_the_same_loss_and_no_global_state_is_use
     for name in METHODS:
         losses = []
         for _ in range(2):
-            method = make_method(MethodConfig(name=name), QUICK, data, Generator().manual_seed(0))
+            method = make_method(MethodConfig(name=name), data, Generator().manual_seed(0))
             classifier = champion()
             classifier.network.layers.train(name == "batch_norm")
             classifier.network.layers[8].eval()  # dropout, which uses global state by nature
@@ -260,13 +261,13 @@ def test_batch_norm_refuses_a_network_without_batch_norm():
 
 def test_the_paper_recipe_never_trains_on_failures():
     config = MethodConfig(recipe="paper", failure_share=0.4)
-    method = make_method(config, QUICK, repair_data(), Generator().manual_seed(0))
+    method = make_method(config, repair_data(), Generator().manual_seed(0))
     classifier, (images, labels) = recorder(), train_batch(30)
     _, figures = method.loss(classifier, images, labels, Generator().manual_seed(0))
     assert len(classifier.seen[0]) == 90  # clean and two mixtures
     assert "loss_failures" not in figures
     config = replace(config, use_failures="on")
-    method = make_method(config, QUICK, repair_data(), Generator().manual_seed(0))
+    method = make_method(config, repair_data(), Generator().manual_seed(0))
     _, figures = method.loss(classifier, images, labels, Generator().manual_seed(0))
     assert [len(seen) for seen in classifier.seen] == [90, 102]
     assert "loss_failures" in figures
@@ -277,13 +278,13 @@ def test_every_method_can_leave_the_failures_out():
         shares = {}
         for use in ("auto", "on", "off"):
             config = MethodConfig(name=name, use_failures=use, failure_share=0.3)
-            shares[use] = make_method(config, QUICK, repair_data(), Generator()).failures.share
+            shares[use] = make_method(config, repair_data(), Generator()).failures.share
         assert shares == {"auto": 0.3, "on": 0.3, "off": 0.0}, name
 
 
 def test_without_clustering_only_the_choice_of_references_differs():
     by_cluster, uniform = (
-        make_method(MethodConfig(recipe="paper", references=r), QUICK, repair_data(), Generator()).styles
+        make_method(MethodConfig(recipe="paper", references=r), repair_data(), Generator()).styles
         for r in ("clusters", "uniform")
     )
     assert by_cluster.count == uniform.count == 1
@@ -304,7 +305,7 @@ def test_known_patterns_are_operations_like_any_cluster():
 
 def test_known_patterns_come_by_name_or_from_a_function_of_ones_own():
     config = MethodConfig(known_patterns=("contrast", "test_methods:darken"))
-    method = make_method(config, QUICK, repair_data(), Generator().manual_seed(0))
+    method = make_method(config, repair_data(), Generator().manual_seed(0))
     assert method.styles.count == 3
     images = torch.full((4, 1, 2, 2), 0.5)
     assert torch.equal(method.styles.patterns[1](images, Generator()), images * 0.25)
@@ -329,7 +330,7 @@ def shrink(images: Tensor, generator: Generator) -> Tensor:
 )
 def test_patterns_that_do_not_exist_are_refused(name, why):
     with pytest.raises(PatternNotUsable, match=why):
-        make_method(MethodConfig(known_patterns=(name,)), QUICK, repair_data(), Generator())
+        make_method(MethodConfig(known_patterns=(name,)), repair_data(), Generator())
 
 
 def test_a_pattern_that_changes_the_shape_is_refused():
@@ -339,7 +340,7 @@ def test_a_pattern_that_changes_the_shape_is_refused():
 
 def test_an_unknown_method_is_an_error_that_lists_the_known_ones():
     with pytest.raises(InvalidOption, match=r"method\.name is 'magic'.*style_guided.*fine_tune"):
-        make_method(MethodConfig(name="magic"), QUICK, repair_data(), Generator())
+        make_method(MethodConfig(name="magic"), repair_data(), Generator())
 
 
 def test_every_method_says_what_it_is():

@@ -25,31 +25,34 @@ from training_helpers import (
     failure_batch,
     failures,
     image_set,
-    one_cluster,
+    method_of,
+    parts_of,
 )
 
-from repairops.config import MethodConfig, StyleConfig, TrainingConfig
-from repairops.core.methods import make_method
-from repairops.core.methods.base import Method, RepairData
+from repairops.config import MethodConfig, TrainingConfig
+from repairops.core.methods.base import Method, MethodData
+from repairops.core.methods.failure_sampler import FailureSampler
 from repairops.core.methods.fine_tune import BatchNormStatistics, FineTune
-from repairops.core.methods.references import FailureSampler, StyleOperations, reference_weights
 from repairops.core.methods.style_guided import StyleGuided
-from repairops.core.training import StoppingRule, TrainingResult, split_train_set, train
-from repairops.core.training.as_trained import training_network
-from repairops.core.training.averaging import AveragedWeights
-from repairops.core.training.checkpoint import (
+from repairops.core.methods.style_operations import StyleOperations, reference_weights
+from repairops.core.parts import split_train_set
+from repairops.core.training import TrainingResult, train
+from repairops.core.training.clock import StepClock
+from repairops.core.training.distributed import training_network
+from repairops.core.training.epoch import make_batch_source
+from repairops.core.training.loop import frozen_copy
+from repairops.core.training.selection import StoppingRule, ValidationCounts, select_epoch
+from repairops.core.training.state import (
+    AveragedWeights,
     Checkpoint,
     checkpoint_path,
+    choose_epoch,
+    count_right,
     fingerprint_of,
     load_checkpoint,
     save_checkpoint,
 )
-from repairops.core.training.clock import StepClock
-from repairops.core.training.loop import frozen_copy
-from repairops.core.training.ranks import Ranks
-from repairops.core.training.selection import ValidationCounts, select_epoch
-from repairops.core.training.source import make_batch_source
-from repairops.core.training.state import count_right
+from repairops.data.records import ImageSet
 from repairops.errors import DatasetNotFound, DeviceNotAvailable, LossNotFinite, NotFineTunable
 from repairops.model.device import MixedPrecision, resolve_device, seeded, set_mode, use_bfloat16
 from repairops.model.network import Classifier, to_unit
@@ -58,11 +61,11 @@ CPU = torch.device("cpu")
 CONFIG = TrainingConfig(epochs=3, batch_size=50, crop_padding=0, device="cpu", max_clean_drop=1.0)
 
 
-def fine_tune(data: RepairData) -> Method:
+def fine_tune(data: MethodData) -> Method:
     return FineTune(FailureSampler(data, 0.4))
 
 
-def style_guided(data: RepairData) -> Method:
+def style_guided(data: MethodData) -> Method:
     styles = StyleOperations(Degradation(), reference_weights(data.clusters), data.clusters.count)
     return StyleGuided(styles, FailureSampler(data, 0.4))
 
@@ -70,14 +73,14 @@ def style_guided(data: RepairData) -> Method:
 def run(
     classifier: Classifier,
     work_dir: Path,
-    method: Callable[[RepairData], Method] = fine_tune,
+    method: Callable[[MethodData], Method] = fine_tune,
     config: TrainingConfig = CONFIG,
+    unseen: ImageSet | None = None,
     **options,
 ) -> TrainingResult:
-    repair, validation = failures()
-    clusters = one_cluster(len(repair))
     arguments = {"seed": 0, "method_key": method.__name__} | options
-    return train(classifier, method, digits()[0], repair, validation, clusters, config, work_dir=work_dir, **arguments)
+    parts = parts_of(config, unseen=unseen, seed=arguments["seed"])
+    return train(classifier, method, parts, config, work_dir=work_dir, **arguments)
 
 
 def same_weights(one: Classifier, other: Classifier) -> bool:
@@ -134,9 +137,7 @@ def test_training_repairs_failures_that_it_never_saw(tmp_path, method):
 
 def test_the_whole_method_from_its_configuration(tmp_path):
     classifier = champion()
-    result = run(
-        classifier, tmp_path, lambda d: make_method(MethodConfig(), StyleConfig(), d, torch.Generator()), method_key="x"
-    )
+    result = run(classifier, tmp_path, method_of(MethodConfig(), parts_of(CONFIG)), method_key="x")
     assert result.history[-1]["validation_repair_rate"] > 0.3
     assert {"loss_train", "loss_failures", "loss_styled"} <= result.history[-1].keys()
 
@@ -219,7 +220,7 @@ def test_a_finished_training_is_not_repeated(tmp_path):
     run(champion(), tmp_path)
     again = champion()
 
-    def refuse(data: RepairData) -> Method:
+    def refuse(data: MethodData) -> Method:
         raise AssertionError("trained again")
 
     result = run(again, tmp_path, refuse, method_key="fine_tune")
@@ -237,6 +238,56 @@ def test_other_arguments_start_anew(tmp_path, change):
     run(found, tmp_path, **change)
     run(wanted, tmp_path / "fresh", **change)
     assert same_weights(found, wanted)
+
+
+def test_another_seed_starts_anew_though_all_images_are_the_same(tmp_path):
+    """With clean images of their own that choose, no part is cut by the seed: it tells by itself."""
+    config, unseen = replace(CONFIG, epochs=1), digits()[1]
+    found, wanted = champion(), champion()
+    run(champion(), tmp_path, config=config, unseen=unseen)
+    run(found, tmp_path, config=config, unseen=unseen, seed=1)
+    run(wanted, tmp_path / "fresh", config=config, unseen=unseen, seed=1)
+    assert same_weights(found, wanted)
+
+
+class Spoiling(FineTune):
+    """Fine-tuning that unlearns after the first epoch: its weights are the best ones."""
+
+    steps = 0
+
+    def loss(self, classifier, images, labels, generator):
+        loss, figures = super().loss(classifier, images, labels, generator)
+        type(self).steps += 1
+        return (-0.2 * loss if type(self).steps > 21 else loss), figures
+
+
+def test_the_best_weights_outlive_an_interruption_and_the_worse_epochs_around_it(tmp_path):
+    Spoiling.steps, best, config = 0, {}, replace(CONFIG, ema=0.0)
+
+    def kill(epoch: int, figures: dict[str, float]) -> None:
+        if epoch == 1:
+            best.update(load_checkpoint_tensors(tmp_path))
+        if epoch == 2:
+            raise Killed
+
+    def spoiling(data: MethodData) -> Method:
+        return Spoiling(FailureSampler(data, 0.4))
+
+    with pytest.raises(Killed):
+        run(champion(), tmp_path, spoiling, config, on_epoch=kill)
+    resumed = champion()
+    result = run(resumed, tmp_path, spoiling, config)
+    assert (len(result.history), result.best_epoch) == (3, 1)
+    assert all(torch.equal(value, best[name]) for name, value in resumed.state_dict().items())
+    assert not torch.equal(
+        load_checkpoint_tensors(tmp_path)["network.layers.9.weight"], resumed.network.layers[9].weight
+    )
+
+
+def load_checkpoint_tensors(work_dir: Path) -> dict[str, Tensor]:
+    """The network's state after the last epoch, by the checkpoint."""
+    stored = load_file(checkpoint_path(work_dir))
+    return {name.removeprefix("model/"): value for name, value in stored.items() if name.startswith("model/")}
 
 
 def test_a_damaged_checkpoint_starts_anew(tmp_path):
@@ -361,6 +412,16 @@ def test_with_a_falling_rate_the_latest_of_alike_epochs_is_chosen():
     assert annealed(1, 0) == 1  # no repair is alike to none
 
 
+def test_a_training_chooses_by_the_rule_for_a_falling_rate():
+    """The latest of epochs that repair alike: without that rule the first one would be taken."""
+    parts = parts_of(CONFIG)
+    right, failed = len(parts.choosing), len(parts.validation)
+    history = [{"validation_right": right, "validation_repaired": n} for n in (0, failed // 2, failed // 2 - 1)]
+    assert choose_epoch(history, parts, CONFIG).epoch == 2
+    counts = [ValidationCounts(h["validation_right"], h["validation_repaired"]) for h in history]
+    assert select_epoch(counts, clean_images=right, failures=failed, max_clean_drop=1.0).epoch == 1
+
+
 def test_one_image_of_slack_on_small_sets():
     assert choose((20, 0), (19, 5), clean=20).epoch == 1
     assert choose((20, 0), (20, 1), (18, 5), clean=20).epoch == 1
@@ -432,13 +493,9 @@ def test_no_trainable_parameter_is_an_error(tmp_path):
 
 
 def test_an_empty_train_set_is_an_error(tmp_path):
-    repair, validation = failures()
-    empty = digits()[0].subset(np.array([], dtype=np.int64))
+    empty = parts_of(CONFIG, train_set=digits()[0].subset(np.array([], dtype=np.int64)))
     with pytest.raises(DatasetNotFound, match="no images"):
-        train(
-            champion(), fine_tune, empty, repair, validation, one_cluster(len(repair)), CONFIG,
-            seed=0, work_dir=tmp_path, method_key="",
-        )  # fmt: skip
+        train(champion(), fine_tune, empty, CONFIG, seed=0, work_dir=tmp_path, method_key="")
 
 
 def test_batches_fetched_ahead_are_the_same_in_the_same_order(tmp_path):
@@ -522,7 +579,7 @@ def test_a_network_gets_images_in_plain_order_whatever_made_them(channels):
 
     spec = replace(SPEC, channels=channels, mean=(0.0,), std=(1.0,))
     clock = StepClock(CPU)
-    network = training_network(Classifier(Strides(), spec), amp=False, compiled=False, ranks=Ranks(), clock=clock)
+    network = training_network(Classifier(Strides(), spec), clock, amp=False, compiled=False)
     images = torch.rand(2, 8, 8, channels).permute(0, 3, 1, 2)  # a grey axis with its strides too
     assert images.stride() == (64 * channels, 1, 8 * channels, channels)
     network(images)
@@ -621,9 +678,8 @@ def test_train_mode_leaves_frozen_batch_norm_in_eval_mode():
 def test_a_batch_of_failures_without_validation_part_trains_and_says_so(tmp_path):
     repair, _ = failures()
     nothing = failure_batch(repair.images.subset(np.array([], dtype=np.int64)), np.array([], dtype=np.int64))
-    result = train(
-        champion(), fine_tune, digits()[0], repair, nothing, one_cluster(len(repair)), replace(CONFIG, epochs=1),
-        seed=0, work_dir=tmp_path, method_key="",
-    )  # fmt: skip
+    config = replace(CONFIG, epochs=1)
+    parts = parts_of(config, failed=(repair, nothing))
+    result = train(champion(), fine_tune, parts, config, seed=0, work_dir=tmp_path, method_key="")
     assert "validation_repair_rate" not in result.history[0]
     assert "no validation failures" in result.note

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Generator
-from training_helpers import SPEC, SmallNet, degrade, digits, failure_batch, image_set, learn, one_cluster
+from training_helpers import SPEC, SmallNet, degrade, digits, failure_batch, image_set, learn, parts_of
 
-from repairops.config import ImagesConfig, MethodConfig, StyleConfig, TrainingConfig
-from repairops.core.methods import RepairData, make_method
+from repairops.config import ImagesConfig, MethodConfig, TrainingConfig
+from repairops.core.methods import MethodData, make_method
 from repairops.core.methods.base import Method
 from repairops.core.training import train
-from repairops.core.training.interpolation import trade_off
+from repairops.core.training.interpolation import between, trade_off
 from repairops.core.training.state import count_right
 from repairops.data import from_arrays, pick_images
 from repairops.data.records import FailureBatch, ImageSet
@@ -135,8 +135,8 @@ def failures_of(classifier: Classifier, field: ImageSet) -> tuple[FailureBatch, 
     return batch.subset(np.arange(middle)), batch.subset(np.arange(middle, len(wrong)))
 
 
-def fine_tune(data: RepairData) -> Method:
-    return make_method(MethodConfig(name="fine_tune"), StyleConfig(), data, Generator().manual_seed(0))
+def fine_tune(data: MethodData) -> Method:
+    return make_method(MethodConfig(name="fine_tune"), data, Generator().manual_seed(0))
 
 
 def test_unseen_images_keep_the_clean_accuracy_that_a_remembered_part_cannot_see(tmp_path: Path) -> None:
@@ -155,11 +155,10 @@ def test_unseen_images_keep_the_clean_accuracy_that_a_remembered_part_cannot_see
         repair, validation = failures_of(champion, field)
         for name, chooses in (("remembered", None), ("unseen", unseen)):
             tuned = copy.deepcopy(champion)
-            result = train(
-                tuned, fine_tune, train_set, repair, validation, one_cluster(len(repair)), config,
-                seed=seed, work_dir=tmp_path / f"{name}{seed}", method_key="x", unseen=chooses,
-            )  # fmt: skip
-            trade_off(champion, tuned, train_set, validation, result, config, seed=seed, unseen=chooses)
+            parts = parts_of(config, train_set=train_set, failed=(repair, validation), unseen=chooses, seed=seed)
+            folder = tmp_path / f"{name}{seed}"
+            result = train(tuned, fine_tune, parts, config, seed=seed, work_dir=folder, method_key="x")
+            tuned = between(champion, tuned, trade_off(champion, tuned, parts, result, config))
             lost[name].append(100 * (before - count_right(tuned, clean, CPU)) / len(clean))
             assert count_right(tuned, validation.images, CPU) > 0.3 * len(validation)  # it repairs all the same
     # By the CPU's arithmetic a part of the train set loses 0.4 or 0.6 points here, on average.
@@ -176,10 +175,7 @@ def test_without_validation_failures_there_is_no_line_and_the_epochs_are_held_to
     config = TrainingConfig(
         epochs=2, batch_size=50, learning_rate=2.0, device="cpu", crop_padding=0, interpolation=interpolation
     )
-    none = repair.subset(np.arange(0))
-    result = train(
-        champion, fine_tune, train_set, repair, none, one_cluster(len(repair)), config,
-        seed=0, work_dir=tmp_path, method_key="x", unseen=others,
-    )  # fmt: skip
+    parts = parts_of(config, train_set=train_set, failed=(repair, repair.subset(np.arange(0))), unseen=others)
+    result = train(champion, fine_tune, parts, config, seed=0, work_dir=tmp_path, method_key="x")
     assert min(result.champion["validation_right"] - h["validation_right"] for h in result.history) > 3
     assert result.best_epoch == 0

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+from collections.abc import Callable
 
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
 from torch import Generator, Tensor, nn
 
-from repairops.config import StyleConfig
+from repairops.config import MethodConfig, StyleConfig, TrainingConfig
+from repairops.core.looks import fit_to_failures
+from repairops.core.methods import STYLED, Method, MethodData, make_method
+from repairops.core.parts import TrainingParts, cut_parts
+from repairops.core.training.loop import make_jitter
 from repairops.data.records import Clusters, FailureBatch, ImageSet, InputSpec
 from repairops.model.network import Classifier, to_unit
 
 NAMES = tuple("0123456789")
-QUICK = StyleConfig(name="subband_wct")  # fitted in no time, where the default takes seconds
 SPEC = InputSpec(channels=1, height=8, width=8, class_names=NAMES, mean=(0.3,), std=(0.35,))
 
 
@@ -109,6 +114,38 @@ def clusters_of(assignments: list[int], probabilities: list[float]) -> Clusters:
 
 def one_cluster(count: int) -> Clusters:
     return clusters_of([0] * count, [1 / count] * count)
+
+
+def parts_of(
+    config: TrainingConfig,
+    *,
+    train_set: ImageSet | None = None,
+    failed: tuple[FailureBatch, FailureBatch] | None = None,
+    unseen: ImageSet | None = None,
+    clusters: Clusters | None = None,
+    seed: int = 0,
+) -> TrainingParts:
+    """The parts of a training: by default the digits, the champion's failures on them, and one cluster."""
+    repair, validation = failed or failures()
+    return cut_parts(
+        digits()[0] if train_set is None else train_set, unseen, repair, validation,
+        clusters or one_cluster(len(repair)), config, seed=seed,
+    )  # fmt: skip
+
+
+def method_data(config: TrainingConfig) -> MethodData:
+    """What a method sees of `parts_of`, as the training loop gives it."""
+    parts = parts_of(config)
+    jitter = make_jitter(parts.train_set, config.crop_padding, config.horizontal_flip)
+    return MethodData(parts.sample, parts.failures, parts.clusters, jitter, torch.device("cpu"), champion)
+
+
+def method_of(config: MethodConfig, parts: TrainingParts, device: str = "cpu") -> Callable[[MethodData], Method]:
+    """What `train` makes its method by: the configured one, with a style fitted to the failures where it takes one."""
+    style = None
+    if config.name in STYLED:
+        style = fit_to_failures(parts, champion(), StyleConfig(), torch.device(device), seed=0)
+    return lambda data: make_method(config, dataclasses.replace(data, style=style), Generator().manual_seed(0))
 
 
 class Degradation:

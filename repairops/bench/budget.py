@@ -24,11 +24,13 @@ from filelock import FileLock
 from repairops.bench.champions import digest_of, input_spec
 from repairops.bench.corruptions import corrupt_pixels
 from repairops.bench.networks import build_network
-from repairops.bench.rivals import Rival, make_rival
+from repairops.bench.rivals import Rival, make_rival, rival_style
 from repairops.config import ClusteringConfig, TrainingConfig
 from repairops.core.clustering import cluster_failures
-from repairops.core.methods import RepairData
-from repairops.core.training.as_trained import use_channels_last
+from repairops.core.looks import fit_to_failures
+from repairops.core.methods import STYLED, MethodData
+from repairops.core.parts import TrainingParts
+from repairops.core.training.distributed import use_channels_last
 from repairops.core.training.loop import make_jitter
 from repairops.data import from_arrays
 from repairops.data.records import FailureBatch, ImageSet
@@ -98,9 +100,15 @@ def _measure(network: str, chosen: Rival, train_set: ImageSet, training: Trainin
     classifier = MixedPrecision(bare.network, spec) if amp else bare
     generator = torch.Generator().manual_seed(0)
     rows = torch.randperm(len(train_set), generator=generator)
-    data = _stand_in(train_set, rows.numpy(), training, bare, device)
+    parts = _stand_in(train_set, rows.numpy())
+    style = rival_style(chosen, "gaussian_noise")
+    if style is None and chosen.method in STYLED:
+        style = fit_to_failures(parts, bare, chosen.style_config, device, seed=0)
+    jitter = make_jitter(train_set, training.crop_padding, training.horizontal_flip)
+    champion = partial(copy.deepcopy, bare)
+    data = MethodData(parts.sample, parts.failures, parts.clusters, jitter, device, champion, style)
     with seeded(0, device), torch.enable_grad():
-        method = make_rival(chosen, "gaussian_noise", chosen.config, chosen.style_config, data, generator)
+        method = make_rival(chosen, 0, chosen.config, data, generator)
         parameters = [p for p in classifier.parameters() if p.requires_grad]
         optimizer = torch.optim.SGD(parameters, lr=1e-4, momentum=0.9, nesterov=True)
         batch = rows[: training.batch_size]
@@ -112,7 +120,7 @@ def _measure(network: str, chosen: Rival, train_set: ImageSet, training: Trainin
         def steps(count: int) -> float:
             began = _clock(device)
             for _ in range(count):
-                loss, _figures = method.loss(classifier, data.jitter(images, generator), labels, generator)
+                loss, _figures = method.loss(classifier, jitter(images, generator), labels, generator)
                 if loss.requires_grad:
                     optimizer.zero_grad(set_to_none=True)
                     loss.backward()  # type: ignore[no-untyped-call]
@@ -131,11 +139,9 @@ def _clock(device: torch.device) -> float:
     return time.process_time()
 
 
-def _stand_in(
-    train_set: ImageSet, rows: np.ndarray, training: TrainingConfig, champion: Classifier, device: torch.device
-) -> RepairData:
-    """Train images under noise in the place of failures."""
-    sample, failed = train_set.subset(rows[:2000]), train_set.subset(rows[-FAILURES:])
+def _stand_in(train_set: ImageSet, rows: np.ndarray) -> TrainingParts:
+    """Train images under noise in the place of failures; nothing chooses."""
+    failed = train_set.subset(rows[-FAILURES:])
     pixels = corrupt_pixels(failed.pixels, "gaussian_noise", 3, torch.Generator().manual_seed(1))
     images = from_arrays(pixels, failed.labels, train_set.class_names)
     blank = np.full(len(images), "")
@@ -143,5 +149,5 @@ def _stand_in(
         images, (images.labels + 1) % len(images.class_names), np.ones(len(images), np.float32), blank, blank
     )
     clusters = cluster_failures(batch, **dataclasses.asdict(ClusteringConfig(restarts=1)), seed=0)
-    jitter = make_jitter(train_set, training.crop_padding, training.horizontal_flip)
-    return RepairData(sample, batch, clusters, jitter, device, partial(copy.deepcopy, champion))
+    none = np.arange(0)
+    return TrainingParts(train_set, rows, train_set.subset(none), False, batch, batch.subset(none), clusters)

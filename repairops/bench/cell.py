@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,20 @@ import torch
 
 from repairops import __version__
 from repairops.bench.data import BenchData, corrupted_images, take_rows
-from repairops.bench.failures import Failures, PhotoRoles, Subset, champion_answers, collect_failures, photo_roles
-from repairops.bench.rivals import make_rival, rival, twisted_failures
-from repairops.config import ClusteringConfig, MethodConfig, SplitConfig, StyleConfig, TrainingConfig, derive_seed
-from repairops.core.clustering import cluster_failures
-from repairops.core.methods import AUTO, RepairData
-from repairops.core.methods.base import Method
-from repairops.core.training import TrainingResult, train
-from repairops.core.training.interpolation import trade_off
-from repairops.core.trials import choose_by_trial
-from repairops.data.records import FailureBatch, ImageSet, Predictions
-from repairops.data.split import split_failures
+from repairops.bench.failures import PhotoRoles, Subset, champion_answers, collect_failures, photo_roles
+from repairops.bench.rivals import make_rival, rival, rival_style
+from repairops.config import (
+    ClusteringConfig,
+    Config,
+    MethodConfig,
+    SplitConfig,
+    StyleConfig,
+    TrainingConfig,
+    derive_seed,
+)
+from repairops.core.parts import RepairInputs
+from repairops.core.repair import Repaired, repair_network
+from repairops.data.records import Predictions
 from repairops.model.device import resolve_device
 from repairops.model.evaluation import paired_counts, predict
 from repairops.model.network import Classifier
@@ -77,7 +80,7 @@ class Folders:
 
 
 def run_cell(cell: Cell, data: BenchData, champion: Classifier, folders: Folders) -> dict[str, Any]:
-    """Collects the failures, repairs, judges. The champion is fine-tuned in place; returns plain JSON figures.
+    """Collects the failures, repairs, judges; returns plain JSON figures.
 
     The fine-tuned weights are judged, as in the paper. `kept` has the figures of the weights between the champion and
     them that keep clean accuracy by the unseen photos: what a repair would register.
@@ -96,97 +99,52 @@ def run_cell(cell: Cell, data: BenchData, champion: Classifier, folders: Folders
     )  # fmt: skip
     clean, right = data.clean.images.subset(roles.judging), before["clean"].right[roles.judging]
 
-    def judge(classifier: Classifier) -> dict[str, Any]:
+    def counts(classifier: Classifier) -> dict[str, Any]:
         found = predict(classifier, clean.pixels, clean.labels, batch_size=500, device=device)
         return {
             "clean": dataclasses.asdict(paired_counts(right, found.right)),
-            "residual": _judge(classifier, failures.residual, device),
-            "corrupted": _judge(classifier, failures.corrupted, device),
+            "residual": _counts(classifier, failures.residual, device),
+            "corrupted": _counts(classifier, failures.corrupted, device),
         }
 
-    untrained, original = rival(cell.rival).twist == "untrained", copy.deepcopy(champion)
-    repaired = None if untrained else _repair(cell, data, champion, failures, roles, folders.work)
-    judged = judge(champion)
+    repaired = None
+    if rival(cell.rival).twist != "untrained":
+        inputs = RepairInputs(data.train, failures.batch, data.clean.images.subset(roles.unseen))
+        repaired = repair_as(cell, champion, inputs, folders.work)
+    tuned = repaired.tuned if repaired else champion
+    judged = counts(tuned)
     figures = {
         "failures": failures.total,
         "champion_accuracy_by_severity": list(failures.accuracy),
         **judged,
-        "others": {name: _other(cell, data, champion, name, before[name], roles, folders) for name in cell.others},
+        "others": {name: _other(cell, data, tuned, name, before[name], roles, folders) for name in cell.others},
     }
     if repaired is None:
         return {**figures, "training": {}, "kept": {}}
-    weight = _keep(cell, data, original, champion, repaired)
-    kept = {"weight": weight, **(judge(champion) if weight < 1 else judged)}
+    weight = repaired.weight
+    kept = {"weight": weight, **(counts(repaired.network) if weight < 1 else judged)}
     return {**figures, "training": _training_figures(repaired), "kept": kept}
 
 
-@dataclass(frozen=True, eq=False)
-class Repaired:
-    """A cell's training, and the parts that it was chosen by."""
-
-    result: TrainingResult
-    failures: int
-    validation: FailureBatch
-    unseen: ImageSet
-    trials: list[dict[str, Any]]  # of method.name=auto
-
-
-def _repair(
-    cell: Cell, data: BenchData, classifier: Classifier, failures: Failures, roles: PhotoRoles, work: Path
-) -> Repaired:
-    """Fine-tunes the classifier by the product's own split, clusters and loop."""
+def repair_as(cell: Cell, champion: Classifier, inputs: RepairInputs, work_dir: Path) -> Repaired:
+    """What a job of the cell's configuration runs, as its rival; no failure is held out, the cell has its own."""
     chosen = rival(cell.rival)
-    split = split_failures(
-        failures.batch,
-        heldout_fraction=0.0,
-        validation_fraction=SplitConfig().validation_fraction,
-        near_duplicate_similarity=SplitConfig().near_duplicate_similarity,
-        seed=derive_seed(cell.seed, "split"),
+    config = Config(
+        seed=cell.seed,
+        split=SplitConfig(heldout_fraction=0.0),
+        clustering=cell.clustering,
+        style=cell.style,
+        method=cell.method,
+        training=cell.training,
     )
-    repair = twisted_failures(split.repair, chosen.twist, derive_seed(cell.seed, "shuffle"))
-    clusters = cluster_failures(
-        repair, **dataclasses.asdict(cell.clustering), seed=derive_seed(cell.seed, "clustering")
+    return repair_network(
+        champion,
+        inputs,
+        config,
+        work_dir=work_dir,
+        style=rival_style(chosen, cell.corruption),
+        method_factory=partial(make_rival, chosen, derive_seed(cell.seed, "shuffle")),
     )
-
-    validation = data.clean.images.subset(roles.unseen)
-
-    def run(to_tune: Classifier, method: MethodConfig, training: TrainingConfig, folder: Path) -> TrainingResult:
-        def factory(given: RepairData) -> Method:
-            generator = torch.Generator().manual_seed(derive_seed(cell.seed, "method"))
-            return make_rival(chosen, cell.corruption, method, cell.style, given, generator)
-
-        return train(
-            to_tune,
-            factory,
-            data.train,
-            repair,
-            split.validation,
-            clusters,
-            training,
-            seed=cell.seed,
-            work_dir=folder,
-            method_key=f"{cell.rival} {method} {cell.style}",
-            unseen=validation,
-        )
-
-    def trial(number: int, method: MethodConfig, short: TrainingConfig) -> TrainingResult:
-        return run(copy.deepcopy(classifier), method, short, work / f"trial-{number}")
-
-    method, training = cell.method, cell.training
-    trials: list[dict[str, Any]] = []
-    if method.name == AUTO:
-        method, training, trials = choose_by_trial(method, training, len(data.train), trial)
-    result = run(classifier, method, training, work)
-    return Repaired(result, len(repair), split.validation, validation, trials)
-
-
-def _keep(cell: Cell, data: BenchData, original: Classifier, tuned: Classifier, repaired: Repaired) -> float:
-    """Leaves the weights in `tuned` that keep clean accuracy; how far they lie from the champion's, 0..1."""
-    points = trade_off(
-        original, tuned, data.train, repaired.validation, repaired.result, cell.training,
-        seed=cell.seed, unseen=repaired.unseen,
-    )  # fmt: skip
-    return next((point.weight for point in points if point.chosen), 1.0 if repaired.result.best_epoch else 0.0)
 
 
 KEPT = ("validation_accuracy", "validation_repair_rate", "repair_failures_accuracy", "steps")
@@ -194,11 +152,11 @@ KEPT = ("validation_accuracy", "validation_repair_rate", "repair_failures_accura
 
 def _training_figures(repaired: Repaired) -> dict[str, Any]:
     """history: the champion's figures, then each epoch's; no times, so that the same cell gives the same."""
-    result = repaired.result
+    result = repaired.training
     tried = [{k: v for k, v in trial.items() if k != "seconds"} for trial in repaired.trials]
     return {
         **({"trials": tried} if tried else {}),
-        "repair_failures": repaired.failures,
+        "repair_failures": len(repaired.split.repair),
         "validation_failures": result.validation_failures,
         "validation_images": result.validation_images,
         "best_epoch": result.best_epoch,
@@ -207,7 +165,7 @@ def _training_figures(repaired: Repaired) -> dict[str, Any]:
     }
 
 
-def _judge(classifier: Classifier, subset: Subset, device: torch.device) -> dict[str, Any]:
+def _counts(classifier: Classifier, subset: Subset, device: torch.device) -> dict[str, Any]:
     """Counts over all rows, over those whose photo is in the failure batch at another severity, and over the others."""
     right = predict(classifier, subset.images.pixels, subset.images.labels, batch_size=500, device=device).right
     disjoint = ~subset.shared

@@ -34,7 +34,7 @@ from repairops.bench.presets import Coordinates, Preset
 from repairops.bench.rivals import rival
 from repairops.config import ClusteringConfig
 from repairops.core.methods import AUTO
-from repairops.core.training.checkpoint import checkpoint_path
+from repairops.core.training.state import checkpoint_path
 from repairops.core.trials import CANDIDATES
 from repairops.errors import RepairError
 from repairops.model.device import resolve_device

@@ -12,9 +12,8 @@ from torch import Generator, Tensor
 
 from repairops.bench.corruptions import corrupt
 from repairops.config import MethodConfig, StyleConfig, TrainingConfig, load_config
-from repairops.core.methods import AUTO, METHODS, Method, RepairData, make_method
-from repairops.core.methods.references import StyleOperations, reference_weights
-from repairops.core.methods.style_guided import unmixed
+from repairops.core.methods import AUTO, METHODS, Method, MethodData, make_method
+from repairops.core.styles import Style
 from repairops.data.records import FailureBatch
 from repairops.errors import InvalidOption, listing
 
@@ -106,14 +105,15 @@ def _with_settings(found: Rival, settings: Sequence[str]) -> Rival:
     )
 
 
-def make_rival(
-    chosen: Rival, corruption: str, method: MethodConfig, style: StyleConfig, data: RepairData, generator: Generator
-) -> Method:
-    """The method that the training loop runs for a rival."""
-    if chosen.twist == "oracle":
-        styles = StyleOperations(TrueCorruption(corruption), reference_weights(data.clusters), data.clusters.count)
-        return unmixed(styles, data, method)
-    return make_method(method, style, data, generator)
+def rival_style(chosen: Rival, corruption: str) -> Style | None:
+    """The style that a rival is given; None where it fits one like any repair, or takes none."""
+    return TrueCorruption(corruption) if chosen.twist == "oracle" else None
+
+
+def make_rival(chosen: Rival, seed: int, config: MethodConfig, data: MethodData, generator: Generator) -> Method:
+    """The method that the training loop runs for a rival. seed: of what is shuffled."""
+    twisted = twisted_failures(data.failures, chosen.twist, seed)
+    return make_method(config, dataclasses.replace(data, failures=twisted), generator)
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def repair(
     """
     from repairops.config import load_config
     from repairops.core.followers import follow, leading
-    from repairops.core.training.ranks import start_ranks
+    from repairops.core.training.distributed import start_ranks
     from repairops.pipeline import repair as run_repair
 
     ranks = start_ranks()

@@ -1,1 +1,1 @@
-"""The repair core: clusters, styles, methods, training. Runs without MLflow, and is given plain values."""
+"""The repair core: read `repair.py` first. Runs without MLflow, and is given plain values."""

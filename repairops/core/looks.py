@@ -8,53 +8,46 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repairops.config import Config, derive_seed
-from repairops.core.styles import Style
+from repairops.config import StyleConfig, derive_seed
+from repairops.core.parts import TrainingParts
+from repairops.core.styles import AUTO, Style, Witness, fit_style
 from repairops.core.styles.auto import Auto
-from repairops.core.styles.failures import fit_to_failures
 from repairops.core.styles.fitted.estimation import estimate
 from repairops.core.styles.fitted.look import FittedLook, findings, sentence
-from repairops.core.training.loop import METHOD_IMAGES
-from repairops.core.training.parts import training_parts
-from repairops.data.records import Clusters, FailureBatch, ImageSet
+from repairops.data.records import Clusters
 from repairops.model.network import Classifier, to_unit
 
 
-def fit_look(
-    failures: FailureBatch,
-    clusters: Clusters,
-    train_set: ImageSet,
-    champion: Classifier,
-    config: Config,
-    device: torch.device,
+def fit_to_failures(
+    parts: TrainingParts, champion: Classifier, config: StyleConfig, device: torch.device, *, seed: int
 ) -> Style:
-    """The style of a job: of its pictures and sentences, and of its training. The same arguments give the same one.
+    """The style that `config` names, on `device`: of a job's pictures and sentences, of all trials and its training.
 
-    Raises what `style.fit_style` raises, so a style that cannot be fitted is known before training starts.
+    Its references are the repair failures, by their index; it is fitted against images that train, never those that
+    choose. The champion stays as it is; `auto` alone asks it. The same arguments give the same style, so that each
+    process of a training may fit its own: it is tensors on a device, with wct2 a network and up to a gigabyte.
+    Raises what `fit_style` raises, so a style that cannot be fitted is known before training starts.
     """
-    generator = torch.Generator().manual_seed(derive_seed(config.seed, "method"))
-    train = _train_sample(train_set, config)
-    return fit_to_failures(failures, clusters, train, lambda: copy.deepcopy(champion), config.style, device, generator)
+    generator = torch.Generator().manual_seed(derive_seed(seed, "method"))
+    failures, train = parts.failures.images, parts.sample
+    order = torch.randperm(len(train), generator=generator)
+    references, clean = to_unit(failures.pixels.to(device)), to_unit(train.pixels[order].to(device))
+    witness = None
+    if config.name == AUTO:
+        labels, truth = torch.from_numpy(failures.labels), torch.from_numpy(train.labels)[order]
+        assignments = torch.from_numpy(parts.clusters.assignments).long()
+        witness = Witness(copy.deepcopy(champion).to(device), assignments, labels, truth)
+    return fit_style(config.name, references, clean, config, generator, witness)
 
 
-def find_degradation(style: Style, failures: FailureBatch, train_set: ImageSet, config: Config) -> FittedLook:
+def find_degradation(style: Style, parts: TrainingParts, *, seed: int) -> FittedLook:
     """What degradation shows in the failures: the style's own estimate where it has one, else a new one."""
     found: FittedLook | None = getattr(style, "found", None)
     if found is not None:
         return found
-    generator = torch.Generator().manual_seed(derive_seed(config.seed, "look", "style"))
-    clean = to_unit(_train_sample(train_set, config).pixels)
+    generator = torch.Generator().manual_seed(derive_seed(seed, "look", "style"))
     with torch.no_grad():
-        return estimate(to_unit(failures.images.pixels), clean, generator)
-
-
-def _train_sample(train_set: ImageSet, config: Config) -> ImageSet:
-    """Images of the part that trains, never of the one that validates where the train set has to.
-
-    Clean validation images from elsewhere would only free that part for training too.
-    """
-    train_part, _ = training_parts(train_set, None, config.training, config.seed)
-    return train_set.subset(train_part[:METHOD_IMAGES])
+        return estimate(to_unit(parts.failures.images.pixels), to_unit(parts.sample.pixels), generator)
 
 
 def describe_looks(style: Style, found: FittedLook, clusters: Clusters) -> list[dict[str, Any]]:

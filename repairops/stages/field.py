@@ -13,10 +13,11 @@ import torch
 
 from repairops.config import Config, derive_seed
 from repairops.core.clustering import cluster_failures
-from repairops.core.looks import describe_look, describe_looks, find_degradation, fit_look
+from repairops.core.looks import describe_look, describe_looks, find_degradation, fit_to_failures
+from repairops.core.parts import TrainingParts, cut_parts
 from repairops.data import decode_image, load_image_set, resolve_label, sample_ids
 from repairops.data.contact_sheet import image_grid
-from repairops.data.records import Clusters, FailureBatch, ImageSet, InputSpec
+from repairops.data.records import FailureBatch, ImageSet, InputSpec
 from repairops.errors import FailureBatchNotFound, StyleNotFittable, UnreadableImage
 from repairops.model.network import Classifier, to_unit
 from repairops.store.champion import load_champion
@@ -32,11 +33,9 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True, eq=False)
 class Field:
-    """What a style is fitted to: logged failures that decode, their clusters, train images, and the champion."""
+    """What a style is fitted to: train images, logged failures that decode, their clusters; and the champion."""
 
-    failures: FailureBatch
-    clusters: Clusters
-    train: ImageSet
+    parts: TrainingParts
     champion: Classifier
     config: Config  # fitted weights as a path
 
@@ -69,37 +68,39 @@ def fetch_field(
         restarts=clustering.restarts,
         seed=derive_seed(config.seed, "clustering"),
     )
-    return Field(failures, clusters, train, champion.classifier, config)
+    nothing = failures.subset(np.arange(0))
+    parts = cut_parts(train, None, failures, nothing, clusters, config.training, seed=config.seed)
+    return Field(parts, champion.classifier, config)
 
 
 def diagnose(field: Field) -> dict[str, Any]:
     """What degradation shows in the failures, over all and by cluster, as plain values with sentences."""
-    config = field.config
-    style = fit_look(field.failures, field.clusters, field.train, field.champion, config, CPU)
-    found = find_degradation(style, field.failures, field.train, config)
+    parts, config = field.parts, field.config
+    style = fit_to_failures(parts, field.champion, config.style, CPU, seed=config.seed)
+    found = find_degradation(style, parts, seed=config.seed)
     whole = describe_look(found)
     return {
-        "failures": len(field.failures),
+        "failures": len(parts.failures),
         "summary": whole["look"],
         "findings": whole["findings"],
         "unexplained": whole["unexplained"],
         "clusters": [
-            {**look, "failures": len(field.clusters.members(look["cluster"]))}
-            for look in describe_looks(style, found, field.clusters)
+            {**look, "failures": len(parts.clusters.members(look["cluster"]))}
+            for look in describe_looks(style, found, parts.clusters)
         ],
     }
 
 
 def picture_styles(field: Field, names: list[str], count: int) -> np.ndarray:
     """A picture, uint8 (H, W, 3): a row of failures, a row of train images, and these in each style of `names`."""
-    config = field.config
+    failures, train, config = field.parts.failures, field.parts.train_set, field.config
     generator = torch.Generator().manual_seed(derive_seed(config.seed, "picture"))
-    chosen = torch.randperm(len(field.failures), generator=generator)[:count]
-    content = field.train.pixels[torch.randperm(len(field.train), generator=generator)[: len(chosen)]]
-    rows = [field.failures.images.pixels[chosen], content]
+    chosen = torch.randperm(len(failures), generator=generator)[:count]
+    content = train.pixels[torch.randperm(len(train), generator=generator)[: len(chosen)]]
+    rows = [failures.images.pixels[chosen], content]
     for name in names:
-        named = dataclasses.replace(config, style=dataclasses.replace(config.style, name=name))
-        style = fit_look(field.failures, field.clusters, field.train, field.champion, named, CPU)
+        named = dataclasses.replace(config.style, name=name)
+        style = fit_to_failures(field.parts, field.champion, named, CPU, seed=config.seed)
         with torch.no_grad():
             styled = style.apply(to_unit(content), chosen, generator)
         rows.append(styled.mul(255).round().to(torch.uint8))

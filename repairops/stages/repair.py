@@ -1,30 +1,26 @@
-"""Split, cluster, style and fine-tune: the stages that make the challenger."""
+"""The job around the repair core: what it says, records and shows of each step."""
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import logging
 from collections import Counter
-from typing import Any
+from contextlib import AbstractContextManager
 
 import numpy as np
 import torch
 
-from repairops.config import derive_seed
-from repairops.core.clustering import cluster_failures, cluster_grid
-from repairops.core.followers import Work, fine_tune_everywhere
-from repairops.core.looks import describe_look, describe_looks, find_degradation, fit_look
+from repairops.core.clustering import cluster_grid
+from repairops.core.followers import call_followers
+from repairops.core.looks import describe_look, describe_looks, find_degradation
+from repairops.core.parts import RepairInputs, TrainingParts
+from repairops.core.repair import Repaired, Watch, repair_network
 from repairops.core.styles import Style
-from repairops.core.training import TrainingResult
-from repairops.core.training.interpolation import trade_off
 from repairops.data.decoding import encode_png
-from repairops.data.records import Clusters, FailureBatch, FailureSplit, ImageSet
-from repairops.data.split import split_failures
+from repairops.data.records import Clusters, FailureBatch, FailureSplit
 from repairops.model.network import Classifier
 from repairops.stages.gallery import StyledSample, style_grid, style_samples
 from repairops.stages.job import Job
-from repairops.store.champion import Champion
 
 log = logging.getLogger("repairops")
 NO_POINT = (
@@ -33,112 +29,91 @@ NO_POINT = (
 )
 
 
-def split_batch(job: Job, failures: FailureBatch) -> FailureSplit:
-    """Repair, validation and held-out failures. Raises CannotSplit."""
-    options = job.config.split
-    split = split_failures(
-        failures,
-        heldout_fraction=options.heldout_fraction,
-        validation_fraction=options.validation_fraction,
-        near_duplicate_similarity=options.near_duplicate_similarity,
-        seed=derive_seed(job.config.seed, "split"),
-    )
-    parts = {"repair": split.repair, "validation": split.validation, "heldout": split.heldout.batch}
-    for role, part in parts.items():
-        job.log_role(f"{role}_failures", part.images.sample_ids)
-    counts = {role: len(part) for role, part in parts.items()}
-    job.values["split"] = counts
-    job.say(", ".join(f"{count} {part}" for part, count in counts.items()))
-    return split
+def repair_champion(job: Job, champion: Classifier, inputs: RepairInputs) -> tuple[Repaired, list[StyledSample]]:
+    """Splits the failures, clusters them, fits their style and fine-tunes, on all of torchrun's processes.
 
-
-def cluster(job: Job, failures: FailureBatch) -> Clusters:
-    """Clusters over the repair failures, with a picture of each cluster's nearest members (clusters.png)."""
-    options = dataclasses.asdict(job.config.clustering)
-    clusters = cluster_failures(failures, **options, seed=derive_seed(job.config.seed, "clustering"))
-    names, labels = failures.images.class_names, failures.images.labels
-    job.values["clusters"] = [
-        {
-            "id": number,
-            "size": len(members),
-            "labels": {names[label]: count for label, count in Counter(labels[members].tolist()).most_common()},
-        }
-        for number in range(clusters.count)
-        for members in [clusters.members(number)]
-    ]
-    job.log_picture("clusters.png", _png(cluster_grid(failures.images, clusters)))
-    job.say("sizes " + ", ".join(str(entry["size"]) for entry in job.values["clusters"]))
-    return clusters
-
-
-def show_style(
-    job: Job, champion: Champion, failures: FailureBatch, clusters: Clusters, train_set: ImageSet
-) -> tuple[Style, list[StyledSample]]:
-    """The style that training will use, each cluster's look in a sentence, and train images in it (styles.png).
-
-    Before training starts, a glance shows a wrong style: failures, train images, and these restyled, side by side.
+    Also returns train images in the style, for the report. Raises what `repair_network` raises.
     """
-    config, seed = job.config.style, job.config.seed
-    style = fit_look(failures, clusters, train_set, champion.classifier, job.config, torch.device(job.device))
-    found = find_degradation(style, failures, train_set, job.config)
-    samples = style_samples(failures, clusters, train_set, style, per_cluster=4, seed=seed)
-    looks = describe_looks(style, found, clusters)
-    job.values["method"] = {
-        "name": job.config.method.name,
-        "recipe": job.config.method.recipe,
-        "style": config.name,
-    }
-    job.values["style"] = {"name": config.name, "clusters": looks}
-    job.values["clusters"] = [{**c, "look": k["look"]} for c, k in zip(job.values["clusters"], looks, strict=True)]
-    job.log_picture("styles.png", _png(style_grid(samples, failures)))
-    job.say(f"{config.name}, fitted to {len(failures)} failures; {describe_look(found)['look']}")
-    return style, samples
+    watch = JobWatch(job)
+    call_followers(champion, inputs, job.config)
+    return repair_network(champion, inputs, job.config, work_dir=job.folder, watch=watch), watch.samples
 
 
-def fine_tune(
-    job: Job,
-    champion: Champion,
-    train_set: ImageSet,
-    unseen: ImageSet | None,
-    split: FailureSplit,
-    clusters: Clusters,
-    style: Style,
-) -> Classifier:
-    """A copy of the champion, fine-tuned; the checkpoint is chosen on validation images and failures alone."""
-    challenger = copy.deepcopy(champion.classifier)
-    work = Work(challenger, train_set, split.repair, split.validation, clusters, job.config, style, unseen)
-    result, trials = fine_tune_everywhere(work, job.folder, job.log_epoch)
-    training = dataclasses.asdict(result)
-    training["tradeoff"] = _between(champion.classifier, work, result)
-    if any(point["chosen"] and point["weight"] == 0 for point in training["tradeoff"]):
-        training["note"] = f"{result.note} {NO_POINT}".strip()
-    job.values["clean_validation"]["images"] = result.validation_images
-    training["history"] = [{"epoch": number, **figures} for number, figures in enumerate(result.history, 1)]
-    job.values["training"] = training | {"trials": trials}
-    job.values["method"] |= {"chosen": next((t["method"] for t in trials if t["chosen"]), job.config.method.name)}
-    job.say(
-        f"{len(result.history)} epochs on {result.device}, {result.images_per_second:.0f} images/s; "
-        f"epoch {result.best_epoch} chosen" + (f". {training['note']}" if training["note"] else "")
-    )
-    return challenger
+class JobWatch(Watch):
+    """Writes down in the job what each step came to. samples: train images in the style, once it is fitted."""
 
+    shows_style = True  # before training starts, a glance shows a wrong one
 
-def _between(champion: Classifier, work: Work, result: TrainingResult) -> list[dict[str, Any]]:
-    """The points between champion and fine-tuned weights; the challenger holds the chosen one's afterwards."""
-    points = trade_off(
-        champion,
-        work.classifier,
-        work.train_set,
-        work.validation,
-        result,
-        work.config.training,
-        seed=work.config.seed,
-        unseen=work.unseen,
-    )
-    for point in points:
-        if point.chosen and point.weight < 1:
-            log.info("           weights %.0f%% of the way from the champion chosen", 100 * point.weight)
-    return [dataclasses.asdict(point) for point in points]
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.samples: list[StyledSample] = []
+
+    def step(self, name: str) -> AbstractContextManager[None]:
+        return self.job.stage(name)
+
+    def on_epoch(self, epoch: int, figures: dict[str, float]) -> None:
+        self.job.log_epoch(epoch, figures)
+
+    def on_split(self, split: FailureSplit) -> None:
+        """The ids of the parts, and their sizes."""
+        parts = {"repair": split.repair, "validation": split.validation, "heldout": split.heldout.batch}
+        for role, part in parts.items():
+            self.job.log_role(f"{role}_failures", part.images.sample_ids)
+        counts = {role: len(part) for role, part in parts.items()}
+        self.job.values["split"] = counts
+        self.job.say(", ".join(f"{count} {part}" for part, count in counts.items()))
+
+    def on_clusters(self, failures: FailureBatch, clusters: Clusters) -> None:
+        """Sizes and labels, with a picture of each cluster's nearest members (clusters.png)."""
+        names, labels = failures.images.class_names, failures.images.labels
+        self.job.values["clusters"] = [
+            {
+                "id": number,
+                "size": len(members),
+                "labels": {names[label]: count for label, count in Counter(labels[members].tolist()).most_common()},
+            }
+            for number in range(clusters.count)
+            for members in [clusters.members(number)]
+        ]
+        self.job.log_picture("clusters.png", _png(cluster_grid(failures.images, clusters)))
+        self.job.say("sizes " + ", ".join(str(entry["size"]) for entry in self.job.values["clusters"]))
+
+    def on_style(self, parts: TrainingParts, style: Style | None) -> None:
+        """Each cluster's look in a sentence, and train images in its style beside its failures (styles.png)."""
+        assert style is not None, "this watch shows a style"
+        job, config = self.job, self.job.config
+        found = find_degradation(style, parts, seed=config.seed)
+        self.samples = style_samples(
+            parts.failures, parts.clusters, parts.train_set, style, per_cluster=4, seed=config.seed
+        )
+        looks = describe_looks(style, found, parts.clusters)
+        job.values["method"] = {
+            "name": config.method.name,
+            "recipe": config.method.recipe,
+            "style": config.style.name,
+        }
+        job.values["style"] = {"name": config.style.name, "clusters": looks}
+        job.values["clusters"] = [{**c, "look": k["look"]} for c, k in zip(job.values["clusters"], looks, strict=True)]
+        job.log_picture("styles.png", _png(style_grid(self.samples, parts.failures)))
+        job.say(f"{config.style.name}, fitted to {len(parts.failures)} failures; {describe_look(found)['look']}")
+
+    def on_repaired(self, repaired: Repaired) -> None:
+        """The training's figures, the line between the weights, and what was chosen."""
+        job, result, points = self.job, repaired.training, repaired.points
+        training = dataclasses.asdict(result)
+        training["tradeoff"] = [dataclasses.asdict(point) for point in points]
+        if points and repaired.weight < 1:
+            log.info("           weights %.0f%% of the way from the champion chosen", 100 * repaired.weight)
+        if points and repaired.weight == 0:
+            training["note"] = f"{result.note} {NO_POINT}".strip()
+        job.values["clean_validation"]["images"] = result.validation_images
+        training["history"] = [{"epoch": number, **figures} for number, figures in enumerate(result.history, 1)]
+        job.values["training"] = training | {"trials": repaired.trials}
+        job.values["method"] |= {"chosen": repaired.method.name}
+        job.say(
+            f"{len(result.history)} epochs on {result.device}, {result.images_per_second:.0f} images/s; "
+            f"epoch {result.best_epoch} chosen" + (f". {training['note']}" if training["note"] else "")
+        )
 
 
 def _png(picture: np.ndarray) -> bytes:

@@ -8,7 +8,7 @@ from torch import Generator
 
 from repairops.config import MethodConfig, StyleConfig
 from repairops.core.augment.patterns import find_pattern
-from repairops.core.methods.base import Method, MethodFactory, RepairData
+from repairops.core.methods.base import Method, MethodData, MethodFactory
 from repairops.core.methods.cutmix import make_cutmix
 from repairops.core.methods.cutout import make_cutout
 from repairops.core.methods.few_shot import make_few_shot
@@ -20,9 +20,10 @@ from repairops.core.methods.style_guided import make_augmix, make_style_guided
 from repairops.core.styles import check_style
 from repairops.errors import InvalidOption, listing
 
-__all__ = ["AUTO", "METHODS", "Method", "MethodEntry", "RepairData", "check_names", "make_method"]
+__all__ = ["AUTO", "METHODS", "STYLED", "Method", "MethodData", "MethodEntry", "check_names", "make_method"]
 
 AUTO = "auto"  # not a method: short trials choose one, see `trials`
+STYLED = (AUTO, "style_guided")  # these take a style
 
 
 @dataclass(frozen=True)
@@ -113,9 +114,9 @@ def check_names(method: MethodConfig, style: StyleConfig) -> None:
     check_style(style)
 
 
-def make_method(config: MethodConfig, style: StyleConfig, data: RepairData, generator: Generator) -> Method:
+def make_method(config: MethodConfig, data: MethodData, generator: Generator) -> Method:
     """The method that the configuration names, fitted to the data. Raises InvalidOption for an unknown name."""
-    return _find_method(config.name).make(data, config, style, generator)
+    return _find_method(config.name).make(data, config, generator)
 
 
 def _find_method(name: str) -> MethodEntry:

@@ -9,14 +9,14 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
-from repairops.config import MethodConfig, StyleConfig
+from repairops.config import MethodConfig
 from repairops.core.styles.base import Style
 from repairops.data.records import Clusters, FailureBatch, ImageSet
 from repairops.model.network import Classifier
 
 
 @dataclass(frozen=True, eq=False)
-class RepairData:
+class MethodData:
     """What a method may see: training images and repair failures, never a clean set or a held-out failure.
 
     train: a shuffled sample of the training part, at most 2,000 images; the loop's batches come from all of it.
@@ -25,7 +25,7 @@ class RepairData:
 
     champion: makes a frozen copy of it, for methods that compare with what it says; the one in training changes.
 
-    style: fitted to the failures already; None where a method that wants one fits it.
+    style: fitted to the failures already; None for a method that takes none.
     """
 
     train: ImageSet
@@ -50,4 +50,4 @@ class Method(Protocol):
         ...
 
 
-MethodFactory = Callable[[RepairData, MethodConfig, StyleConfig, Generator], Method]
+MethodFactory = Callable[[MethodData, MethodConfig, Generator], Method]

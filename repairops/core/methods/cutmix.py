@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from repairops.config import MethodConfig, StyleConfig
+from repairops.config import MethodConfig
 from repairops.core.augment.geometry import cut_mix, draw_boxes
-from repairops.core.methods.base import Method, RepairData
+from repairops.core.methods.base import Method, MethodData
+from repairops.core.methods.failure_sampler import FailureSampler, make_sampler
 from repairops.core.methods.losses import draw_beta, mixed_loss
-from repairops.core.methods.references import FailureSampler, make_sampler
 from repairops.model.network import Classifier
 
 
@@ -36,5 +36,5 @@ class CutMix:
         return mixed_loss(classifier(mixed), labels, labels[partners], kept)
 
 
-def make_cutmix(data: RepairData, method: MethodConfig, style: StyleConfig, generator: Generator) -> Method:
+def make_cutmix(data: MethodData, method: MethodConfig, generator: Generator) -> Method:
     return CutMix(make_sampler(data, method), method.mix_alpha)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from repairops.config import MethodConfig, StyleConfig
+from repairops.config import MethodConfig
 from repairops.core.augment.geometry import cut_out, draw_boxes
-from repairops.core.methods.base import Method, RepairData
+from repairops.core.methods.base import Method, MethodData
+from repairops.core.methods.failure_sampler import FailureSampler, make_sampler
 from repairops.core.methods.losses import train_and_failure_loss
-from repairops.core.methods.references import FailureSampler, make_sampler
 from repairops.model.network import Classifier, to_unit
 
 
@@ -36,6 +36,6 @@ class Cutout:
         return train_and_failure_loss(classifier(cut_out(joint, boxes, self.fill)), labels, failures)
 
 
-def make_cutout(data: RepairData, method: MethodConfig, style: StyleConfig, generator: Generator) -> Method:
+def make_cutout(data: MethodData, method: MethodConfig, generator: Generator) -> Method:
     fill = to_unit(data.train.pixels).mean((0, 2, 3))
     return Cutout(make_sampler(data, method), method.cutout_side, fill)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from repairops.config import MethodConfig, StyleConfig
+from repairops.config import MethodConfig
 from repairops.core.augment.mixing import blend_chains, draw_mixing, run_chains
 from repairops.core.clustering import GaussianMixture, fit_gaussian_mixture
-from repairops.core.methods.base import Method, RepairData
+from repairops.core.methods.base import Method, MethodData
+from repairops.core.methods.failure_sampler import FailureSampler, make_sampler
 from repairops.core.methods.losses import train_and_failure_loss
-from repairops.core.methods.references import FailureSampler, make_sampler
 from repairops.model.network import Classifier, to_unit
 
 CANDIDATES = 4  # weight vectors for each image
@@ -76,7 +76,7 @@ def log_density(mixture: GaussianMixture, values: Tensor) -> Tensor:
     return torch.logsumexp(weights.log() - distance.sum(2) / 2, 1)
 
 
-def make_few_shot(data: RepairData, method: MethodConfig, style: StyleConfig, generator: Generator) -> Method:
+def make_few_shot(data: MethodData, method: MethodConfig, generator: Generator) -> Method:
     """Fits the mixture to the repair failures; fewer different failures than `components` give fewer components."""
     features = describe(to_unit(data.failures.images.pixels)).double().numpy()
     seed = int(torch.randint(2**31, (), generator=generator))

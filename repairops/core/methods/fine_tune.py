@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
-from repairops.config import MethodConfig, StyleConfig
-from repairops.core.methods.base import Method, RepairData
+from repairops.config import MethodConfig
+from repairops.core.methods.base import Method, MethodData
+from repairops.core.methods.failure_sampler import FailureSampler, make_sampler
 from repairops.core.methods.losses import train_and_failure_loss
-from repairops.core.methods.references import FailureSampler, make_sampler
 from repairops.errors import NotFineTunable
 from repairops.model.network import Classifier
 
@@ -48,9 +48,9 @@ class BatchNormStatistics:
             return train_and_failure_loss(classifier(joint), labels, failures)
 
 
-def make_fine_tune(data: RepairData, method: MethodConfig, style: StyleConfig, generator: Generator) -> Method:
+def make_fine_tune(data: MethodData, method: MethodConfig, generator: Generator) -> Method:
     return FineTune(make_sampler(data, method))
 
 
-def make_batch_norm(data: RepairData, method: MethodConfig, style: StyleConfig, generator: Generator) -> Method:
+def make_batch_norm(data: MethodData, method: MethodConfig, generator: Generator) -> Method:
     return BatchNormStatistics(make_sampler(data, method))

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from repairops.config import MethodConfig, StyleConfig
-from repairops.core.methods.base import Method, RepairData
+from repairops.config import MethodConfig
+from repairops.core.methods.base import Method, MethodData
+from repairops.core.methods.failure_sampler import FailureSampler, make_sampler
 from repairops.core.methods.losses import draw_beta, mixed_loss
-from repairops.core.methods.references import FailureSampler, make_sampler
 from repairops.model.network import Classifier
 
 
@@ -35,5 +35,5 @@ class Mixup:
         return mixed_loss(classifier(blended), labels, labels[partners], weights)
 
 
-def make_mixup(data: RepairData, method: MethodConfig, style: StyleConfig, generator: Generator) -> Method:
+def make_mixup(data: MethodData, method: MethodConfig, generator: Generator) -> Method:
     return Mixup(make_sampler(data, method), method.mix_alpha)

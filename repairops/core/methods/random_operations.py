@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from repairops.config import MethodConfig, StyleConfig
+from repairops.config import MethodConfig
 from repairops.core.augment.operations import OPERATIONS, apply_operations
-from repairops.core.methods.base import Method, RepairData
+from repairops.core.methods.base import Method, MethodData
+from repairops.core.methods.failure_sampler import FailureSampler, make_sampler
 from repairops.core.methods.losses import train_and_failure_loss
-from repairops.core.methods.references import FailureSampler, make_sampler
 from repairops.model.network import Classifier
 
 APPLIED = 2  # operations after each other
@@ -40,5 +40,5 @@ class RandomOperations:
         return train_and_failure_loss(classifier(changed / 255), labels, failures)
 
 
-def make_random(data: RepairData, method: MethodConfig, style: StyleConfig, generator: Generator) -> Method:
+def make_random(data: MethodData, method: MethodConfig, generator: Generator) -> Method:
     return RandomOperations(make_sampler(data, method), method.severity)

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from repairops.config import MethodConfig, StyleConfig
+from repairops.config import MethodConfig
 from repairops.core.augment.variants import apply_variants, cross_over, draw_variants, mutate
-from repairops.core.methods.base import Method, RepairData
+from repairops.core.methods.base import Method, MethodData
+from repairops.core.methods.failure_sampler import FailureSampler, make_sampler
 from repairops.core.methods.losses import train_and_failure_loss
-from repairops.core.methods.references import FailureSampler, make_sampler
 from repairops.model.network import Classifier
 
 ROBUST_LOSS = 1e-3  # an image with a lower cross-entropy is left as it is
@@ -85,5 +85,5 @@ def frozen_statistics(classifier: Classifier) -> Iterator[None]:
             layer.train()
 
 
-def make_sensei(data: RepairData, method: MethodConfig, style: StyleConfig, generator: Generator) -> Method:
+def make_sensei(data: MethodData, method: MethodConfig, generator: Generator) -> Method:
     return Sensei(make_sampler(data, method), method.population, method.generations, ROBUST_LOSS)

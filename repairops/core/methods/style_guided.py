@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-from repairops.config import MethodConfig, StyleConfig
+from repairops.config import MethodConfig
 from repairops.core.augment.mixing import draw_mixing, mix_chains
 from repairops.core.augment.patterns import find_pattern
-from repairops.core.methods.base import Method, RepairData
+from repairops.core.methods.base import Method, MethodData
+from repairops.core.methods.failure_sampler import FailureSampler, make_sampler
 from repairops.core.methods.losses import distillation_loss, jensen_shannon, train_and_failure_loss
-from repairops.core.methods.references import FailureSampler, StyleOperations, make_sampler, reference_weights
+from repairops.core.methods.style_operations import StyleOperations, reference_weights
 from repairops.model.network import Classifier
 
 
@@ -95,33 +96,21 @@ class MixedConsistency:
         return mix_chains(images, draws, lambda content: styles.apply(content, generator))
 
 
-def make_styles(data: RepairData, method: MethodConfig, style: StyleConfig, generator: Generator) -> StyleOperations:
-    """The style fitted to the repair failures, its references by cluster or uniform, and the known patterns."""
-    from repairops.core.styles.failures import fit_to_failures
+def make_style_guided(data: MethodData, method: MethodConfig, generator: Generator) -> Method:
+    """The recipe `default` (StyleGuided) or `paper` (MixedConsistency; trains on failures only where asked to).
 
+    Its style operations: the data's style, with references by cluster or uniform, and the known patterns.
+    """
+    assert data.style is not None, "a style is fitted before training"
     patterns = tuple(find_pattern(name) for name in method.known_patterns)
-    fitted = data.style or fit_to_failures(
-        data.failures, data.clusters, data.train, data.champion, style, data.device, generator
-    )
     weights = reference_weights(data.clusters, uniform=method.references == "uniform")
-    return StyleOperations(fitted, weights, data.clusters.count, patterns)
-
-
-def unmixed(styles: StyleOperations, data: RepairData, method: MethodConfig) -> StyleGuided:
-    """The recipe `default` with any style operations."""
+    styles = StyleOperations(data.style, weights, data.clusters.count, patterns)
+    failures = make_sampler(data, method, by_default=method.recipe == "default")
+    if method.recipe == "paper":
+        return MixedConsistency(styles, failures, method.jsd_lambda, method.severity, method.chains)
     champion = data.champion() if method.distillation else None
-    failures = make_sampler(data, method)
     return StyleGuided(styles, failures, method.style_share, method.style_weight, method.distillation, champion)
 
 
-def make_style_guided(data: RepairData, method: MethodConfig, style: StyleConfig, generator: Generator) -> Method:
-    """The recipe `default` (StyleGuided) or `paper` (MixedConsistency; trains on failures only where asked to)."""
-    styles = make_styles(data, method, style, generator)
-    if method.recipe == "default":
-        return unmixed(styles, data, method)
-    failures = make_sampler(data, method, by_default=False)
-    return MixedConsistency(styles, failures, method.jsd_lambda, method.severity, method.chains)
-
-
-def make_augmix(data: RepairData, method: MethodConfig, style: StyleConfig, generator: Generator) -> Method:
+def make_augmix(data: MethodData, method: MethodConfig, generator: Generator) -> Method:
     return MixedConsistency(None, make_sampler(data, method), method.jsd_lambda, method.severity, method.chains)

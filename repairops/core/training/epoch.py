@@ -1,34 +1,40 @@
-"""One epoch of training: batches, steps of SGD, the time limit, progress."""
+"""One epoch of training: where its batches come from, steps of SGD, the time limit, progress."""
 
 from __future__ import annotations
 
 import logging
 import math
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from repairops.config import derive_seed
+from repairops.config import TrainingConfig, derive_seed
 from repairops.core.methods.base import Method
-from repairops.core.training.averaging import AveragedWeights
 from repairops.core.training.clock import StepClock
-from repairops.core.training.ranks import Ranks
-from repairops.core.training.source import Batch, BatchSource
+from repairops.core.training.distributed import Ranks
+from repairops.core.training.state import AveragedWeights, Figures
+from repairops.data.records import ImageSet
 from repairops.errors import LossNotFinite
-from repairops.model.device import seeded, set_mode
-from repairops.model.network import Classifier
+from repairops.model.device import fits_on, seeded, set_mode
+from repairops.model.network import Classifier, to_unit
 
 logger = logging.getLogger("repairops")
 
 ESTIMATE_AFTER = 5  # steps
+COPIED_AT_ONCE = 4096  # images, on their way to the GPU
+LARGE = 2**30  # bytes; more pixels than this may lie in a memory-mapped file, so they are read ahead
+AUTO_WORKERS = 2
 
-Figures = dict[str, float]
+Batch = tuple[Tensor, Tensor]
 
 
 def epoch_steps(train_images: int, epoch_images: int, batch_size: int) -> int:
@@ -37,12 +43,66 @@ def epoch_steps(train_images: int, epoch_images: int, batch_size: int) -> int:
 
 
 @dataclass(frozen=True, eq=False)
+class BatchSource:
+    """The training part of the train set; its pixels lie on the GPU where they fit, else batches are copied.
+
+    pixels uint8 (N, C, H, W), labels int64 (N,) and index int64 (K,), the rows that belong to the part.
+    workers: threads that fetch batches ahead; 0 = none. What they fetch does not depend on them.
+    """
+
+    pixels: Tensor
+    labels: Tensor
+    index: Tensor
+    device: torch.device
+    workers: int = 0
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def take(self, positions: Tensor) -> Batch:
+        """Images float32 (B, C, H, W) in 0..1 and labels (B,) on the device, of positions 0..K-1."""
+        rows = self.index[positions]
+        found = self.pixels[rows.to(self.pixels.device)]
+        if found.device != self.device:
+            found = found.pin_memory().to(self.device, non_blocking=True)
+        return to_unit(found), self.labels[rows].to(self.device)
+
+    def stream(self, batches: Sequence[Tensor]) -> Iterator[Batch]:
+        """`take` of each batch of positions, in order."""
+        if not self.workers:
+            yield from map(self.take, batches)
+            return
+        left = iter(batches)
+        with ThreadPoolExecutor(self.workers, "batches") as pool:
+            waiting: deque[Future[Batch]] = deque()
+            waiting.extend(pool.submit(self.take, positions) for positions in islice(left, 2 * self.workers))
+            while waiting:
+                batch = waiting.popleft().result()
+                waiting.extend(pool.submit(self.take, positions) for positions in islice(left, 1))
+                yield batch
+
+
+def make_batch_source(train_set: ImageSet, part: np.ndarray, device: torch.device, workers: int = -1) -> BatchSource:
+    """workers: -1 = none where the pixels lie where they are needed, else AUTO_WORKERS."""
+    index, labels = torch.from_numpy(part), torch.from_numpy(train_set.labels)
+    pixels = train_set.pixels
+    size = len(part) * pixels[0].numel()
+    if not fits_on(device, size):
+        ahead = AUTO_WORKERS if device.type == "cuda" or size > LARGE else 0
+        return BatchSource(pixels, labels, index, device, ahead if workers < 0 else workers)
+    copied = torch.empty((len(part), *pixels.shape[1:]), dtype=pixels.dtype, device=device)
+    for start in range(0, len(part), COPIED_AT_ONCE):
+        copied[start : start + COPIED_AT_ONCE] = pixels[index[start : start + COPIED_AT_ONCE]].to(device)
+    return BatchSource(copied, labels[index], torch.arange(len(part)), device)
+
+
+@dataclass(frozen=True, eq=False)
 class EpochRunner:
     """Runs epochs by number; all randomness of an epoch comes from the seed and that number.
 
-    network: the classifier, or its mixed-precision form. learning_rate: at the first step; it falls along half a
+    network: the classifier as it is trained. config: its learning rate is that of the first step; it falls along half a
     cosine to a thousandth at the last step of the last epoch. checkpoint: named where the loss is not finite.
-    ranks, clock: also inside `network`, which shares a batch out and times its forward passes.
+    ranks, clock: also inside `network`. Each rank draws and trains its share of each batch.
     """
 
     network: Classifier
@@ -50,10 +110,7 @@ class EpochRunner:
     optimizer: torch.optim.SGD
     source: BatchSource
     jitter: Callable[[Tensor, Generator], Tensor]
-    epochs: int
-    batch_size: int
-    epoch_images: int
-    learning_rate: float
+    config: TrainingConfig
     seed: int
     checkpoint: Path
     ranks: Ranks
@@ -63,7 +120,7 @@ class EpochRunner:
     @property
     def steps(self) -> int:
         """Of one epoch."""
-        return epoch_steps(len(self.source), self.epoch_images, self.batch_size)
+        return epoch_steps(len(self.source), self.config.epoch_images, self.config.batch_size)
 
     def run(self, epoch: int, deadline: float) -> Figures:
         """Trains epoch `epoch` (1 = the first), which ends early at `deadline` (of time.monotonic()).
@@ -78,9 +135,13 @@ class EpochRunner:
         done, first_step = 0, (epoch - 1) * self.steps
         began = timed_from = time.monotonic()
         set_mode(self.network, training=True)
-        own = derive_seed(seed, "rank", self.ranks.rank) if self.ranks.rank else seed  # dropout, of its own rows
+        own = seed
+        if self.ranks.rank:  # the order is that of all ranks; what is drawn for the rows of each is its own
+            own = derive_seed(seed, "rank", self.ranks.rank)
+            generator.manual_seed(own)
         with torch.enable_grad(), seeded(own, self.source.device), self._progress(epoch) as bar:
-            batches = self.source.stream(torch.split(order[: self.steps * self.batch_size], self.batch_size))
+            whole = torch.split(order[: self.steps * self.config.batch_size], self.config.batch_size)
+            batches = self.source.stream([self.ranks.share(batch) for batch in whole])
             while (figures := self._step(batches, generator, first_step + done)) is not None:
                 for name, value in figures.items():
                     sums[name] += value
@@ -90,7 +151,7 @@ class EpochRunner:
                     timed_from = time.monotonic()  # the first step also warms up
                 if epoch == 1 and done == 1 + ESTIMATE_AFTER:
                     self._log_estimate(time.monotonic() - timed_from)
-                if math.isfinite(deadline) and self.ranks.total(self.ranks.leads and time.monotonic() > deadline):
+                if math.isfinite(deadline) and self.ranks.mean([time.monotonic() > deadline])[0]:
                     break
         if not all(bool(torch.isfinite(p).all()) for g in self.optimizer.param_groups for p in g["params"]):
             raise LossNotFinite(first_step + done, math.nan, self.checkpoint)
@@ -107,45 +168,45 @@ class EpochRunner:
                 return None
             images, labels = batch
             loss, figures = self.method.loss(self.network, self.jitter(images, generator), labels, generator)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise LossNotFinite(step + 1, value, self.checkpoint)
+        figures = {"loss": loss.item(), **figures}
+        figures = dict(zip(figures, self.ranks.mean([*figures.values()]), strict=True))
+        if not math.isfinite(figures["loss"]):
+            raise LossNotFinite(step + 1, figures["loss"], self.checkpoint)
         if loss.requires_grad:
             with self.clock.phase("backward"):
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
-                self.ranks.sum_gradients(self.network.parameters())
             with self.clock.phase("update"):
                 for group in self.optimizer.param_groups:
                     group["lr"] = self._learning_rate(step)
                 self.optimizer.step()
         if self.average:
             self.average.update()
-        return {"loss": value, **figures}
+        return figures
 
     def _learning_rate(self, step: int) -> float:
-        fraction = step / max(1, self.epochs * self.steps - 1)
-        return self.learning_rate * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * fraction)))
+        fraction = step / max(1, self.config.epochs * self.steps - 1)
+        return self.config.learning_rate * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * fraction)))
 
     def _progress(self, epoch: int) -> Any:
         """On stderr, only where that is a terminal; the time left is that of the whole training."""
         from tqdm import tqdm
 
         return tqdm(
-            desc=f"epoch {epoch}/{self.epochs}",
-            total=self.epochs * self.steps,
+            desc=f"epoch {epoch}/{self.config.epochs}",
+            total=self.config.epochs * self.steps,
             initial=(epoch - 1) * self.steps,
             unit="step",
             disable=None if self.ranks.leads else True,
-            leave=epoch == self.epochs,
+            leave=epoch == self.config.epochs,
         )
 
     def _log_estimate(self, seconds: float) -> None:
         """On the CPU, once: how long this training will take, from the time of ESTIMATE_AFTER steps."""
         if self.source.device.type == "cpu" and self.ranks.leads:
-            steps = self.epochs * self.steps
+            steps = self.config.epochs * self.steps
             logger.info(
                 "Training on the CPU: about %.1f minutes for %d epochs of %d steps (%.0f train images/s).",
-                seconds / ESTIMATE_AFTER * steps / 60, self.epochs, self.steps,
-                ESTIMATE_AFTER * self.batch_size / max(seconds, 1e-9),
+                seconds / ESTIMATE_AFTER * steps / 60, self.config.epochs, self.steps,
+                ESTIMATE_AFTER * self.config.batch_size / max(seconds, 1e-9),
             )  # fmt: skip

@@ -8,6 +8,7 @@ that suffers from it is not chosen.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,12 +17,11 @@ import torch
 from torch import Tensor
 
 from repairops.config import TrainingConfig
-from repairops.core.training.checkpoint import load_tensors, state_tensors
+from repairops.core.parts import TrainingParts
+from repairops.core.training.distributed import current_ranks
 from repairops.core.training.loop import TrainingResult
-from repairops.core.training.parts import training_parts
 from repairops.core.training.selection import ValidationCounts, select_epoch
-from repairops.core.training.state import count_right
-from repairops.data.records import FailureBatch, ImageSet
+from repairops.core.training.state import count_right, load_tensors, state_tensors
 from repairops.model.device import resolve_device
 from repairops.model.network import Classifier
 
@@ -54,50 +54,47 @@ def interpolate(champion: Mapping[str, Tensor], tuned: Mapping[str, Tensor], wei
 
 
 def trade_off(
-    champion: Classifier,
-    tuned: Classifier,
-    train_set: ImageSet,
-    validation_failures: FailureBatch,
-    result: TrainingResult,
-    config: TrainingConfig,
-    *,
-    seed: int,
-    unseen: ImageSet | None = None,
+    champion: Classifier, tuned: Classifier, parts: TrainingParts, result: TrainingResult, config: TrainingConfig
 ) -> list[TradeOffPoint]:
-    """Measures `config.interpolation` points between the two networks, and leaves the chosen one's weights in `tuned`.
+    """Measures `config.interpolation` points between the two networks, which stay as they are, and chooses one.
 
-    The points, with both ends, come in the order of their weights. The validation images are those that chose the
-    epoch (`unseen`, else a part of the train set); nothing here sees the images that judge. On unseen images the chosen
-    point repairs most among those that lose at most `config.max_clean_drop` points against the champion, by a curve
-    through the losses of all points (`smooth_losses`). On a part of the train set the rule is that of the epochs
-    (`select_epoch`), on a clean accuracy that counts at most as high as the best epoch's: a point near the champion
-    remembers images that it was trained on, and would raise the bar.
+    The points, with both ends, come in the order of their weights. They are measured on the parts that chose the
+    epoch; nothing here sees the images that judge. On unseen images the chosen point repairs most among those that
+    lose at most `config.max_clean_drop` points against the champion, by a curve through the losses of all points
+    (`smooth_losses`). On a part of the train set the rule is that of the epochs (`select_epoch`), on a clean accuracy
+    that counts at most as high as the best epoch's: a point near the champion remembers images that it was trained on,
+    and would raise the bar.
 
     Empty where there is nothing to choose: no point wanted, the champion's weights chosen, no validation failures, or
     no validation images.
     """
-    images, failures = result.validation_images, result.validation_failures
+    images, failures = len(parts.choosing), len(parts.validation)
     if config.interpolation < 1 or result.best_epoch == 0 or not failures or not images:
         return []
-    device = resolve_device(config.device)
-    _, validation = training_parts(train_set, unseen, config, seed)
-    ends = state_tensors(champion), state_tensors(tuned)
+    ends, device = (state_tensors(champion), state_tensors(tuned)), resolve_device(config.device)
     weights = [step / (config.interpolation + 1) for step in range(config.interpolation + 1, -1, -1)]
-    tuned.to(device)
-    counts = []
-    with torch.no_grad():
-        for weight in weights:
-            load_tensors(tuned, interpolate(*ends, weight))
-            parts = (validation, validation_failures.images)
-            counts.append(ValidationCounts(*(count_right(tuned, part, device) for part in parts)))
+    walking = copy.deepcopy(tuned).to(device)
+
+    def measure(weight: float) -> ValidationCounts:
+        load_tensors(walking, interpolate(*ends, weight))
+        return ValidationCounts(*(count_right(walking, s, device) for s in (parts.choosing, parts.validation.images)))
+
+    counts = current_ranks().of_first(lambda: [measure(weight) for weight in weights])
     chosen = _choose(weights, counts, result, config.max_clean_drop)
-    load_tensors(tuned, interpolate(*ends, weights[chosen]))
-    tuned.to("cpu")
     points = [
         TradeOffPoint(weight, count.clean_right / images, count.failures_right / failures, index == chosen)
         for index, (weight, count) in enumerate(zip(weights, counts, strict=True))
     ]
     return points[::-1]
+
+
+def between(champion: Classifier, tuned: Classifier, points: Sequence[TradeOffPoint]) -> Classifier:
+    """A network with the weights of the chosen point; the fine-tuned one where there are no points."""
+    network = copy.deepcopy(tuned)
+    for point in points:
+        if point.chosen:
+            load_tensors(network, interpolate(state_tensors(champion), state_tensors(tuned), point.weight))
+    return network
 
 
 def _choose(

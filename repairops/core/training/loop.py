@@ -16,23 +16,22 @@ from torch import Generator, Tensor
 
 from repairops.config import TrainingConfig, derive_seed
 from repairops.core.augment.geometry import random_crop_flip
-from repairops.core.methods.base import Method, RepairData
-from repairops.core.training.as_trained import training_network, use_channels_last
-from repairops.core.training.checkpoint import checkpoint_path, load_tensors
+from repairops.core.methods.base import Method, MethodData
+from repairops.core.parts import TrainingParts
 from repairops.core.training.clock import StepClock, memory_figures, step_shares
-from repairops.core.training.epoch import EpochRunner, Figures, epoch_steps
-from repairops.core.training.parts import training_parts
-from repairops.core.training.ranks import current_ranks
-from repairops.core.training.sharding import synchronised_statistics
-from repairops.core.training.source import make_batch_source
-from repairops.core.training.state import TrainingState, ValidationSets
-from repairops.core.training.stopping import StoppingRule
-from repairops.data.records import Clusters, FailureBatch, ImageSet
+from repairops.core.training.distributed import (
+    current_ranks,
+    synchronised_statistics,
+    training_network,
+    use_channels_last,
+)
+from repairops.core.training.epoch import EpochRunner, epoch_steps, make_batch_source
+from repairops.core.training.selection import StoppingRule
+from repairops.core.training.state import Figures, TrainingState, checkpoint_path, load_tensors
+from repairops.data.records import Clusters, ImageSet
 from repairops.errors import DatasetNotFound, InvalidOption, NotFineTunable
 from repairops.model.device import device_name, resolve_device, seeded, set_mode, use_bfloat16
 from repairops.model.network import Classifier
-
-METHOD_IMAGES = 2000  # train images that a method sees beforehand, at most; its batches come from all of them
 
 
 @dataclass(frozen=True)
@@ -69,24 +68,19 @@ class TrainingResult:
 
 def train(
     classifier: Classifier,
-    method_factory: Callable[[RepairData], Method],
-    train_set: ImageSet,
-    failures: FailureBatch,
-    validation_failures: FailureBatch,
-    clusters: Clusters,
+    method_factory: Callable[[MethodData], Method],
+    parts: TrainingParts,
     config: TrainingConfig,
     *,
     seed: int,
     work_dir: Path,
     method_key: str,
-    unseen: ImageSet | None = None,
-    on_epoch: Callable[[int, Figures], None] | None = None,
+    on_epoch: Callable[[int, Figures], None] = lambda epoch, figures: None,
 ) -> TrainingResult:
     """Fine-tunes the champion in place, and leaves the selected epoch's weights in it, on the CPU, in eval mode.
 
-    failures: the repair part, with its clusters. validation_failures and clean validation images choose the epoch
-    (`selection.select_epoch`): those of `unseen`, which the champion was not trained on and nothing else judges, or a
-    part split from the train set. Nothing here sees the images that judge.
+    The validation failures and the clean images that choose pick the epoch (`selection.select_epoch`). Nothing here
+    sees the images that judge. Under torchrun all processes call this with the same arguments.
     work_dir: takes one checkpoint after each epoch. A later call with the same arguments (the champion's weights
     too) goes on after it; on the CPU it then ends with the same weights, bit for bit, as without a stop.
     method_key: names the method and all its settings, for that comparison.
@@ -95,68 +89,47 @@ def train(
 
     Raises DeviceNotAvailable, InvalidOption, DatasetNotFound, NotFineTunable, LossNotFinite.
     """
-    _check(config, train_set)
+    _check(config, parts)
     began, device, ranks = time.monotonic(), resolve_device(config.device), current_ranks()
-    line = config.interpolation and len(validation_failures)  # it offers what the epochs lost
-    strict = unseen is not None and not line
     amp = use_bfloat16(config.amp, device)
-    train_part, validation = training_parts(train_set, unseen, config, seed)
-    settings = dataclasses.asdict(config) | {"device": device.type, "amp": amp, "workers": 0}
-    sets = [images.digest for images in (train_set, validation, failures.images, validation_failures.images)]
     classifier.to(device)
     channels_last = use_channels_last(classifier, device, amp)
-    run = TrainingState(
-        classifier,
-        device,
-        ValidationSets(validation, validation_failures.images, failures.images, strict, unseen is None),
-        _make_optimizer(classifier, config.learning_rate, config.momentum, config.weight_decay),
-        {"settings": settings, "seed": seed, "method": method_key, "sets": sets, "clusters": _digest(clusters)},
-        work_dir,
-        config.max_clean_drop,
-        ema=config.ema,
-        ranks=ranks,
-    )
-    on_epoch = on_epoch or (lambda epoch, figures: None)
+    optimizer = _make_optimizer(classifier, config)
+    arguments = _arguments(parts, config, device, amp, seed, method_key)
+    run = TrainingState(classifier, optimizer, parts, config, arguments, work_dir, device, ranks)
     for epoch, figures in enumerate(run.history):
         on_epoch(epoch, figures)
 
     stop = StoppingRule(config.epochs, config.patience, config.max_minutes * 60)
     if not stop.reached(run.history, run.selection.epoch):
-        jitter = make_jitter(train_set, config.crop_padding, config.horizontal_flip)
-        sample = train_set.subset(train_part[:METHOD_IMAGES])
+        jitter = make_jitter(parts.train_set, config.crop_padding, config.horizontal_flip)
         clock = StepClock(device)
-        as_trained = partial(training_network, amp=amp, compiled=config.compile, ranks=ranks, clock=clock)
+        as_trained = partial(training_network, clock=clock, amp=amp, compiled=config.compile)
 
         def champion() -> Classifier:
             return as_trained(frozen_copy(classifier, run.champion))
 
         with seeded(derive_seed(seed, "training", "method"), device):
-            method = method_factory(RepairData(sample, failures, clusters, jitter, device, champion))
-        runner = EpochRunner(
-            network=as_trained(classifier),
-            method=method,
-            optimizer=run.optimizer,
-            source=make_batch_source(train_set, train_part, device, config.workers),
-            jitter=jitter,
-            epochs=config.epochs,
-            batch_size=config.batch_size,
-            epoch_images=config.epoch_images,
-            learning_rate=config.learning_rate,
-            seed=seed,
-            checkpoint=checkpoint_path(work_dir),
-            ranks=ranks,
-            clock=clock,
-            average=run.average,
-        )
-        with synchronised_statistics(classifier, ranks):
+            method = method_factory(MethodData(parts.sample, parts.failures, parts.clusters, jitter, device, champion))
+        with synchronised_statistics(classifier, device, ranks):
+            runner = EpochRunner(
+                network=as_trained(classifier, ranks=ranks),
+                method=method,
+                optimizer=optimizer,
+                source=make_batch_source(parts.train_set, parts.rows, device, config.workers),
+                jitter=jitter,
+                config=config,
+                seed=seed,
+                checkpoint=checkpoint_path(work_dir),
+                ranks=ranks,
+                clock=clock,
+                average=run.average,
+            )
             while not stop.reached(run.history, run.selection.epoch):
-                run.record_epoch(runner, stop.deadline(run.history))
+                run.record_epoch(runner.run, stop.deadline(run.history))
                 on_epoch(len(run.history) - 1, run.history[-1])
     run.finish()
-    return _result(
-        run, stop, train_images=len(train_part), epoch_images=config.epoch_images, batch_size=config.batch_size,
-        seconds=time.monotonic() - began, channels_last=channels_last, bfloat16=amp, unseen=unseen is not None,
-    )  # fmt: skip
+    return _result(run, stop, time.monotonic() - began, channels_last=channels_last, bfloat16=amp)
 
 
 def make_jitter(train_set: ImageSet, padding: int, flip: bool) -> Callable[[Tensor, Generator], Tensor]:
@@ -165,18 +138,16 @@ def make_jitter(train_set: ImageSet, padding: int, flip: bool) -> Callable[[Tens
     return lambda images, generator: random_crop_flip(images, pixels, flip, generator)
 
 
-def _make_optimizer(
-    classifier: Classifier, learning_rate: float, momentum: float, weight_decay: float
-) -> torch.optim.SGD:
+def _make_optimizer(classifier: Classifier, config: TrainingConfig) -> torch.optim.SGD:
     trainable = [p for p in classifier.parameters() if p.requires_grad]
     if not trainable:
         raise NotFineTunable("The model", "none of its parameters requires a gradient")
     return torch.optim.SGD(
         trainable,
-        lr=learning_rate,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        nesterov=momentum > 0,
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        nesterov=config.momentum > 0,
         fused=trainable[0].device.type == "cuda" or None,
     )
 
@@ -190,49 +161,50 @@ def frozen_copy(classifier: Classifier, tensors: Mapping[str, Tensor]) -> Classi
 
 
 def _result(
-    run: TrainingState,
-    stop: StoppingRule,
-    *,
-    train_images: int,
-    epoch_images: int,
-    batch_size: int,
-    seconds: float,
-    channels_last: bool,
-    bfloat16: bool,
-    unseen: bool,
+    run: TrainingState, stop: StoppingRule, seconds: float, *, channels_last: bool, bfloat16: bool
 ) -> TrainingResult:
-    trained = run.history[1:]
-    note = run.selection.note
+    config, parts, trained, note = run.config, run.parts, run.history[1:], run.selection.note
     steps = sum(h["steps"] for h in trained)
-    planned = stop.epochs * epoch_steps(train_images, epoch_images, batch_size)
+    planned = stop.epochs * epoch_steps(len(parts.rows), config.epoch_images, config.batch_size)
     if stop.out_of_time(run.history) and steps < planned:
         note = f"{note} Training stopped after {steps:.0f} of {planned} steps: max_minutes was reached.".strip()
+    images = steps * run.ranks.world * (min(config.batch_size, len(parts.rows)) // run.ranks.world)
     return TrainingResult(
         best_epoch=run.selection.epoch,
         champion=run.history[0],
         history=trained,
         note=note,
         seconds=seconds,
-        images_per_second=steps * min(batch_size, train_images) / max(sum(h["train_seconds"] for h in trained), 1e-9),
+        images_per_second=images / max(sum(h["train_seconds"] for h in trained), 1e-9),
         device=device_name(run.device),
-        train_images=train_images,
-        validation_images=len(run.validation.clean),
-        validation_failures=len(run.validation.failures),
+        train_images=len(parts.rows),
+        validation_images=len(parts.choosing),
+        validation_failures=len(parts.validation),
         step_shares=step_shares(trained),
         peak_memory_mb={name.removesuffix("_mb"): value for name, value in memory_figures(run.device).items()},
         channels_last=channels_last,
         bfloat16=bfloat16,
         ranks=run.ranks.world,
-        validation_unseen=unseen,
+        validation_unseen=parts.unseen,
     )
+
+
+def _arguments(
+    parts: TrainingParts, config: TrainingConfig, device: torch.device, amp: bool, seed: int, method_key: str
+) -> dict[str, object]:
+    """All that a training depends on beside the champion's weights, as plain values."""
+    settings = dataclasses.asdict(config) | {"device": device.type, "amp": amp, "workers": 0}
+    images = (parts.train_set, parts.choosing, parts.failures.images, parts.validation.images)
+    sets, clusters = [found.digest for found in images], _digest(parts.clusters)
+    return {"settings": settings, "seed": seed, "method": method_key, "sets": sets, "clusters": clusters}
 
 
 def _digest(clusters: Clusters) -> str:
     return hashlib.sha256(clusters.assignments.tobytes() + clusters.probabilities.tobytes()).hexdigest()
 
 
-def _check(config: TrainingConfig, train_set: ImageSet) -> None:
+def _check(config: TrainingConfig, parts: TrainingParts) -> None:
     if config.compile and not current_ranks().alone:
         raise InvalidOption("training.compile", config.compile, "false under torchrun")
-    if not len(train_set):
+    if not len(parts.train_set):
         raise DatasetNotFound("train set", "it holds no images", "Give a train set with images.")

@@ -1,10 +1,35 @@
-"""Which epoch's weights a training keeps. Counts on validation parts in, an epoch out; no torch."""
+"""When a training ends, and which epoch's weights it keeps. Counts on validation parts in, an epoch out; no torch."""
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class StoppingRule:
+    """When a training ends. patience: epochs without a better choice; max_seconds: 0 = no limit."""
+
+    epochs: int
+    patience: int
+    max_seconds: float
+
+    def reached(self, history: Sequence[dict[str, float]], selected: int) -> bool:
+        trained = len(history) - 1
+        waited = trained - selected
+        return trained >= self.epochs or 0 < self.patience <= waited or self._left(history) <= 0
+
+    def deadline(self, history: Sequence[dict[str, float]]) -> float:
+        """Of time.monotonic(): where the epoch that comes next has to end."""
+        return time.monotonic() + self._left(history)
+
+    def out_of_time(self, history: Sequence[dict[str, float]]) -> bool:
+        return self._left(history) <= 0
+
+    def _left(self, history: Sequence[dict[str, float]]) -> float:
+        return self.max_seconds - sum(h["seconds"] for h in history[1:]) if self.max_seconds else math.inf
 
 
 @dataclass(frozen=True)

@@ -1,31 +1,28 @@
-"""Where a training stands: the epochs behind it, their validation figures, the best weights; on disk too."""
+"""Where a training stands after an epoch, in memory and in one safetensors file: tensors, and JSON in its header.
+
+One file, replaced in one step, so that a reader finds the last epoch or the one before, never a mixture.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import os
 import time
-from contextlib import nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from repairops.core.training.averaging import AveragedWeights
-from repairops.core.training.checkpoint import (
-    Checkpoint,
-    fingerprint_of,
-    load_checkpoint,
-    load_tensors,
-    save_checkpoint,
-    state_tensors,
-    state_values,
-)
+from repairops.config import TrainingConfig
+from repairops.core.parts import TrainingParts
 from repairops.core.training.clock import memory_figures
-from repairops.core.training.epoch import EpochRunner, Figures
-from repairops.core.training.ranks import Ranks
+from repairops.core.training.distributed import Ranks
 from repairops.core.training.selection import Selection, ValidationCounts, select_epoch
 from repairops.data.records import ImageSet
 from repairops.model.device import set_mode
@@ -33,98 +30,190 @@ from repairops.model.network import Classifier, to_unit
 
 logger = logging.getLogger("repairops")
 
-ALONE = Ranks()
 EVALUATED_AT_ONCE = 500  # images
+NAME = "training.safetensors"
+PARTS = ("model", "best", "momentum", "average")
+
+Figures = dict[str, float]
 
 
 @dataclass(frozen=True, eq=False)
-class ValidationSets:
-    """What is measured after each epoch: two sets that select, and the repair failures, which only inform.
+class Checkpoint:
+    """fingerprint: names the arguments; another fingerprint is another training.
 
-    strict, remembered: see `select_epoch`.
+    model, best: state dictionaries after the last and the selected epoch. momentum: the optimizer's buffers by
+    parameter name. average: the moving average of the state, where there is one. history: the figures of each
+    epoch, the champion's (epoch 0) first. Tensors on the CPU.
     """
 
-    clean: ImageSet
-    failures: ImageSet
-    repair_failures: ImageSet
-    strict: bool = False
-    remembered: bool = True
+    fingerprint: str
+    model: Mapping[str, Tensor]
+    best: Mapping[str, Tensor]
+    momentum: Mapping[str, Tensor]
+    history: list[dict[str, float]]
+    average: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def measure(self, classifier: Classifier, device: torch.device, ranks: Ranks) -> Figures:
-        sets = (self.clean, self.failures, self.repair_failures)
-        right = [ranks.total(count_right(classifier, s, device, ranks.rows(len(s)))) for s in sets]
-        figures: Figures = {"validation_right": right[0], "validation_repaired": right[1]}
-        names = ("validation_accuracy", "validation_repair_rate", "repair_failures_accuracy")
-        totals = (len(self.clean), len(self.failures), len(self.repair_failures))
-        return figures | {name: r / n for name, r, n in zip(names, right, totals, strict=True) if n}
 
-    def select(self, history: list[Figures], max_clean_drop: float) -> Selection:
-        counts = [ValidationCounts(int(h["validation_right"]), int(h["validation_repaired"])) for h in history]
-        return select_epoch(
-            counts,
-            clean_images=len(self.clean),
-            failures=len(self.failures),
-            max_clean_drop=max_clean_drop,
-            strict=self.strict,
-            remembered=self.remembered,
-            annealed=True,
-        )
+def checkpoint_path(work_dir: Path) -> Path:
+    return work_dir / NAME
+
+
+def save_checkpoint(work_dir: Path, checkpoint: Checkpoint) -> Path:
+    """Writes beside the target, then replaces it."""
+    from safetensors.torch import save_file
+
+    path = checkpoint_path(work_dir)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    parts = {name: getattr(checkpoint, name) for name in PARTS}
+    tensors = {f"{part}/{name}": t.clone() for part, state in parts.items() for name, t in state.items()}
+    header = {"fingerprint": checkpoint.fingerprint, "history": json.dumps(checkpoint.history)}
+    partial = path.with_suffix(f".{os.getpid()}.part")
+    save_file(tensors, partial, metadata=header)
+    with partial.open("rb") as written:
+        os.fsync(written.fileno())
+    partial.replace(path)
+    return path
+
+
+def load_checkpoint(work_dir: Path, fingerprint: str) -> Checkpoint | None:
+    """The checkpoint of the training with this fingerprint; None where there is none, or it cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
+    parts: dict[str, dict[str, Tensor]] = {name: {} for name in PARTS}
+    try:
+        with safe_open(checkpoint_path(work_dir), framework="pt") as stored:
+            header = stored.metadata() or {}
+            if header.get("fingerprint") != fingerprint:
+                return None
+            for key in stored.keys():  # noqa: SIM118  (not a dict)
+                part, name = key.split("/", 1)
+                parts[part][name] = stored.get_tensor(key)
+            return Checkpoint(fingerprint, **parts, history=json.loads(header["history"]))
+    except (OSError, SafetensorError, ValueError, KeyError):
+        return None
+
+
+def state_tensors(module: torch.nn.Module) -> dict[str, Tensor]:
+    """A copy of the module's parameters and buffers, contiguous, on the CPU."""
+    return {
+        name: value.detach().to("cpu", copy=True).contiguous()
+        for name, value in module.state_dict().items()
+        if isinstance(value, Tensor)
+    }
+
+
+def load_tensors(module: torch.nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Puts `state_tensors` back; whatever else the module's state holds stays."""
+    module.load_state_dict({**module.state_dict(), **tensors})
+
+
+def fingerprint_of(arguments: Mapping[str, Any], *states: Mapping[str, Tensor]) -> str:
+    """sha256 over JSON values and tensors, in a fixed order."""
+    digest = hashlib.sha256(json.dumps(arguments, sort_keys=True).encode())
+    for state in states:
+        for name in sorted(state):
+            value = state[name]
+            digest.update(f"\0{name}\0{value.dtype}\0{tuple(value.shape)}\0".encode())
+            digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+class AveragedWeights:
+    """A running mean of the floating-point state of a module, updated after each step.
+
+    The decay grows from 0.1 to `decay` as (1 + n) / (10 + n) over the first n steps, so that the start is forgotten.
+    Source: Polyak averaging as in Tarvainen and Valpola, Mean teachers (NeurIPS 2017); BatchNorm statistics too.
+    """
+
+    def __init__(self, module: nn.Module, decay: float, steps: int = 0, start: Mapping[str, Tensor] | None = None):
+        self.module, self.decay, self.steps = module, decay, steps
+        live = self._live()
+        self.shadow = {name: (start or live)[name].to(value, copy=True) for name, value in live.items()}
+
+    def update(self) -> None:
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        with torch.no_grad():
+            for name, value in self._live().items():
+                self.shadow[name].lerp_(value, 1 - decay)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The averaged state in the module inside, the live one outside."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """A copy on the CPU, for a checkpoint."""
+        return {name: value.to("cpu", copy=True).contiguous() for name, value in self.shadow.items()}
+
+    def _swap(self) -> None:
+        with torch.no_grad():
+            for name, value in self._live().items():
+                kept = value.clone()
+                value.copy_(self.shadow[name])
+                self.shadow[name].copy_(kept)
+
+    def _live(self) -> dict[str, Tensor]:
+        state = self.module.state_dict()
+        return {n: v for n, v in state.items() if isinstance(v, Tensor) and v.dtype.is_floating_point}
 
 
 class TrainingState:
     """Where a training stands: the network, its optimizer, the epochs behind it and the best weights so far.
 
     Made from the checkpoint in work_dir where that has the same arguments, else from the champion (and writes the
-    first checkpoint then, so that there always is one). Of several ranks the first reads and writes; the others
-    take its state. With an average (`ema` above 0) that is what is measured, selected and kept as the best.
+    first checkpoint then, so that there always is one). With an average (`ema` above 0) that is what is measured,
+    selected and kept as the best. Of several ranks the first alone measures, chooses, reads and writes, so the
+    BatchNorm statistics that count are its own.
     """
 
     def __init__(
         self,
         classifier: Classifier,
-        device: torch.device,
-        validation: ValidationSets,
         optimizer: torch.optim.SGD,
-        arguments: dict[str, Any],
+        parts: TrainingParts,
+        config: TrainingConfig,
+        arguments: Mapping[str, Any],
         work_dir: Path,
-        max_clean_drop: float,
-        *,
-        ema: float = 0.0,
-        ranks: Ranks = ALONE,
+        device: torch.device,
+        ranks: Ranks,
     ) -> None:
-        self.classifier, self.device, self.validation = classifier, device, validation
-        self.optimizer, self.work_dir, self.max_clean_drop, self.ranks = optimizer, work_dir, max_clean_drop, ranks
+        self.classifier, self.optimizer, self.parts, self.config = classifier, optimizer, parts, config
+        self.work_dir, self.device, self.ranks = work_dir, device, ranks
         self.champion = state_tensors(classifier)
         self.fingerprint = fingerprint_of(arguments, self.champion)
-        stored = load_checkpoint(work_dir, self.fingerprint) if ranks.leads else None
-        self.history = self._history_of_first(stored)
+        stored = ranks.of_first(lambda: load_checkpoint(work_dir, self.fingerprint))
+        self.history = stored.history if stored else []
+        self.best = stored.best if stored else self.champion
         if stored:
-            logger.info("Training goes on after epoch %d of an earlier run.", len(stored.history) - 1)
+            if ranks.leads:
+                logger.info("Training goes on after epoch %d of an earlier run.", len(stored.history) - 1)
             load_tensors(classifier, stored.model)
             for name, parameter in self._trained():
                 if name in stored.momentum:
                     optimizer.state[parameter]["momentum_buffer"] = stored.momentum[name].to(device)
         steps = int(sum(h["steps"] for h in self.history[1:]))
-        self.average = AveragedWeights(classifier, ema, steps, stored.average if stored else None) if ema else None
-        self.best = dict(stored.best) if stored else self.champion
-        self._share_state(steps)
+        start = stored.average if stored else None
+        self.average = AveragedWeights(classifier, config.ema, steps, start) if config.ema else None
         if not self.history:
-            self.history = [validation.measure(classifier, device, ranks)]
-            self.selection = self._select()
+            self.history = [ranks.of_first(self._measure)]
             self._save(self.champion)
-        self.selection = self._select()
+        self.selection = choose_epoch(self.history, parts, config)
 
-    def record_epoch(self, runner: EpochRunner, deadline: float) -> None:
+    def record_epoch(self, train_epoch: Callable[[int, float], Figures], deadline: float) -> None:
         """Trains and measures one more epoch, keeps its weights where they are the best, writes the checkpoint."""
         began, epoch = time.monotonic(), len(self.history)
-        figures = runner.run(epoch, deadline)
+        trained = train_epoch(epoch, deadline)
         live = state_tensors(self.classifier)
         with self.average.in_place() if self.average else nullcontext():
-            figures |= self.validation.measure(self.classifier, self.device, self.ranks)
+            figures = self.ranks.of_first(lambda: trained | self._measure() | memory_figures(self.device))
             measured = state_tensors(self.classifier)
-        figures |= memory_figures(self.device)
-        self.history.append(self.ranks.of_first(figures | {"seconds": time.monotonic() - began}))
-        self.selection = self._select()
+        self.history.append(self.ranks.of_first(lambda: figures | {"seconds": time.monotonic() - began}))
+        self.selection = choose_epoch(self.history, self.parts, self.config)
         if self.selection.epoch == epoch:
             self.best = measured
         elif self.selection.epoch == 0:
@@ -132,33 +221,22 @@ class TrainingState:
         self._save(live)
 
     def finish(self) -> None:
-        load_tensors(self.classifier, self.best)
-        self.ranks.tensors_of_first(state_values(self.classifier))
+        load_tensors(self.classifier, self.ranks.of_first(lambda: self.best))
         self.classifier.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         set_mode(self.classifier, training=False)
 
-    def _select(self) -> Selection:
-        return self.validation.select(self.history, self.max_clean_drop)
+    def _measure(self) -> Figures:
+        """Two sets that select, and the repair failures, which only inform."""
+        sets = (self.parts.choosing, self.parts.validation.images, self.parts.failures.images)
+        right = [count_right(self.classifier, images, self.device) for images in sets]
+        figures: Figures = {"validation_right": right[0], "validation_repaired": right[1]}
+        names = ("validation_accuracy", "validation_repair_rate", "repair_failures_accuracy")
+        return figures | {name: r / len(s) for name, r, s in zip(names, right, sets, strict=True) if len(s)}
 
     def _trained(self) -> list[tuple[str, nn.Parameter]]:
         return [(name, p) for name, p in self.classifier.named_parameters() if p.requires_grad]
 
-    def _history_of_first(self, stored: Checkpoint | None) -> list[Figures]:
-        found: list[Figures] = json.loads(self.ranks.text_of_first(json.dumps(stored.history if stored else [])))
-        return found
-
-    def _share_state(self, steps: int) -> None:
-        """Gives the other ranks what the first one read, so that all go on alike; the best weights are its alone."""
-        self.ranks.tensors_of_first(state_values(self.classifier))
-        if self.average:
-            self.ranks.tensors_of_first(self.average.shadow.values())
-        if not self.ranks.alone and steps:
-            parameters = [p for _, p in self._trained()]
-            for parameter in parameters:
-                self.optimizer.state[parameter].setdefault("momentum_buffer", torch.zeros_like(parameter))
-            self.ranks.tensors_of_first(self.optimizer.state[p]["momentum_buffer"] for p in parameters)
-
-    def _save(self, model: dict[str, Tensor]) -> None:
+    def _save(self, model: Mapping[str, Tensor]) -> None:
         if not self.ranks.leads:
             return
         buffers = ((name, self.optimizer.state[p].get("momentum_buffer")) for name, p in self._trained())
@@ -167,15 +245,28 @@ class TrainingState:
         save_checkpoint(self.work_dir, Checkpoint(self.fingerprint, model, self.best, momentum, self.history, average))
 
 
+def choose_epoch(history: list[Figures], parts: TrainingParts, config: TrainingConfig) -> Selection:
+    """`select_epoch` for a falling learning rate; without allowance on images that the champion was not trained on,
+    unless the line between the weights offers what the epochs lost.
+    """
+    return select_epoch(
+        [ValidationCounts(int(h["validation_right"]), int(h["validation_repaired"])) for h in history],
+        clean_images=len(parts.choosing),
+        failures=len(parts.validation),
+        max_clean_drop=config.max_clean_drop,
+        strict=parts.unseen and not (config.interpolation and len(parts.validation)),
+        remembered=not parts.unseen,
+        annealed=True,
+    )
+
+
 @torch.no_grad()
-def count_right(classifier: Classifier, images: ImageSet, device: torch.device, rows: slice = slice(None)) -> int:
+def count_right(classifier: Classifier, images: ImageSet, device: torch.device) -> int:
     """Images that the classifier, in eval mode without autocast, gets right; an answer that is not finite is wrong."""
     set_mode(classifier, training=False)
-    right = 0
-    labels = torch.from_numpy(images.labels)
-    own = torch.arange(len(images))[rows]
-    for start in range(0, len(own), EVALUATED_AT_ONCE):
-        index = own[start : start + EVALUATED_AT_ONCE]
+    right, labels = 0, torch.from_numpy(images.labels)
+    for start in range(0, len(images), EVALUATED_AT_ONCE):
+        index = torch.arange(start, min(start + EVALUATED_AT_ONCE, len(images)))
         logits = classifier(to_unit(images.pixels[index].to(device))).cpu()
         found = (logits.argmax(1) == labels[index]) & torch.isfinite(logits).all(1)
         right += int(found.sum())

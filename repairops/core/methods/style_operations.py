@@ -1,4 +1,4 @@
-"""Which repair failures join a training batch, and which look each train image takes."""
+"""Which look each train image takes: a cluster's, by a reference drawn from it, or a known pattern's."""
 
 from __future__ import annotations
 
@@ -8,12 +8,9 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from repairops.config import MethodConfig
 from repairops.core.augment.patterns import Pattern
-from repairops.core.methods.base import RepairData
 from repairops.core.styles.base import Style
 from repairops.data.records import Clusters
-from repairops.model.network import to_unit
 
 
 def reference_weights(clusters: Clusters, *, uniform: bool = False) -> Tensor:
@@ -63,33 +60,3 @@ class StyleOperations:
     def _restyle(self, content: Tensor, generator: Generator) -> Tensor:
         references = torch.multinomial(self.weights, len(content), replacement=True, generator=generator)
         return self.style.apply(content, references.to(content.device), generator)
-
-
-@dataclass(frozen=True, eq=False)
-class FailureSampler:
-    """Draws repair failures as training samples: `share` for each train image, uniformly, with replacement."""
-
-    data: RepairData
-    share: float
-
-    def draw(self, train_images: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Jittered failures float32 (n, C, H, W) in 0..1 and their labels int64 (n,), on the data's device.
-
-        n = round(share * train_images), which can be 0.
-        """
-        count = round(self.share * train_images) if len(self.data.failures) else 0
-        index = torch.randint(0, max(len(self.data.failures), 1), (count,), generator=generator)
-        images = to_unit(self.data.failures.images.pixels[index].to(self.data.device))
-        labels = torch.as_tensor(self.data.failures.images.labels[index.numpy()], device=self.data.device)
-        return self.data.jitter(images, generator), labels
-
-    def join(self, images: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, Tensor, int]:
-        """The batch with failures drawn for it at its end, their labels, and how many they are."""
-        failures, failure_labels = self.draw(len(images), generator)
-        return torch.cat((images, failures)), torch.cat((labels, failure_labels)), len(failures)
-
-
-def make_sampler(data: RepairData, method: MethodConfig, *, by_default: bool = True) -> FailureSampler:
-    """The failures that join, in the configured share; `use_failures` auto = what the method does `by_default`."""
-    used = by_default if method.use_failures == "auto" else method.use_failures == "on"
-    return FailureSampler(data, method.failure_share if used else 0.0)

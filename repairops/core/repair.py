@@ -1,0 +1,169 @@
+"""The repair core: split, cluster, style, fine-tune and trade off, as one function over plain values.
+
+A job's stages, the processes of a distributed training, the benchmark's cells and the tests call `repair_network`;
+nobody else splits failures, trains, or walks the line between the weights.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator
+
+from repairops.config import Config, MethodConfig, TrainingConfig, derive_seed
+from repairops.core.clustering import cluster_failures
+from repairops.core.looks import fit_to_failures
+from repairops.core.methods import AUTO, STYLED, Method, MethodData, make_method
+from repairops.core.parts import RepairInputs, TrainingParts, cut_parts
+from repairops.core.styles import Style
+from repairops.core.training import TrainingResult, train
+from repairops.core.training.distributed import current_ranks
+from repairops.core.training.interpolation import TradeOffPoint, between, trade_off
+from repairops.core.trials import choose_by_trial
+from repairops.data.records import Clusters, FailureBatch, FailureSplit
+from repairops.data.split import split_failures
+from repairops.model.device import resolve_device
+from repairops.model.network import Classifier
+
+
+@dataclass(frozen=True, eq=False)
+class Repaired:
+    """A repaired network and how it came about. Both networks are on the CPU and in eval mode; the champion is kept.
+
+    network: the weights of the chosen point between champion and `tuned`. tuned: the selected epoch's own weights.
+    style: None where no method took one. method: the one that was trained. trials: those by which it was chosen, as
+    plain values. points: of the line, with both ends; none where there was nothing to choose.
+    """
+
+    network: Classifier
+    tuned: Classifier
+    split: FailureSplit
+    clusters: Clusters
+    style: Style | None
+    method: MethodConfig
+    training: TrainingResult
+    trials: list[dict[str, Any]]
+    points: list[TradeOffPoint]
+
+    @property
+    def weight(self) -> float:
+        """Where the network lies on the line: 0 = the champion, 1 = the fine-tuned weights."""
+        return next((point.weight for point in self.points if point.chosen), float(self.training.best_epoch > 0))
+
+
+class Watch:
+    """What looks on while a network is repaired. This one sees nothing; a job's keeps times, pictures and records.
+
+    shows_style: whether a style is wanted though the method takes none.
+    """
+
+    shows_style = False
+
+    def step(self, name: str) -> AbstractContextManager[None]:
+        """Around each of the steps split, cluster, style and fine-tune."""
+        return nullcontext()
+
+    def on_split(self, split: FailureSplit) -> None: ...
+
+    def on_clusters(self, failures: FailureBatch, clusters: Clusters) -> None: ...
+
+    def on_style(self, parts: TrainingParts, style: Style | None) -> None: ...
+
+    def on_epoch(self, epoch: int, figures: dict[str, float]) -> None: ...
+
+    def on_repaired(self, repaired: Repaired) -> None: ...
+
+
+NOBODY = Watch()
+
+
+def repair_network(
+    champion: Classifier,
+    inputs: RepairInputs,
+    config: Config,
+    *,
+    work_dir: Path,
+    watch: Watch = NOBODY,
+    style: Style | None = None,
+    method_factory: Callable[[MethodConfig, MethodData, Generator], Method] = make_method,
+) -> Repaired:
+    """Repairs a copy of the champion by its failures; what judges it is `split.heldout`, which nothing here looks at.
+
+    config: its split, clustering, style, method, training and seed. work_dir: keeps the checkpoints; the same call goes
+    on after the last one. style: taken instead of one that is fitted to the repair failures. Of several processes all
+    call this, and rank 0 splits and clusters, since rounding differs from machine to machine.
+
+    Raises CannotSplit, and what `fit_style`, `train` and the method raise.
+    """
+    seed, ranks, device = config.seed, current_ranks(), resolve_device(config.training.device)
+    with watch.step("split"):
+        split = ranks.of_first(lambda: _split(inputs.failures, config))
+        watch.on_split(split)
+    with watch.step("cluster"):
+        options = dataclasses.asdict(config.clustering)
+        clusters = ranks.of_first(
+            lambda: cluster_failures(split.repair, **options, seed=derive_seed(seed, "clustering"))
+        )
+        watch.on_clusters(split.repair, clusters)
+    parts = cut_parts(
+        inputs.train_set, inputs.unseen, split.repair, split.validation, clusters, config.training, seed=seed
+    )
+    with watch.step("style"):
+        if style is None and (watch.shows_style or config.method.name in STYLED):
+            style = fit_to_failures(parts, champion, config.style, device, seed=seed)
+        watch.on_style(parts, style)
+
+    def fine_tune(
+        method: MethodConfig, training: TrainingConfig, folder: Path, watch: Watch
+    ) -> tuple[Classifier, TrainingResult]:
+        def make(data: MethodData) -> Method:
+            generator = torch.Generator().manual_seed(derive_seed(seed, "method"))
+            return method_factory(method, dataclasses.replace(data, style=style), generator)
+
+        tuned, key = copy.deepcopy(champion), _digest(method, config.style, config.training.max_train_images)
+        return tuned, train(
+            tuned, make, parts, training, seed=seed, work_dir=folder, method_key=key, on_epoch=watch.on_epoch
+        )
+
+    def trial(number: int, method: MethodConfig, training: TrainingConfig) -> TrainingResult:
+        return fine_tune(method, training, work_dir / f"trial-{number}", NOBODY)[1]
+
+    with watch.step("fine-tune"):
+        method, training, trials = config.method, config.training, list[dict[str, Any]]()
+        if method.name == AUTO:
+            method, training, trials = choose_by_trial(method, training, len(inputs.train_set), trial)
+        tuned, result = fine_tune(method, training, work_dir, watch)
+        points = trade_off(champion, tuned, parts, result, config.training)
+        network = between(champion, tuned, points)
+        repaired = Repaired(network, tuned, split, clusters, style, method, result, trials, points)
+        watch.on_repaired(repaired)
+    return repaired
+
+
+def _split(failures: FailureBatch, config: Config) -> FailureSplit:
+    return split_failures(
+        failures,
+        heldout_fraction=config.split.heldout_fraction,
+        validation_fraction=config.split.validation_fraction,
+        near_duplicate_similarity=config.split.near_duplicate_similarity,
+        seed=derive_seed(config.seed, "split"),
+    )
+
+
+def _digest(*values: Any) -> str:
+    """sha256 of plain values and of stages' options.
+
+    All else that a fitted style depends on stands in the checkpoint by the training's own arguments: the sets, the
+    seed, the champion's weights and the parts; but a trial may train on fewer images than the style was fitted to.
+    """
+    text = json.dumps(values, default=dataclasses.asdict, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
