@@ -15,8 +15,7 @@ from PIL import Image
 
 from repairops.data import sample_ids
 from repairops.demo.data import SHOTS, SIDE, demo_data, photograph, scanner
-from repairops.demo.story import MARK, DemoResult, repair_command, run_demo, shown
-from repairops.demo.summary import summary
+from repairops.demo.story import MARK, DemoResult, repair_command, run_demo, shown, summary
 from repairops.errors import UnreadableDataset, UsageError
 from repairops.model.network import to_unit
 

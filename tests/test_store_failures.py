@@ -24,9 +24,7 @@ from repairops.errors import (
     InvalidImages,
     ModelNotFound,
 )
-from repairops.store.connection import connect
-from repairops.store.failure_rows import FailureRows, make_rows, read_rows, rows_from_path, write_rows
-from repairops.store.failures import (
+from repairops.store.batches import (
     LoggedBatch,
     _keep_first,
     choose_batches,
@@ -36,6 +34,8 @@ from repairops.store.failures import (
     log_rows,
     logged_batches,
 )
+from repairops.store.connection import connect
+from repairops.store.failure_rows import FailureRows, make_rows, read_rows, rows_from_path, write_rows
 
 LABELS = ["zero", "one", "two", "three"]
 

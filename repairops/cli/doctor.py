@@ -14,7 +14,7 @@ from typing import Literal
 
 import click
 
-from repairops.cli.console import json_option, print_json
+from repairops.cli.console import answer, json_option
 
 PACKAGES = ("mlflow", "torch", "torchvision", "onnx", "scikit-learn", "pywavelets", "great-expectations")
 MIN_DISK_GB = 2.0
@@ -132,10 +132,6 @@ def _disk() -> list[Line]:
 def doctor(tracking_uri: str | None, as_json: bool) -> None:
     """Check versions, GPU, registry, rights and disk; exits 1 where something must be mended."""
     lines = examine(tracking_uri)
-    if as_json:
-        print_json([vars(line) for line in lines])
-    else:
-        for line in lines:
-            mend = f"  ->  {line.mend}" if line.mend else ""
-            click.echo(f"{line.state:<5} {line.what}: {line.value}{mend}")
+    texts = [f"{line.state:<5} {line.what}: {line.value}" + f"  ->  {line.mend}" * bool(line.mend) for line in lines]
+    answer(as_json, [vars(line) for line in lines], "\n".join(texts))
     sys.exit(1 if any(line.state == "error" for line in lines) else 0)

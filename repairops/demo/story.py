@@ -1,4 +1,4 @@
-"""The demo from end to end, with the very command that a user would run."""
+"""The demo from end to end, with the very command that a user would run, and what it says at its end."""
 
 from __future__ import annotations
 
@@ -78,6 +78,49 @@ def run_demo(folder: Path, *, data: Path | None = None, seed: int = 0, tracking_
         outcome, report = _result(folder)
     settings = {name: value for name, value in environment.items() if name != "PATH"}
     return DemoResult(outcome, folder, uri, report, shown(command), settings, time.perf_counter() - start, exit_code)
+
+
+def summary(result: DemoResult) -> str:
+    """Before and after, the verdict, the version, where the report is, and how to go on."""
+    outcome = result.outcome
+    evidence = outcome.get("evidence")
+    if not evidence:
+        return f"The repair came to no verdict: {outcome['message']}"
+    clean, total, repaired = evidence["clean"], evidence["heldout_total"], evidence["heldout_repaired"]
+    n = sum(clean.values())
+    before = clean["both_right"] + clean["champion_only"]
+    after = clean["both_right"] + clean["challenger_only"]
+    registered = outcome.get("registered")
+    version = (
+        f"version {registered['version']} of {registered['name']}, alias {registered['alias']}"
+        if registered
+        else "nothing was registered"
+    )
+    margin = outcome["policy"]["margin_points"]
+    served = result.tracking_uri.startswith("http")
+    browse = result.tracking_uri if served else f"mlflow ui --backend-store-uri {result.tracking_uri}"
+    lines = [
+        "",
+        f"{'':<28}{'before':>12}{'after':>12}",
+        f"{'held-out failures right':<28}{f'0 / {total}':>12}{f'{repaired} / {total}':>12}",
+        f"{'clean accuracy':<28}{before / n:>12.1%}{after / n:>12.1%}   ({n} images, margin {margin:g} points)",
+        "",
+        f"verdict   {outcome['verdict']['result']}",
+        f"version   {version}",
+        f"report    {result.report}",
+        f"browse    {browse}",
+        f"time      {result.seconds:.0f} s",
+    ]
+    if registered:
+        lines += [
+            "",
+            "To go on, in a shell with the demo's settings (the demo's commands are in the environment's bin folder):",
+            *(f"    export {name}={value}" for name, value in result.environment.items()),
+            f"    {result.command}    # does nothing: the job is done",
+            "    repairops promote prod/cls --by you --reason 'read the report'",
+            "    repairops rollback prod/cls",
+        ]
+    return "\n".join(lines)
 
 
 def repair_command() -> list[str]:

@@ -6,7 +6,7 @@ import dataclasses
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,13 +19,16 @@ from repairops.data.contact_sheet import image_grid
 from repairops.data.records import Clusters, FailureBatch, ImageSet, InputSpec
 from repairops.errors import FailureBatchNotFound, StyleNotFittable, UnreadableImage
 from repairops.model.network import Classifier, to_unit
-from repairops.store.champion import load_champion
+from repairops.store.batches import choose_batches, fetch_rows, logged_batches
+from repairops.store.champion import fetch_champion
 from repairops.store.connection import connect
-from repairops.store.datasets import fetch_dataset, find_sets
+from repairops.store.datasets import fetch_dataset, find_set
 from repairops.store.failure_rows import FailureRows
-from repairops.store.failures import choose_batches, fetch_rows, logged_batches
-from repairops.store.models import resolve_model
+from repairops.store.models import ModelRef, resolve_model
 from repairops.store.styles import with_fitted_weights
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 CPU = torch.device("cpu")
 
@@ -55,21 +58,22 @@ def fetch_field(
     chosen = choose_batches(logged, batches)
     if not chosen:
         raise FailureBatchNotFound(batches, [])
-    sets = find_sets(client, ref.run_id, train_set, train_set)
-    with tempfile.TemporaryDirectory() as folder:
-        path = fetch_dataset(sets["training"], "training", Path(folder) / "sets")
-        champion = load_champion(ref, config.model, Path(folder) / "champion")
-        train = load_image_set(path, champion.spec, config.images, role="train set")
+    champion, train = fetch_trained(client, ref, train_set, config)
     failures = _decoded(fetch_rows(client, chosen), champion.spec, config)
-    clustering = config.clustering
-    clusters = cluster_failures(
-        failures,
-        clusters=clustering.clusters,
-        per_class=clustering.per_class,
-        restarts=clustering.restarts,
-        seed=derive_seed(config.seed, "clustering"),
-    )
-    return Field(failures, clusters, train, champion.classifier, config)
+    options = dataclasses.asdict(config.clustering)
+    clusters = cluster_failures(failures, **options, seed=derive_seed(config.seed, "clustering"))
+    return Field(failures, clusters, train, champion, config)
+
+
+def fetch_trained(
+    client: MlflowClient, ref: ModelRef, train_set: str | Path | None, config: Config
+) -> tuple[Classifier, ImageSet]:
+    """A registered model and its train set, the given one or else the one that was logged with it."""
+    found = find_set(client, ref.run_id, "training", train_set)
+    with tempfile.TemporaryDirectory() as folder:
+        path = fetch_dataset(found, "training", Path(folder) / "sets")
+        champion = fetch_champion(ref, config.model, Path(folder) / "champion").classifier
+        return champion, load_image_set(path, champion.spec, config.images, role="train set")
 
 
 def diagnose(field: Field) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from repairops.model.network import Classifier
 from repairops.model.onnx import compare, export_onnx, measure_latency, run_onnx
 from repairops.stages.job import Job
 from repairops.store.champion import Champion
-from repairops.store.digests import file_sha256
+from repairops.store.runs import file_sha256
 
 log = logging.getLogger("repairops")
 MAX_SLICES = 100  # values of a column; one with more is no slice but a name for each image

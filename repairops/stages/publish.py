@@ -9,14 +9,21 @@ from repairops.errors import AliasMoved, PromotionRefused, RegistryRefused
 from repairops.gate.evidence import Verdict
 from repairops.model.network import Classifier
 from repairops.outcome import OF_VERDICT
+from repairops.promotion.history import promotions
+from repairops.promotion.move import move_alias
 from repairops.report import render_markdown
 from repairops.stages.job import Job
 from repairops.stages.judge import onnx_file
-from repairops.store.aliases import promote
 from repairops.store.champion import Champion
-from repairops.store.digests import ONNX_TAG, WEIGHTS_TAG
-from repairops.store.moves import promotions
-from repairops.store.registry import PARENT_TAG, POLICY_TAG, RUN_TAG, VERDICT_TAG, batch_tags, register_repair
+from repairops.store.registry import (
+    DIGEST_TAGS,
+    PARENT_TAG,
+    POLICY_TAG,
+    RUN_TAG,
+    VERDICT_TAG,
+    batch_tags,
+    register_repair,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -102,10 +109,7 @@ def _register(job: Job, client: MlflowClient, champion: Champion, challenger: Cl
     )
     number = str(version.version)
     job.values["registered"] = registered(number)
-    job.values["artifacts"] = {
-        "weights_sha256": version.tags.get(WEIGHTS_TAG, ""),
-        "onnx_sha256": version.tags.get(ONNX_TAG, ""),
-    }
+    job.values["artifacts"] = {f"{part}_sha256": version.tags.get(tag, "") for part, tag in DIGEST_TAGS.items()}
     job.run.set_tags({"repairops.registered_version": number})
     job.say(f"version {number} of {name!r}, alias {alias!r}")
 
@@ -118,7 +122,7 @@ def _promote(job: Job, client: MlflowClient, version: str, run_id: str) -> dict[
     """
     alias, reason = job.ref.alias, f"gate passed in run {run_id}"
     try:
-        promote(client, job.ref.name, alias, version, expected=job.ref.version, by="repairops", reason=reason)
+        move_alias(client, job.ref.name, alias, version, expected=job.ref.version, by="repairops", reason=reason)
     except AliasMoved as error:
         return {"outcome": "alias_moved", "not_moved": str(error)}
     except (PromotionRefused, RegistryRefused) as error:

@@ -11,6 +11,7 @@ from repairops.bench.grid import Grid
 from repairops.bench.report import read_records
 from repairops.bench.summary import Record, clean_after, disjoint, distinct, groups, residual, select
 from repairops.store.connection import connect, talking
+from repairops.store.flavors import ClassifierFlavors
 
 
 def log_benchmark(folder: Path, source: Path, experiment: str, tracking_uri: str | None = None) -> str:
@@ -31,7 +32,7 @@ def log_benchmark(folder: Path, source: Path, experiment: str, tracking_uri: str
             mlflow.log_metrics(_metrics(records))
             mlflow.log_artifacts(str(folder))
             if source.is_dir():
-                _log_champions(Grid(source))
+                _log_champions(Grid(source), run.info.run_id)
     return str(run.info.run_id)
 
 
@@ -45,24 +46,13 @@ def _metrics(records: list[Record]) -> dict[str, float]:
     return metrics
 
 
-def _log_champions(grid: Grid) -> None:
-    import mlflow
-    from mlflow.models import Model
-
-    from repairops.store.champion import METADATA_KEY
-    from repairops.store.flavors import ClassifierFlavors, default_requirements
-
+def _log_champions(grid: Grid, run_id: str) -> None:
     for path in sorted((grid.root / "champions").glob("*.safetensors")):
         arguments = _arguments(path)
         champion = load_champion(path.parent, arguments)
         assert champion is not None
-        flavors = ClassifierFlavors(champion.network, champion.spec, "pickle", default_requirements(), ())
-        metadata = {METADATA_KEY: {"input": champion.spec.to_dict(), "model_factory": ""}}
-        active = mlflow.active_run()
-        Model.log(
-            None, name=f"champion-{arguments['network']}", flavor=flavors, run_id=active.info.run_id,
-            metadata=metadata, flavor_name="pytorch",
-        )  # fmt: skip
+        flavors = ClassifierFlavors(champion.network, champion.spec, "pickle")
+        flavors.log(run_id, {"model_factory": ""}, name=f"champion-{arguments['network']}")
 
 
 def _arguments(path: Path) -> dict[str, Any]:

@@ -16,12 +16,11 @@ from repairops.data.records import InputSpec
 from repairops.errors import MissingInputSpec, NotAClassifier, NotFineTunable, PickleRefused, UsageError
 from repairops.model.network import Classifier
 from repairops.store.connection import talking
+from repairops.store.flavors import METADATA_KEY
 from repairops.store.models import ModelRef
 
 if TYPE_CHECKING:
     from torch import nn
-
-METADATA_KEY = "repairops"
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +43,7 @@ class Champion:
         return self.classifier.spec
 
 
-def load_champion(ref: ModelRef, config: ModelConfig, folder: Path, class_names: tuple[str, ...] = ()) -> Champion:
+def fetch_champion(ref: ModelRef, config: ModelConfig, folder: Path, class_names: tuple[str, ...] = ()) -> Champion:
     """Downloads the version into `folder` and loads it on the CPU in eval mode.
 
     class_names: used where neither the options nor the model's metadata name the classes.

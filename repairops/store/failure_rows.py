@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repairops.errors import InvalidFailures
+from repairops.store.runs import file_sha256
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,7 +122,7 @@ def write_rows(rows: FailureRows, folder: Path) -> dict[str, str]:
         kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
         file = folder / f"part-{number:05d}.parquet"
         pq.write_table(pa.table({"image": pa.array(image, kind), **columns}), file, compression="zstd")
-        parts[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
+        parts[file.name] = file_sha256(file)
     return parts
 
 

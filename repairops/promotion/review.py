@@ -10,11 +10,10 @@ from typing import Any
 from repairops.errors import NoReview, RepairError
 from repairops.gate.evidence import Check
 from repairops.outcome import read_outcome, recompute
-from repairops.promotion.verbs import CHALLENGER_ALIAS, open_target, pick_version
-from repairops.store.aliases import existing_version, refuse_unjudged
-from repairops.store.models import version_at
-from repairops.store.outcomes import fetch_artifact, links
+from repairops.promotion.move import CHALLENGER_ALIAS, existing_version, pick_version, refuse_unjudged
+from repairops.store.models import open_target, version_at
 from repairops.store.registry import RUN_TAG
+from repairops.store.runs import fetch_artifact, links
 
 
 @dataclass(frozen=True)
