@@ -119,7 +119,7 @@ def outcome(**values: object) -> dict[str, object]:
 def result(values: dict[str, object]) -> DemoResult:
     uri, report = "sqlite:////tmp/demo/mlflow.db", Path("/tmp/demo/report.html")
     settings = {"MLFLOW_TRACKING_URI": uri}
-    return DemoResult(values, report.parent, uri, report, "mlflow run .", settings, seconds=61.4, exit_code=0)
+    return DemoResult(values, uri, report, "mlflow run .", settings, seconds=61.4)
 
 
 def test_the_closing_words_of_a_passed_repair() -> None:

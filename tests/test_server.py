@@ -42,13 +42,15 @@ from repairops.promotion.history import promotions
 from repairops.promotion.log_model import log_model
 from repairops.store.batches import fetch_rows, list_failures, log_failures, log_rows, logged_batches
 from repairops.store.connection import connect
-from repairops.store.datasets import CONTEXTS, fetch_dataset, find_sets
+from repairops.store.datasets import Context, fetch_dataset, find_sets
 from repairops.store.failure_rows import FailureRows, make_rows
 from repairops.store.jobs import earlier_outcome, job_run, runs_of_job
 from repairops.store.models import ModelRef, aliases_of, resolve_model, version_at
 from repairops.store.registry import repaired_batches
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's hints on pickle and signatures
+
+CONTEXTS: tuple[Context, Context] = ("training", "evaluation")  # what every repair needs
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -200,6 +201,49 @@ def test_an_alias_that_is_not_where_it_was_expected(client: MlflowClient) -> Non
         with pytest.raises(AliasMoved):
             move_alias(client, "cls", "prod", version, expected=expected, force=True)
     assert move_alias(client, "cls", "prod", version, expected="1").version_to == "2"
+
+
+class Overtaken(MlflowClient):
+    """Somebody moves the alias to version 3, by plain MLflow, when the mover has opened its run."""
+
+    def create_run(self, *args: Any, **kwargs: Any) -> Any:
+        run = super().create_run(*args, **kwargs)
+        self.set_registered_model_alias("cls", "prod", "3")
+        return run
+
+
+def test_an_alias_that_another_moves_after_the_checks_stays_where_it_is(client: MlflowClient) -> None:
+    add_version(client, "cls", "prod")
+    version = repaired_version(client, parent="1")
+    add_version(client, "cls")
+    for force in (False, True):
+        with pytest.raises(AliasMoved, match=r"was at version 1 and is at 3 now \(moved by outside repairops\)"):
+            move_alias(Overtaken(), "cls", "prod", version, force=force)
+        assert version_at(client, "cls", "prod") == "3"
+        assert promotions(client, "cls") == []
+        client.set_registered_model_alias("cls", "prod", "1")
+    assert move_alias(client, "cls", "prod", version).version_to == "2"  # the claims that were given up do not hinder
+
+
+class Hasty(MlflowClient):
+    """Somebody moves the alias to version 3 when the record of its moves has been read."""
+
+    def get_model_version(self, name: str, version: str) -> Any:
+        self.set_registered_model_alias(name, "prod", "3")
+        return super().get_model_version(name, version)
+
+
+def test_a_rollback_undoes_the_move_that_it_has_read_and_no_other(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_version(client, "cls", "prod")
+    repaired_version(client, parent="1")
+    add_version(client, "cls")
+    repairops.promote("prod/cls")
+    monkeypatch.setattr(mlflow, "MlflowClient", Hasty)
+    with pytest.raises(AliasMoved, match="was at version 2 and is at 3 now"):
+        repairops.rollback("prod/cls")
+    assert version_at(client, "cls", "prod") == "3"
 
 
 def test_a_new_alias_takes_a_forced_version(client: MlflowClient) -> None:

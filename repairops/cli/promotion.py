@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
@@ -30,7 +31,7 @@ def review(tracking_uri: str | None, model: str, version: str, open_page: bool, 
     from repairops.promotion import review as reviews
 
     found = reviews.review(model, version=version, tracking_uri=tracking_uri)
-    answer(as_json, found.to_dict(), _account(found))
+    answer(as_json, asdict(found), _account(found))
     if open_page:
         import tempfile
         import webbrowser

@@ -26,19 +26,14 @@ def on_field(command: Callable[..., None]) -> Callable[..., None]:
     @click.pass_obj
     @functools.wraps(command)
     def with_field(
-        tracking_uri: str | None,
-        /,
-        model: str,
-        failures: str,
-        train_set: str | None,
-        config_path: str | None,
-        overrides: tuple[str, ...],
-        **own: Any,
+        tracking_uri: str | None, /, config_path: str | None, overrides: tuple[str, ...], **given: Any
     ) -> None:
         from repairops.config import load_config
         from repairops.stages.field import fetch_field
 
-        command(fetch_field(model, failures, train_set, load_config(config_path, overrides), tracking_uri), **own)
+        model, failures, train_set = (given.pop(name) for name in ("model", "failures", "train_set"))
+        config = load_config(config_path, overrides)
+        command(fetch_field(model, failures, train_set, config, tracking_uri), **given)
 
     options = (
         click.argument("model"),

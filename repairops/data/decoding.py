@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-REASONS = ("does_not_decode", "too_large", "animated", "wrong_mode", "wrong_size")
 _GREY_MODES = ("1", "L", "LA")
 _COLOUR_MODES = ("P", "PA", "RGB", "RGBA")
 _ORIENTATION = 0x0112  # EXIF tag; 1 is upright
@@ -47,7 +46,7 @@ def decode_image(data: bytes, spec: InputSpec, *, max_pixels: int, max_bytes: in
 
     max_pixels, max_bytes: caps on the header's width x height and on the file, checked before decoding.
 
-    Raises UnreadableImage with one of `REASONS`: "does_not_decode" (empty, truncated, no image of `FORMATS`),
+    Raises UnreadableImage with one of the reasons "does_not_decode" (empty, truncated, no image of `FORMATS`),
     "too_large", "animated" (more than one frame), "wrong_mode" (16 bits, float, CMYK, transparency, colour for
     1 channel), "wrong_size" (with `spec.resize` "exact").
     """

@@ -20,6 +20,7 @@ from repairops.demo.champion import train_champion
 from repairops.demo.data import DemoData, demo_data, photograph
 from repairops.errors import RepairError, UsageError
 from repairops.store.connection import connect, experiment_id
+from repairops.store.runs import all_runs
 
 log = logging.getLogger("repairops")
 
@@ -46,13 +47,11 @@ class DemoResult:
     """What the demo shows at its end."""
 
     outcome: dict[str, Any]
-    folder: Path
     tracking_uri: str
     report: Path
     command: str
     environment: dict[str, str]
     seconds: float
-    exit_code: int
 
 
 def run_demo(folder: Path, *, data: Path | None = None, seed: int = 0, tracking_uri: str = "") -> DemoResult:
@@ -74,10 +73,10 @@ def run_demo(folder: Path, *, data: Path | None = None, seed: int = 0, tracking_
         command = repair_command()
         log.info("    %s\n", shown(command))
         # What the repair prints is progress here: the demo's own answer, JSON on request, stands alone on stdout.
-        exit_code = subprocess.run(command, env=os.environ.copy(), stdout=STDERR, check=False).returncode
+        subprocess.run(command, env=os.environ.copy(), stdout=STDERR, check=False)
         outcome, report = _result(folder)
     settings = {name: value for name, value in environment.items() if name != "PATH"}
-    return DemoResult(outcome, folder, uri, report, shown(command), settings, time.perf_counter() - start, exit_code)
+    return DemoResult(outcome, uri, report, shown(command), settings, time.perf_counter() - start)
 
 
 def summary(result: DemoResult) -> str:
@@ -128,16 +127,7 @@ def repair_command() -> list[str]:
     root = Path(__file__).parents[2]
     python = sys.executable
     if (root / "MLproject").is_file():
-        return [
-            python,
-            "-m",
-            "mlflow",
-            "run",
-            str(root),
-            "-P",
-            "model=prod/cls",
-            "--env-manager=local",
-        ]
+        return [python, "-m", "mlflow", "run", str(root), "-P", "model=prod/cls", "--env-manager=local"]
     return [python, "-m", "repairops", "repair", "--model=prod/cls"]
 
 
@@ -206,16 +196,13 @@ def _environment(folder: Path, uri: str) -> dict[str, str]:
 @contextlib.contextmanager
 def _environ(values: dict[str, str]) -> Iterator[None]:
     """The process's environment with some values set, and as it was afterwards."""
-    before = {name: os.environ.get(name) for name in values}
+    before = dict(os.environ)
     os.environ.update(values)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _result(folder: Path) -> tuple[dict[str, Any], Path]:
@@ -224,13 +211,9 @@ def _result(folder: Path) -> tuple[dict[str, Any], Path]:
 
     from repairops.outcome import read_outcome
 
-    client = connect()
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    runs = client.search_runs(
-        [experiment.experiment_id], "tags.`repairops.kind` = 'repair'", order_by=["attributes.start_time DESC"]
-    )
+    runs = all_runs(connect(), EXPERIMENT, "tags.`repairops.kind` = 'repair'")
     if not runs:
         raise RepairError("The repair left no run. Its own messages above say why.")
     for name in ("outcome.json", "report.html"):
-        mlflow.artifacts.download_artifacts(run_id=runs[0].info.run_id, artifact_path=name, dst_path=str(folder))
+        mlflow.artifacts.download_artifacts(run_id=runs[-1].info.run_id, artifact_path=name, dst_path=str(folder))
     return read_outcome(folder / "outcome.json"), folder / "report.html"

@@ -14,9 +14,11 @@ import torch
 from repairops.config import Config, derive_seed
 from repairops.core.clustering import cluster_failures
 from repairops.core.looks import describe_look, describe_looks, find_degradation, fit_look
-from repairops.data import decode_image, load_image_set, resolve_label, sample_ids
+from repairops.data import load_image_set, sample_ids
 from repairops.data.contact_sheet import image_grid
+from repairops.data.decoding import decode_image
 from repairops.data.records import Clusters, FailureBatch, ImageSet, InputSpec
+from repairops.data.sources import resolve_label
 from repairops.errors import FailureBatchNotFound, StyleNotFittable, UnreadableImage
 from repairops.model.network import Classifier, to_unit
 from repairops.store.batches import choose_batches, fetch_rows, logged_batches

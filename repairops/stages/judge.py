@@ -11,8 +11,8 @@ import numpy as np
 
 from repairops.config import derive_seed
 from repairops.core.clustering import nearest_clusters
-from repairops.data.columns import read_column
 from repairops.data.records import CleanSet, Clusters, FailureSplit, HeldOutFailures
+from repairops.data.sources import read_column
 from repairops.errors import ExportImpossible
 from repairops.gate import decide
 from repairops.gate.evidence import Calibration, Evidence, OnnxAccuracy, ParityCounts, Slice, Verdict

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from repairops.data import load_image_set, peek_class_names
-from repairops.data.columns import read_column
 from repairops.data.records import CleanSet, ImageSet
+from repairops.data.sources import read_column
 from repairops.stages.job import Job
 from repairops.stages.roles import assign_clean_roles
 from repairops.store.batches import LoggedBatch, fetch_rows

@@ -10,7 +10,7 @@ from repairops.bench.champions import load_champion
 from repairops.bench.grid import Grid
 from repairops.bench.report import read_records
 from repairops.bench.summary import Record, clean_after, disjoint, distinct, groups, residual, select
-from repairops.store.connection import connect, talking
+from repairops.store.connection import connect, experiment_id, talking
 from repairops.store.flavors import ClassifierFlavors
 
 
@@ -24,15 +24,15 @@ def log_benchmark(folder: Path, source: Path, experiment: str, tracking_uri: str
     import mlflow
 
     records, _ = read_records(source)
-    with talking("log the benchmark"):
-        found = client.get_experiment_by_name(experiment)
-        number = found.experiment_id if found else client.create_experiment(experiment)
-        with mlflow.start_run(experiment_id=number, run_name="benchmark") as run:
-            mlflow.set_tags({"repairops.kind": "benchmark", "repairops.cells": len(records)})
-            mlflow.log_metrics(_metrics(records))
-            mlflow.log_artifacts(str(folder))
-            if source.is_dir():
-                _log_champions(Grid(source), run.info.run_id)
+    with (
+        talking("log the benchmark"),
+        mlflow.start_run(experiment_id=experiment_id(client, experiment), run_name="benchmark") as run,
+    ):
+        mlflow.set_tags({"repairops.kind": "benchmark", "repairops.cells": len(records)})
+        mlflow.log_metrics(_metrics(records))
+        mlflow.log_artifacts(str(folder))
+        if source.is_dir():
+            _log_champions(Grid(source), run.info.run_id)
     return str(run.info.run_id)
 
 

@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 Context = Literal["training", "evaluation", "validation"]
-CONTEXTS: tuple[Context, Context] = ("training", "evaluation")  # what every repair needs; a validation set may be there
 ROLE: dict[Context, str] = {"training": "train set", "evaluation": "clean set", "validation": "validation set"}
-OPTION: dict[Context, str] = {"training": "train_set", "evaluation": "clean_set", "validation": "validation_set"}
+OPTION: dict[Context, str] = {context: role.replace(" ", "_") for context, role in ROLE.items()}
 _CONTEXT_TAG = "mlflow.data.context"
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from repairops.store.champion import Champion, code_paths
 from repairops.store.connection import talking
 from repairops.store.flavors import ClassifierFlavors, inherited_requirements, model_digests, quiet_mlflow
+from repairops.store.jobs import JOB_TAG
 from repairops.store.models import ModelRef, find_version
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ VERDICT_TAG = "repairops.verdict"
 PARENT_TAG = "repairops.parent_version"
 RUN_TAG = "repairops.run_id"
 POLICY_TAG = "repairops.policy_sha256"
-JOB_TAG = "repairops.job_key"
 BATCHES_TAG = "repairops.batches"
 DIGEST_TAGS = {"weights": "repairops.weights_sha256", "onnx": "repairops.onnx_sha256"}  # what the gate has judged
 _BATCHES_IN_TAG = 250  # a tag of a model version holds 5,000 characters

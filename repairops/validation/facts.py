@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -69,16 +69,12 @@ class RowFacts:
     sources: np.ndarray
 
 
-@dataclass
 class _Broken:
     """Collects which rows break which rule, and why."""
 
-    rows: int
-    masks: dict[str, np.ndarray] = field(default_factory=dict)
-    details: dict[tuple[int, str], str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.masks = {rule: np.zeros(self.rows, dtype=bool) for rule in ROW_RULES}
+    def __init__(self, rows: int) -> None:
+        self.masks = {rule: np.zeros(rows, dtype=bool) for rule in ROW_RULES}
+        self.details: dict[tuple[int, str], str] = {}
 
     def add(self, row: int, rule: str, detail: str) -> None:
         self.masks[rule][row] = True
