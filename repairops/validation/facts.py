@@ -106,6 +106,7 @@ def gather(
     _repeated(ids, labels, decodes, broken)
     sets = {"in_clean_set": clean_ids, "in_validation_set": validation_ids, "in_train_set": train_ids}
     for rule, known in sets.items():
+        known = frozenset(known)
         broken.masks[rule] = np.array([bool(i) and i in known for i in ids], dtype=bool)
     broken.masks["stale"] = decodes & (labels >= 0) & (predicted == labels)
     return RowFacts(
