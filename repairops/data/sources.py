@@ -252,9 +252,8 @@ def _schema_layout(path: Path, schema: Any) -> _Layout:
     image = next((n for n in IMAGE_COLUMNS if n in images), images[0] if images else None)
     label = next((n for n in LABEL_COLUMNS if n in schema.names), None)
     if image is None or label is None:
-        missing = (
-            "image (struct of bytes and path, or binary)" if image is None else f"label ({', '.join(LABEL_COLUMNS)})"
-        )
+        labels = ", ".join(LABEL_COLUMNS)
+        missing = "image (struct of bytes and path, or binary)" if image is None else f"label ({labels})"
         raise UnreadableDataset(path, f"it has no column for the {missing}; its columns are {listing(schema.names)}")
     kind = schema.field(label).type
     kind = kind.value_type if pt.is_dictionary(kind) else kind

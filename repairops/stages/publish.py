@@ -14,16 +14,8 @@ from repairops.promotion.move import move_alias
 from repairops.report import render_markdown
 from repairops.stages.job import Job
 from repairops.stages.judge import onnx_file
+from repairops.store import registry
 from repairops.store.champion import Champion
-from repairops.store.registry import (
-    DIGEST_TAGS,
-    PARENT_TAG,
-    POLICY_TAG,
-    RUN_TAG,
-    VERDICT_TAG,
-    batch_tags,
-    register_repair,
-)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -79,16 +71,16 @@ def _register(job: Job, client: MlflowClient, champion: Champion, challenger: Cl
     name, alias = job.ref.name, job.config.register.alias
     tags = {
         "repairops.kind": "repair",
-        VERDICT_TAG: "PASS",
-        PARENT_TAG: job.ref.version,
+        registry.VERDICT_TAG: "PASS",
+        registry.PARENT_TAG: job.ref.version,
         "repairops.config_digest": job.config.digest(),
-        RUN_TAG: job.run.run_id,
+        registry.RUN_TAG: job.run.run_id,
         "repairops.method": f"{job.config.method.name}/{job.config.method.recipe}",
         "repairops.seed": str(job.config.seed),
-        **batch_tags([batch["digest"] for batch in job.values["batches"]]),
+        **registry.batch_tags([batch["digest"] for batch in job.values["batches"]]),
     }
     if job.config.gate.policy_sha256:
-        tags[POLICY_TAG] = job.config.gate.policy_sha256
+        tags[registry.POLICY_TAG] = job.config.gate.policy_sha256
 
     def registered(number: str) -> dict[str, str]:
         return {"name": name, "version": number, "alias": alias, "uri": f"models:/{name}/{number}"}
@@ -96,7 +88,7 @@ def _register(job: Job, client: MlflowClient, champion: Champion, challenger: Cl
     def describe(number: str) -> str:
         return render_markdown({**job.values, "outcome": "passed", "registered": registered(number)})
 
-    version = register_repair(
+    version = registry.register_repair(
         client,
         champion,
         challenger.network,
@@ -109,7 +101,9 @@ def _register(job: Job, client: MlflowClient, champion: Champion, challenger: Cl
     )
     number = str(version.version)
     job.values["registered"] = registered(number)
-    job.values["artifacts"] = {f"{part}_sha256": version.tags.get(tag, "") for part, tag in DIGEST_TAGS.items()}
+    job.values["artifacts"] = {
+        f"{part}_sha256": version.tags.get(tag, "") for part, tag in registry.DIGEST_TAGS.items()
+    }
     job.run.set_tags({"repairops.registered_version": number})
     job.say(f"version {number} of {name!r}, alias {alias!r}")
 

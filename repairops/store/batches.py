@@ -62,13 +62,7 @@ def log_failures(
     RegistryUnreachable.
     """
     rows = make_rows(
-        images,
-        labels,
-        predictions,
-        confidences=confidences,
-        captured_at=captured_at,
-        sources=sources,
-        groups=groups,
+        images, labels, predictions, confidences=confidences, captured_at=captured_at, sources=sources, groups=groups
     )
     return log_rows(model, rows, tracking_uri=tracking_uri)
 

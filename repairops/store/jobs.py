@@ -106,10 +106,8 @@ def job_run(client: MlflowClient, ref: ModelRef) -> Iterator[JobRun]:
     """
     import mlflow
 
-    start: dict[str, Any] = {}
-    if os.environ.get("MLFLOW_RUN_ID") and mlflow.active_run() is None:
-        start = {"log_system_metrics": False}
-    else:
+    start: dict[str, Any] = {"log_system_metrics": False}
+    if mlflow.active_run() is not None or not os.environ.get("MLFLOW_RUN_ID"):
         with talking("open the repairs' experiment"):
             experiment = experiment_id(client, f"repairops/repairs/{ref.name}")
         start = {"experiment_id": experiment, "run_name": f"repair {ref.name} {ref.version}", "nested": True}

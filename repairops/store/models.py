@@ -147,7 +147,8 @@ def _resolve_uri(reference: str, client: MlflowClient) -> ModelRef:
         if which.isdigit():
             found = find_version(client, name, which)
         elif which == "latest":
-            versions = client.search_model_versions(f"name = '{_quoted(name)}'")
+            quoted = name.replace("'", "\\'")
+            versions = client.search_model_versions(f"name = '{quoted}'")
             found = max(versions, key=lambda v: int(v.version), default=None)
         else:
             found = _by_stage(client, name, which)
@@ -193,10 +194,6 @@ def _absent_is_none(ask: Callable[[], T]) -> T | None:
             if is_absent(error) or error.error_code == "INVALID_PARAMETER_VALUE":
                 return None
             raise
-
-
-def _quoted(name: str) -> str:
-    return name.replace("'", "\\'")
 
 
 def _ref(found: ModelVersion, alias: str) -> ModelRef:

@@ -19,6 +19,7 @@ KIND = "style"
 EXPERIMENT = "repairops/styles"
 PREFIX = "fitted:"
 FILE = "wct2.safetensors"
+TAGS = ("repairops.style_sha256", "repairops.style_psnr", "repairops.train_digest", "repairops.style_encoder")
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,7 @@ def log_style(client: MlflowClient, file: Path, psnr: float, train_digest: str, 
     if earlier:
         return earlier[0]
     with talking("store the style network"):
-        tags = {
-            "repairops.kind": KIND,
-            "repairops.style_sha256": digest,
-            "repairops.style_psnr": f"{psnr:.3f}",
-            "repairops.style_encoder": encoder,
-            "repairops.train_digest": train_digest,
-        }
+        tags = {"repairops.kind": KIND, **dict(zip(TAGS, (digest, f"{psnr:.3f}", train_digest, encoder), strict=True))}
         with kept_run(client, EXPERIMENT, f"wct2-{digest[:8]}", tags) as run_id:
             client.log_artifact(run_id, str(file))
             client.log_metric(run_id, "psnr", psnr)
@@ -56,16 +51,11 @@ def logged_styles(client: MlflowClient) -> list[LoggedStyle]:
     """All finished ones, newest first."""
     with talking("list the style networks"):
         runs = all_runs(client, EXPERIMENT, f"tags.`repairops.kind` = '{KIND}' and attributes.status = 'FINISHED'")
-    return [
-        LoggedStyle(
-            run.info.run_id,
-            run.data.tags["repairops.style_sha256"],
-            float(run.data.tags["repairops.style_psnr"]),
-            run.data.tags["repairops.train_digest"],
-            run.data.tags["repairops.style_encoder"],
-        )
-        for run in reversed(runs)
-    ]
+    found = []
+    for run in reversed(runs):
+        digest, psnr, train, encoder = (run.data.tags[tag] for tag in TAGS)
+        found.append(LoggedStyle(run.info.run_id, digest, float(psnr), train, encoder))
+    return found
 
 
 def fetch_style(client: MlflowClient, digest: str) -> Path:
