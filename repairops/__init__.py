@@ -19,14 +19,14 @@ _HOMES = {
     "Config": "repairops.config",
     "load_config": "repairops.config",
     "load_image_set": "repairops.data",
-    "log_model": "repairops.store.log_model",
-    "log_failures": "repairops.store.failures",
-    "list_failures": "repairops.store.failures",
+    "log_model": "repairops.promotion.log_model",
+    "log_failures": "repairops.store.batches",
+    "list_failures": "repairops.store.batches",
     "repair": "repairops.pipeline",
-    "promote": "repairops.promotion.verbs",
-    "rollback": "repairops.promotion.verbs",
-    "history": "repairops.promotion.verbs",
-    "review": "repairops.promotion.reviews",
+    "promote": "repairops.promotion.move",
+    "rollback": "repairops.promotion.move",
+    "history": "repairops.promotion.history",
+    "review": "repairops.promotion.review",
     "RepairError": "repairops.errors",
 }
 __all__ = ["__version__", *sorted(_HOMES)]
@@ -39,13 +39,13 @@ if TYPE_CHECKING:
     from repairops.data.records import InputSpec as InputSpec
     from repairops.errors import RepairError as RepairError
     from repairops.pipeline import repair as repair
-    from repairops.promotion.reviews import review as review
-    from repairops.promotion.verbs import history as history
-    from repairops.promotion.verbs import promote as promote
-    from repairops.promotion.verbs import rollback as rollback
-    from repairops.store.failures import list_failures as list_failures
-    from repairops.store.failures import log_failures as log_failures
-    from repairops.store.log_model import log_model as log_model
+    from repairops.promotion.history import history as history
+    from repairops.promotion.log_model import log_model as log_model
+    from repairops.promotion.move import promote as promote
+    from repairops.promotion.move import rollback as rollback
+    from repairops.promotion.review import review as review
+    from repairops.store.batches import list_failures as list_failures
+    from repairops.store.batches import log_failures as log_failures
 
 
 def __getattr__(name: str) -> Any:

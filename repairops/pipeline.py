@@ -22,9 +22,9 @@ from repairops.stages.publish import headline, promote_earlier, publish
 from repairops.stages.pull import Inputs, pull
 from repairops.stages.repair import repair_champion
 from repairops.stages.validate import validate_failures
+from repairops.store.batches import choose_batches, logged_batches
 from repairops.store.connection import connect
 from repairops.store.datasets import find_sets
-from repairops.store.failures import choose_batches, logged_batches
 from repairops.store.jobs import (
     close_interrupted,
     earlier_outcome,

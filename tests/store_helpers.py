@@ -20,9 +20,9 @@ from repairops.config import ModelConfig
 from repairops.data import from_arrays
 from repairops.data.records import ImageSet, InputSpec
 from repairops.model.onnx import export_onnx
-from repairops.store.champion import Champion, load_champion
-from repairops.store.digests import model_digests
-from repairops.store.log_model import log_model
+from repairops.promotion.log_model import log_model
+from repairops.store.champion import Champion, fetch_champion
+from repairops.store.flavors import model_digests
 from repairops.store.models import ModelRef
 from repairops.store.registry import register_repair
 
@@ -121,7 +121,7 @@ def judged_version(
 
 
 def load(ref: ModelRef, folder: Path, config: ModelConfig | None = None, classes: tuple[str, ...] = ()) -> Champion:
-    return load_champion(ref, config or ModelConfig(), folder, classes)
+    return fetch_champion(ref, config or ModelConfig(), folder, classes)
 
 
 def champion_in_registry(name: str, folder: Path, serialization_format: str = "pickle", **options: Any) -> Champion:
@@ -172,8 +172,8 @@ PRELOADED = [
     "pyarrow.parquet",
     "repairops.model.onnx",
     "repairops.data",
-    "repairops.store.failures",
-    "repairops.store.log_model",
+    "repairops.store.batches",
+    "repairops.promotion.log_model",
     "repairops.store.registry",
     "sklearn.datasets",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import mlflow
@@ -21,7 +22,8 @@ from pipeline_helpers import (
     template_fixture,  # noqa: F401
 )
 
-from repairops.data import from_arrays, write_parquet
+from repairops import log_failures
+from repairops.data import from_arrays, sample_ids, write_parquet
 from repairops.data.records import ImageSet
 from repairops.errors import InvalidOption, NoUnseenImages
 from repairops.model.evaluation import predict
@@ -98,6 +100,13 @@ def test_what_is_cut_from_the_clean_set_chooses_and_nothing_else_does(scene: Sce
     assert training["validation_unseen"] is True
     assert (training["validation_images"], training["train_images"]) == (len(chooses), len(scene.data.train))
     assert training["champion"]["validation_right"] == champion_right(scene, chooses)
+    (point,) = (point for point in training["tradeoff"] if point["chosen"])
+    ids = sample_ids(scene.logged.pixels)
+    rows = np.flatnonzero(np.isin(ids, list(parts["validation_failures"])))
+    network = Classifier(mlflow.pytorch.load_model("models:/cls/2"), scene.data.spec)
+    repaired = predict(network, scene.logged.pixels[torch.from_numpy(rows)], scene.logged.labels[rows]).right
+    assert training["validation_failures"] == len(rows) == split["validation"]
+    assert point["validation_repair_rate"] == pytest.approx(repaired.mean())
     assert (account["source"], account["images"], account["digest"]) == ("clean set", len(chooses), chooses.digest)
     assert account["note"].startswith(f"{len(chooses)} of 808 images of the clean set choose")
     report = scene.artifact(values["tracking"]["run_id"], "report.html").read_text(encoding="utf-8")
@@ -110,7 +119,8 @@ def test_what_is_cut_from_the_clean_set_chooses_and_nothing_else_does(scene: Sce
     # Another seed cuts otherwise, and is another job.
     other = repair(config=options(CUT, "seed=1", "training.epochs=1"))
     assert other.values["job_key"] != values["job_key"]
-    assert roles(scene, other)["clean_validation"] != parts["clean_validation"]
+    for role in ("clean_validation", "heldout_failures"):
+        assert roles(scene, other)[role] != parts[role]
 
 
 def test_a_small_clean_set_judges_as_a_whole_and_the_outcome_says_so(scene: Scene) -> None:
@@ -145,6 +155,7 @@ def test_a_validation_set_chooses_and_never_judges(scene: Scene, tmp_path: Path)
     mixed = [own, subset(rest, 20), subset(data.train, 10)]
     pixels, labels = torch.cat([s.pixels for s in mixed]), np.concatenate([s.labels for s in mixed])
     write_parquet(from_arrays(pixels, labels, NAMES), validation_file)
+    log_failures("prod/cls", own.pixels[:1], [NAMES[own.labels[0]]])  # the field's log holds an image that chooses
     arguments = [f"--clean-set={clean_file}", f"--validation-set={validation_file}"]
     code, _ = call("repair", *arguments, *shell_options(), "--set=split.min_clean_images=1", "--rerun")
 
@@ -168,9 +179,13 @@ def test_a_validation_set_chooses_and_never_judges(scene: Scene, tmp_path: Path)
     assert outcome.values["sets"]["validation_set"]["images"] == 130
     assert outcome.values["training"]["champion"]["validation_right"] == champion_right(scene, own)
 
+    assert outcome.values["validation"]["quarantined"] == {"in_validation_set": 1}
+
     # The next repair of what was registered finds it beside the other two; the same job without it has another key.
-    contexts = {tag.value for entry in run.inputs.dataset_inputs for tag in entry.tags}
-    assert contexts == {"training", "evaluation", "validation"}
+    logged = {tag.value: json.loads(e.dataset.source)["uri"] for e in run.inputs.dataset_inputs for tag in e.tags}
+    contexts = {"training": "train_set", "evaluation": "clean_set", "validation": "validation_set"}
+    assert logged == {context: outcome.values["sets"][name]["uri"] for context, name in contexts.items()}
+    assert (logged["evaluation"], logged["validation"]) == (str(clean_file), str(validation_file))
     without = repair(clean_set=clean_file, config=options("split.min_clean_images=1"))
     assert without.values["job_key"] != outcome.values["job_key"]
     assert without.values["clean_validation"]["source"] == "clean set"

@@ -15,8 +15,7 @@ from PIL import Image
 
 from repairops.data import sample_ids
 from repairops.demo.data import SHOTS, SIDE, demo_data, photograph, scanner
-from repairops.demo.story import MARK, DemoResult, repair_command, run_demo, shown
-from repairops.demo.summary import summary
+from repairops.demo.story import MARK, DemoResult, repair_command, run_demo, shown, summary
 from repairops.errors import UnreadableDataset, UsageError
 from repairops.model.network import to_unit
 
@@ -120,7 +119,7 @@ def outcome(**values: object) -> dict[str, object]:
 def result(values: dict[str, object]) -> DemoResult:
     uri, report = "sqlite:////tmp/demo/mlflow.db", Path("/tmp/demo/report.html")
     settings = {"MLFLOW_TRACKING_URI": uri}
-    return DemoResult(values, report.parent, uri, report, "mlflow run .", settings, seconds=61.4, exit_code=0)
+    return DemoResult(values, uri, report, "mlflow run .", settings, seconds=61.4)
 
 
 def test_the_closing_words_of_a_passed_repair() -> None:

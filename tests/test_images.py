@@ -16,21 +16,11 @@ import torch
 from PIL import Image, ImageFile, ImageOps
 
 from repairops.config import ImagesConfig
-from repairops.data import (
-    decode_image,
-    encode_png,
-    file_id,
-    from_arrays,
-    load_image_set,
-    peek_class_names,
-    peek_image_size,
-    resolve_label,
-    sample_id,
-    sample_ids,
-    to_pixels,
-    write_parquet,
-)
+from repairops.data import encode_png, from_arrays, load_image_set, peek_class_names, peek_image_size, write_parquet
+from repairops.data.decoding import decode_image, file_id, sample_id, sample_ids
 from repairops.data.records import InputSpec
+from repairops.data.sets import to_pixels
+from repairops.data.sources import resolve_label
 from repairops.errors import (
     ClassMismatch,
     DatasetImageUnusable,

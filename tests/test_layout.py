@@ -27,7 +27,7 @@ MODULES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "mlflow_project").glob("*.py"
 
 # Which folders or modules of the package may import a library, inside functions or not. What is not listed is free.
 IMPORTERS = {
-    "mlflow": {"store", "stages/job", "cli/doctor", "demo"},
+    "mlflow": {"store", "promotion/log_model", "stages/job", "cli/doctor", "demo"},
     "requests": {"store"},
     "filelock": {"store", "bench"},
     "matplotlib": {"bench"},
@@ -43,7 +43,7 @@ IMPORTERS = {
     "click": {"cli"},
     "yaml": {"config"},
 }
-CORE = ("core", "gate", "config", "data/records", "data/split", "data/unseen", "model/network", "model/evaluation")
+CORE = ("core", "gate", "config", "data/records", "data/split", "model/network", "model/evaluation")
 FOR_CORE = {"torch", "torchvision", "numpy", "scipy", "sklearn", "pywt", "click", "safetensors", "tqdm", "yaml", "PIL"}
 LARGE = {"errors.py": 460}  # one entry after another; a second file hides some
 LOOSE = 6  # modules at the top of the package, at most

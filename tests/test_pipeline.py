@@ -31,7 +31,7 @@ from repairops.errors import LossNotFinite
 from repairops.model.evaluation import predict
 from repairops.model.network import Classifier
 from repairops.pipeline import repair
-from repairops.promotion.verbs import rollback
+from repairops.promotion.move import rollback
 from repairops.report import render_terminal
 
 

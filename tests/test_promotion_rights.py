@@ -12,17 +12,16 @@ from conftest import PASSWORD, mlflow_at
 from mlflow import MlflowClient
 from store_helpers import add_version, in_processes, judged_version
 
-from repairops import promotion
+import repairops
 from repairops.config import load_config
 from repairops.errors import AliasBeingMoved, AliasMoved, PromotionRefused, RegistryRefused
+from repairops.promotion.history import OUTSIDE, Promotion, close_move, open_move, promotions
+from repairops.promotion.move import move_alias, rival_of
 from repairops.stages.job import Job
 from repairops.stages.publish import promote_earlier
-from repairops.store.aliases import promote
-from repairops.store.claims import rival_of
 from repairops.store.connection import connect, experiment_id
 from repairops.store.jobs import JobRun
 from repairops.store.models import ModelRef, version_at
-from repairops.store.moves import OUTSIDE, Promotion, close_move, open_move, promotions
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 MAY, MAY_TOO, MAY_NOT = "ann", "carl", "bob"
@@ -69,20 +68,20 @@ def model(client: MlflowClient, guarded_server: str) -> str:
 def test_one_who_may_promotes_and_one_who_may_not_is_told_so(client: MlflowClient, model: str) -> None:
     sign_in(MAY_NOT)
     with pytest.raises(RegistryRefused, match="refused to"):
-        promotion.promote(model, by="bob", reason="I like it")
+        repairops.promote(model, by="bob", reason="I like it")
     with pytest.raises(RegistryRefused, match="refused to"):
-        promotion.promote(model, version="2", force=True, by="bob", reason="I like it")
+        repairops.promote(model, version="2", force=True, by="bob", reason="I like it")
     assert version_at(client, model, "prod") == "1"
-    assert [move.by for move in promotion.history(model)] == [OUTSIDE]  # and reading is allowed
+    assert [move.by for move in repairops.history(model)] == [OUTSIDE]  # and reading is allowed
     sign_in(MAY)
-    move = promotion.promote(model, reason="read the report")
+    move = repairops.promote(model, reason="read the report")
     assert (move.by, move.version_to, move.verdict) == ("ann", "2", "PASS")
     sign_in(MAY_NOT)
     with pytest.raises(RegistryRefused, match="refused to"):
-        promotion.rollback(model)
+        repairops.rollback(model)
     assert version_at(client, model, "prod") == "2"
     sign_in(MAY)
-    assert promotion.rollback(model).version_to == "1"
+    assert repairops.rollback(model).version_to == "1"
 
 
 def test_one_who_may_record_but_not_move_leaves_no_move_behind(
@@ -94,16 +93,16 @@ def test_one_who_may_record_but_not_move_leaves_no_move_behind(
     AuthServiceClient(guarded_server).grant_user_permission(MAY_NOT, "experiment", record, "EDIT")
     sign_in(MAY_NOT)
     with pytest.raises(RegistryRefused, match="refused to move the alias"):
-        promotion.promote(model, by="bob")
+        repairops.promote(model, by="bob")
     assert promotions(client, model) == []
     sign_in(MAY)
-    assert promotion.promote(model).version_to == "2"  # the refused claim does not stand in the way
+    assert repairops.promote(model).version_to == "2"  # the refused claim does not stand in the way
 
 
 def test_a_wrong_password_is_refused(client: MlflowClient, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "not the password")
     with pytest.raises(RegistryRefused):
-        promotion.promote(model)
+        repairops.promote(model)
 
 
 @pytest.mark.parametrize("verdict", ["FAIL", "INCONCLUSIVE", ""])
@@ -111,11 +110,11 @@ def test_no_passed_gate(client: MlflowClient, model: str, verdict: str) -> None:
     judged_version(client, model, "1", "challenger", verdict=verdict)
     sign_in(MAY)
     with pytest.raises(PromotionRefused, match=f"its gate says {verdict}" if verdict else "no gate"):
-        promotion.promote(model)
+        repairops.promote(model)
     with pytest.raises(PromotionRefused, match="--force wants a reason"):
-        promotion.promote(model, force=True)
+        repairops.promote(model, force=True)
     assert version_at(client, model, "prod") == "1"
-    move = promotion.promote(model, force=True, reason="outage")
+    move = repairops.promote(model, force=True, reason="outage")
     assert (move.forced, move.verdict, move.reason) == (True, verdict, "outage")
 
 
@@ -123,8 +122,8 @@ def test_gate_of_another_parent(client: MlflowClient, model: str) -> None:
     add_version(client, model, "prod")
     sign_in(MAY)
     with pytest.raises(AliasMoved, match=r"was at version 1 and is at 3 now \(moved by outside repairops\)"):
-        promotion.promote(model)
-    assert promotion.promote(model, force=True, reason="checked by hand").forced
+        repairops.promote(model)
+    assert repairops.promote(model, force=True, reason="checked by hand").forced
 
 
 def test_a_job_without_the_right_leaves_the_alias_and_says_so(
@@ -148,10 +147,10 @@ def test_a_job_without_the_right_leaves_the_alias_and_says_so(
 
 def test_alias_moved_since(client: MlflowClient, model: str) -> None:
     sign_in(MAY)
-    promotion.promote(model, by="ann")
+    repairops.promote(model, by="ann")
     sign_in(MAY_TOO)
     with pytest.raises(AliasMoved, match=r"was at version 1 and is at 2 now \(moved by ann\)"):
-        promote(client, model, "prod", "1", expected="1")
+        move_alias(client, model, "prod", "1", expected="1")
     assert version_at(client, model, "prod") == "2"
 
 
@@ -165,16 +164,16 @@ def test_files_that_the_gate_did_not_judge(
     client.log_artifact(version.run_id, str(tmp_path / Path(file).name), f"model/{Path(file).parent}")
     sign_in(MAY)
     with pytest.raises(PromotionRefused, match=f"its {part} not what its gate judged"):
-        promotion.promote(model)
+        repairops.promote(model)
     assert version_at(client, model, "prod") == "1"
-    assert promotion.promote(model, force=True, reason="signed off").forced
+    assert repairops.promote(model, force=True, reason="signed off").forced
 
 
 def test_files_without_a_digest_or_that_are_gone(client: MlflowClient, model: str) -> None:
     client.set_model_version_tag(model, "2", "repairops.onnx_sha256", "")
     sign_in(MAY)
     with pytest.raises(PromotionRefused, match="which files its gate judged"):
-        promotion.promote(model)
+        repairops.promote(model)
 
 
 # At once
@@ -183,7 +182,7 @@ def test_files_without_a_digest_or_that_are_gone(client: MlflowClient, model: st
 def promote_as(uri: str, user: str, name: str, version: str) -> str:
     os.environ["MLFLOW_TRACKING_URI"] = uri
     sign_in(user)
-    move = promotion.promote(name, version=version, by=user, tracking_uri=uri)
+    move = repairops.promote(name, version=version, by=user, tracking_uri=uri)
     return f"moved to {move.version_to}"
 
 
@@ -215,9 +214,9 @@ def test_who_took_the_lower_number_goes_first(client: MlflowClient, model: str) 
     assert rival_of(client, first, "prod") is None
     sign_in(MAY_TOO)
     with pytest.raises(AliasBeingMoved, match="ann is moving the alias 'prod'"):
-        promotion.promote(model)
+        repairops.promote(model)
     close_move(client, first.info.run_id, made=False)
-    assert promotion.promote(model).version_to == "2"
+    assert repairops.promote(model).version_to == "2"
 
 
 # What is kept
@@ -226,21 +225,21 @@ def test_who_took_the_lower_number_goes_first(client: MlflowClient, model: str) 
 def test_history_after_ten_mixed_moves(client: MlflowClient, model: str) -> None:
     judged_version(client, model, "2")
     sign_in(MAY)
-    promotion.promote(model, by="ann", reason="first")
-    promotion.promote(model, version="3", by="ann", reason="second")
-    promotion.rollback(model, by="carl", reason="complaints")
+    repairops.promote(model, by="ann", reason="first")
+    repairops.promote(model, version="3", by="ann", reason="second")
+    repairops.rollback(model, by="carl", reason="complaints")
     sign_in("admin")
     client.set_registered_model_alias(model, "prod", "1")  # in MLflow's UI
     sign_in(MAY)
-    promotion.promote(model, version="3", by="ann", force=True, reason="hotfix")
+    repairops.promote(model, version="3", by="ann", force=True, reason="hotfix")
     sign_in("admin")
     client.delete_registered_model_alias(model, "prod")
     sign_in(MAY)
-    promotion.promote(model, version="2", by="carl", force=True, reason="back again")
-    promotion.promote(model, version="3", by="ann", reason="third")
-    promotion.rollback(model, by="ann")
+    repairops.promote(model, version="2", by="carl", force=True, reason="back again")
+    repairops.promote(model, version="3", by="ann", reason="third")
+    repairops.rollback(model, by="ann")
     client.set_registered_model_alias(model, "prod", "3")
-    found = promotion.history(model)
+    found = repairops.history(model)
     runs = {version: client.get_model_version(model, version).tags["repairops.run_id"] for version in ("2", "3")}
     assert [(m.version_from, m.version_to, m.by, m.kind, m.forced) for m in found] == [
         ("", "1", OUTSIDE, "outside", False),

@@ -12,15 +12,15 @@ from evidence_helpers import page_evidence
 from mlflow import MlflowClient
 from store_helpers import add_version, judged_version
 
-from repairops import promotion
+import repairops
 from repairops.cli import main
 from repairops.config import Config
 from repairops.errors import NoReview, PromotionRefused
 from repairops.gate import decide
 from repairops.outcome import SCHEMA, write_outcome
-from repairops.promotion.reviews import fetch_report, review
+from repairops.promotion.history import OUTSIDE, Promotion, open_move, promotions, with_outside
+from repairops.promotion.review import fetch_report, review
 from repairops.store.connection import connect
-from repairops.store.moves import OUTSIDE, Promotion, history, open_move, promotions
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -116,8 +116,8 @@ def test_the_page_is_fetched_for_the_browser(client: MlflowClient, challenger: s
 
 
 def test_history_as_text_and_json(client: MlflowClient, challenger: str) -> None:
-    promotion.promote("cls", by="ann", reason="read it")
-    promotion.rollback("cls", by="carl", reason="complaints")
+    repairops.promote("cls", by="ann", reason="read it")
+    repairops.rollback("cls", by="carl", reason="complaints")
     client.set_registered_model_alias("cls", "prod", "2")
     lines = call("history", "prod/cls").stdout.splitlines()
     assert lines[0].split() == ["when", "from", "to", "by", "how", "evidence", "reason"]
@@ -139,13 +139,13 @@ def test_history_as_text_and_json(client: MlflowClient, challenger: str) -> None
 
 def test_aliases_have_histories_of_their_own() -> None:
     moves = [Promotion("cls", "prod", "", "1", "a", ""), Promotion("cls", "canary", "", "2", "a", "")]
-    assert [m.version_to for m in history(moves, "cls", "prod", "1")] == ["1"]
-    assert history([], "cls", "prod", "") == []
-    assert [(m.version_to, m.by) for m in history([], "cls", "prod", "7")] == [("7", OUTSIDE)]
+    assert [m.version_to for m in with_outside(moves, "cls", "prod", "1")] == ["1"]
+    assert with_outside([], "cls", "prod", "") == []
+    assert [(m.version_to, m.by) for m in with_outside([], "cls", "prod", "7")] == [("7", OUTSIDE)]
 
 
 def test_a_removed_alias_is_a_move_too() -> None:
-    (made, removed) = history([Promotion("cls", "prod", "", "1", "a", "")], "cls", "prod", "")
+    (made, removed) = with_outside([Promotion("cls", "prod", "", "1", "a", "")], "cls", "prod", "")
     assert (made.kind, removed.version_from, removed.version_to, removed.kind) == ("promotion", "1", "", "outside")
 
 
@@ -155,11 +155,11 @@ def test_a_mover_that_died_blocks_nobody_and_is_kept_where_it_moved(client: Mlfl
     age(client, dead.info.run_id)
     client.set_registered_model_alias("cls", "prod", "2")
     other = str(judged_version(client, "cls", "2").version)
-    assert promotion.promote("cls", version=other, by="carl").version_from == "2"
+    assert repairops.promote("cls", version=other, by="carl").version_from == "2"
     assert [(move.by, move.version_to) for move in promotions(client, "cls")] == [("ann", "2"), ("carl", other)]
     dead = open_move(client, Promotion("cls", "prod", other, "1", "ann", "died before it"))
     age(client, dead.info.run_id)
-    promotion.rollback("cls")
+    repairops.rollback("cls")
     assert [move.by for move in promotions(client, "cls")][:2] == ["ann", "carl"]
     assert client.get_run(dead.info.run_id).info.status == "KILLED"
 
@@ -167,9 +167,9 @@ def test_a_mover_that_died_blocks_nobody_and_is_kept_where_it_moved(client: Mlfl
 def test_a_mover_that_was_stopped_for_too_long_gives_up(
     client: MlflowClient, challenger: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("repairops.store.claims.LEASE_SECONDS", -1)
+    monkeypatch.setattr("repairops.promotion.move.LEASE_SECONDS", -1)
     with pytest.raises(PromotionRefused, match="more than two minutes"):
-        promotion.promote("cls")
+        repairops.promote("cls")
     assert client.get_model_version_by_alias("cls", "prod").version == 1
     assert promotions(client, "cls") == []
 
@@ -196,4 +196,4 @@ def test_the_name_that_mlflow_knows_is_the_one_that_promotes(
     client: MlflowClient, challenger: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ann@example.org")
-    assert promotion.promote("cls").by == "ann@example.org"
+    assert repairops.promote("cls").by == "ann@example.org"

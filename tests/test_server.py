@@ -33,22 +33,24 @@ from store_helpers import (
 )
 from test_store_failures import check_two_writers
 
-from repairops import promotion
+import repairops
 from repairops.config import ImagesConfig
 from repairops.data import load_image_set
 from repairops.errors import AliasMoved, ModelNotFound, NothingToRollBack, RegistryRefused, RegistryUnreachable
 from repairops.model.network import to_input
+from repairops.promotion.history import promotions
+from repairops.promotion.log_model import log_model
+from repairops.store.batches import fetch_rows, list_failures, log_failures, log_rows, logged_batches
 from repairops.store.connection import connect
-from repairops.store.datasets import CONTEXTS, fetch_dataset, find_sets
+from repairops.store.datasets import Context, fetch_dataset, find_sets
 from repairops.store.failure_rows import FailureRows, make_rows
-from repairops.store.failures import fetch_rows, list_failures, log_failures, log_rows, logged_batches
 from repairops.store.jobs import earlier_outcome, job_run, runs_of_job
-from repairops.store.log_model import log_model
 from repairops.store.models import ModelRef, aliases_of, resolve_model, version_at
-from repairops.store.moves import promotions
 from repairops.store.registry import repaired_batches
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's hints on pickle and signatures
+
+CONTEXTS: tuple[Context, Context] = ("training", "evaluation")  # what every repair needs
 
 
 @pytest.fixture
@@ -125,17 +127,17 @@ def test_a_models_life(client: MlflowClient, tmp_path: Path) -> None:
     np.testing.assert_allclose(pyfunc.predict(inputs.numpy()), expected, atol=1e-5)
     assert (again.folder / "onnx" / "model.onnx").is_file()
 
-    move = promotion.promote("prod/signs", by="ann")
+    move = repairops.promote("prod/signs", by="ann")
     assert (move.version_from, move.version_to) == ("1", "2")
     add_version(client, "signs", "challenger", tags={"repairops.verdict": "PASS", "repairops.parent_version": "1"})
     with pytest.raises(AliasMoved):
-        promotion.promote("prod/signs")
-    assert promotion.rollback("prod/signs").version_to == "1"
+        repairops.promote("prod/signs")
+    assert repairops.rollback("prod/signs").version_to == "1"
     with pytest.raises(NothingToRollBack):
-        promotion.rollback("prod/signs")
+        repairops.rollback("prod/signs")
     assert version_at(client, "signs", "prod") == "1"
     client.set_registered_model_alias("signs", "prod", "3")
-    moves = promotion.history("signs")
+    moves = repairops.history("signs")
     assert [m.kind for m in moves] == ["logged", "promotion", "rollback", "outside"]
     assert [m.version_to for m in moves] == ["1", "2", "1", "3"]
 
@@ -173,8 +175,8 @@ def calls(uri: str) -> list[tuple[str, Callable[[], object]]]:
         ("list the failure batches", lambda: logged_batches(client, "cls")),
         ("open the run", lambda: log_model(TinyNet(), "cls", SPEC)),
         ("experiment", run),
-        ("look up the model", lambda: promotion.promote("prod/cls")),
-        ("look up the model", lambda: promotion.rollback("prod/cls")),
+        ("look up the model", lambda: repairops.promote("prod/cls")),
+        ("look up the model", lambda: repairops.rollback("prod/cls")),
         ("list the promotions", lambda: promotions(client, "cls")),
         ("look for earlier runs", lambda: runs_of_job(client, "k" * 64)),
     ]

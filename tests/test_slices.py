@@ -12,8 +12,8 @@ from store_helpers import SPEC, digit_set
 
 from repairops.config import ImagesConfig
 from repairops.data import load_image_set, write_parquet
-from repairops.data.columns import read_column
 from repairops.data.records import CleanSet, Predictions
+from repairops.data.sources import read_column
 from repairops.errors import InvalidOption
 from repairops.gate.evidence import PairedCounts, RepairCounts
 from repairops.model.evaluation import Evaluation

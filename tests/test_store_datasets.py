@@ -16,9 +16,11 @@ from store_helpers import CLASSES, SPEC, TinyNet, digit_set, digits
 from repairops.config import ImagesConfig
 from repairops.data import load_image_set, write_parquet
 from repairops.errors import DatasetNotFound
+from repairops.promotion.log_model import log_model
 from repairops.store.connection import connect
-from repairops.store.datasets import CONTEXTS, DatasetRef, fetch_dataset, find_dataset, find_sets, log_dataset
-from repairops.store.log_model import log_model
+from repairops.store.datasets import Context, DatasetRef, fetch_dataset, find_dataset, find_sets, log_dataset
+
+CONTEXTS: tuple[Context, Context] = ("training", "evaluation")  # what every repair needs
 
 
 @pytest.fixture

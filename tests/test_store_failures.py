@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from PIL import Image
 from store_helpers import add_version, artifact_paths, digits, in_processes, rewrite_json
 
-from repairops.data import file_id, sample_id
+from repairops.data.decoding import file_id, sample_id
 from repairops.errors import (
     FailureBatchDamaged,
     FailureBatchNotFound,
@@ -24,9 +24,7 @@ from repairops.errors import (
     InvalidImages,
     ModelNotFound,
 )
-from repairops.store.connection import connect
-from repairops.store.failure_rows import FailureRows, make_rows, read_rows, rows_from_path, write_rows
-from repairops.store.failures import (
+from repairops.store.batches import (
     LoggedBatch,
     _keep_first,
     choose_batches,
@@ -36,6 +34,8 @@ from repairops.store.failures import (
     log_rows,
     logged_batches,
 )
+from repairops.store.connection import connect
+from repairops.store.failure_rows import FailureRows, make_rows, read_rows, rows_from_path, write_rows
 
 LABELS = ["zero", "one", "two", "three"]
 
@@ -430,7 +430,7 @@ def test_of_the_same_batch_the_run_that_ended_first_stays(client: MlflowClient) 
     experiment, tags = run.info.experiment_id, {k: v for k, v in run.data.tags.items() if k.startswith("repairops.")}
     a = client.create_run(experiment, start_time=run.info.start_time - 1000, tags=tags).info.run_id
     client.set_terminated(a)
-    kept = _keep_first(client, experiment, b.digest, a)
+    kept = _keep_first(client, "cls", b.digest, a)
     assert (kept.run_id, kept.created) == (b.run_id, False)
     assert client.get_run(a).info.lifecycle_stage == "deleted"
     assert [batch.run_id for batch in list_failures("cls")] == [b.run_id]

@@ -40,9 +40,9 @@ from repairops.errors import (
     UsageError,
 )
 from repairops.model.network import Classifier
+from repairops.promotion.log_model import log_model
 from repairops.store.champion import code_paths, input_spec
 from repairops.store.connection import connect
-from repairops.store.log_model import log_model
 from repairops.store.models import ModelRef, existing_models, resolve_model, version_at
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's hints on pickle and stages
@@ -262,7 +262,7 @@ def test_log_model_refuses_pt2_of_a_network_that_cannot_be_traced(client: Mlflow
     assert client.search_registered_models() == []
 
 
-# load_champion
+# fetch_champion
 
 
 @pytest.mark.parametrize("spec", [SPEC, COLOUR_SPEC], ids=["grey", "colour"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -23,14 +24,14 @@ from store_helpers import (
     unit_images,
 )
 
-from repairops import promotion
+import repairops
 from repairops.config import Config, config_from_dict
 from repairops.errors import AliasMoved, JobRunning, ModelNotFound, NothingToRollBack, PromotionRefused
 from repairops.model.network import to_input
-from repairops.store.aliases import promote
+from repairops.promotion.history import promotions
+from repairops.promotion.move import move_alias
 from repairops.store.connection import connect
-from repairops.store.digests import file_sha256, model_digests
-from repairops.store.flavors import inherited_requirements
+from repairops.store.flavors import inherited_requirements, model_digests
 from repairops.store.jobs import (
     close_interrupted,
     earlier_outcome,
@@ -40,9 +41,9 @@ from repairops.store.jobs import (
     runs_of_job,
     work_folder,
 )
-from repairops.store.models import ModelRef, aliases_of, resolve_model, version_at
-from repairops.store.moves import promotions
+from repairops.store.models import ModelRef, aliases_of, resolve_model, target, version_at
 from repairops.store.registry import batch_tags, repaired_batches, version_of_job
+from repairops.store.runs import file_sha256
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's hints on pickle and signatures
 
@@ -157,7 +158,7 @@ def repaired_version(client: MlflowClient, parent: str, verdict: str = "PASS", n
 def test_a_passed_challenger_is_promoted(client: MlflowClient) -> None:
     add_version(client, "cls", "prod")
     repaired_version(client, parent="1")
-    move = promotion.promote("prod/cls", by="ann", reason="looks right")
+    move = repairops.promote("prod/cls", by="ann", reason="looks right")
     assert (move.model, move.alias, move.version_from, move.version_to) == ("cls", "prod", "1", "2")
     assert (move.by, move.reason, move.kind, move.forced) == ("ann", "looks right", "promotion", False)
     assert version_at(client, "cls", "prod") == "2"
@@ -171,11 +172,11 @@ def test_without_a_passed_gate_only_force_promotes(client: MlflowClient, verdict
     tags = {"repairops.verdict": verdict} if verdict else {}
     add_version(client, "cls", tags={**tags, "repairops.parent_version": "1"})
     with pytest.raises(PromotionRefused, match=f"its gate says {verdict}" if verdict else "no gate"):
-        promotion.promote("cls", version="2")
+        repairops.promote("cls", version="2")
     with pytest.raises(PromotionRefused, match="--force wants a reason"):
-        promotion.promote("cls", version="2", force=True)
+        repairops.promote("cls", version="2", force=True)
     assert version_at(client, "cls", "prod") == "1"
-    move = promotion.promote("cls", version="2", force=True, reason="outage")
+    move = repairops.promote("cls", version="2", force=True, reason="outage")
     assert move.forced
     assert version_at(client, "cls", "prod") == "2"
 
@@ -185,7 +186,7 @@ def test_a_challenger_of_another_champion_is_refused(client: MlflowClient) -> No
     repaired_version(client, parent="1")
     add_version(client, "cls", "prod")
     with pytest.raises(AliasMoved, match=r"was at version 1 and is at 3 now") as caught:
-        promotion.promote("prod/cls", version="2")
+        repairops.promote("prod/cls", version="2")
     assert caught.value.exit_code == 5
     assert version_at(client, "cls", "prod") == "3"
     assert promotions(client, "cls") == []
@@ -196,38 +197,81 @@ def test_an_alias_that_is_not_where_it_was_expected(client: MlflowClient) -> Non
     version = repaired_version(client, parent="1")
     for expected in ("7", ""):
         with pytest.raises(AliasMoved):
-            promote(client, "cls", "prod", version, expected=expected)
+            move_alias(client, "cls", "prod", version, expected=expected)
         with pytest.raises(AliasMoved):
-            promote(client, "cls", "prod", version, expected=expected, force=True)
-    assert promote(client, "cls", "prod", version, expected="1").version_to == "2"
+            move_alias(client, "cls", "prod", version, expected=expected, force=True)
+    assert move_alias(client, "cls", "prod", version, expected="1").version_to == "2"
+
+
+class Overtaken(MlflowClient):
+    """Somebody moves the alias to version 3, by plain MLflow, when the mover has opened its run."""
+
+    def create_run(self, *args: Any, **kwargs: Any) -> Any:
+        run = super().create_run(*args, **kwargs)
+        self.set_registered_model_alias("cls", "prod", "3")
+        return run
+
+
+def test_an_alias_that_another_moves_after_the_checks_stays_where_it_is(client: MlflowClient) -> None:
+    add_version(client, "cls", "prod")
+    version = repaired_version(client, parent="1")
+    add_version(client, "cls")
+    for force in (False, True):
+        with pytest.raises(AliasMoved, match=r"was at version 1 and is at 3 now \(moved by outside repairops\)"):
+            move_alias(Overtaken(), "cls", "prod", version, force=force)
+        assert version_at(client, "cls", "prod") == "3"
+        assert promotions(client, "cls") == []
+        client.set_registered_model_alias("cls", "prod", "1")
+    assert move_alias(client, "cls", "prod", version).version_to == "2"  # the claims that were given up do not hinder
+
+
+class Hasty(MlflowClient):
+    """Somebody moves the alias to version 3 when the record of its moves has been read."""
+
+    def get_model_version(self, name: str, version: str) -> Any:
+        self.set_registered_model_alias(name, "prod", "3")
+        return super().get_model_version(name, version)
+
+
+def test_a_rollback_undoes_the_move_that_it_has_read_and_no_other(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_version(client, "cls", "prod")
+    repaired_version(client, parent="1")
+    add_version(client, "cls")
+    repairops.promote("prod/cls")
+    monkeypatch.setattr(mlflow, "MlflowClient", Hasty)
+    with pytest.raises(AliasMoved, match="was at version 2 and is at 3 now"):
+        repairops.rollback("prod/cls")
+    assert version_at(client, "cls", "prod") == "3"
 
 
 def test_a_new_alias_takes_a_forced_version(client: MlflowClient) -> None:
     add_version(client, "cls")
-    move = promotion.promote("live/cls", version="1", force=True, reason="first release")
+    move = repairops.promote("live/cls", version="1", force=True, reason="first release")
     assert (move.alias, move.version_from) == ("live", "")
     with pytest.raises(NothingToRollBack):
-        promotion.rollback("live/cls")
+        repairops.rollback("live/cls")
     assert version_at(client, "cls", "live") == "1"
 
 
 def test_promotions_that_make_no_sense(client: MlflowClient) -> None:
     with pytest.raises(ModelNotFound):
-        promotion.promote("prod/cls")
+        repairops.promote("prod/cls")
     with pytest.raises(ModelNotFound):
-        promotion.rollback("prod/cls")
+        repairops.rollback("prod/cls")
     add_version(client, "cls", "prod")
     with pytest.raises(PromotionRefused, match="there is no alias 'challenger'"):
-        promotion.promote("prod/cls")
+        repairops.promote("prod/cls")
     with pytest.raises(PromotionRefused, match=r"Version 9 .* does not exist"):
-        promotion.promote("prod/cls", version="9")
+        repairops.promote("prod/cls", version="9")
     with pytest.raises(PromotionRefused, match="there already"):
-        promotion.promote("prod/cls", version="1", force=True, reason="again")
+        repairops.promote("prod/cls", version="1", force=True, reason="again")
     assert promotions(client, "cls") == []
 
 
 @pytest.mark.parametrize(
-    ("model", "target"),
+    ("model", "moved"),
     [
         ("cls", ("cls", "prod")),
         ("live/cls", ("cls", "live")),
@@ -235,24 +279,24 @@ def test_promotions_that_make_no_sense(client: MlflowClient) -> None:
         ("models:/cls@live", ("cls", "live")),
     ],
 )
-def test_what_a_promotion_moves(model: str, target: tuple[str, str]) -> None:
-    assert promotion.target(model) == target
+def test_what_a_promotion_moves(model: str, moved: tuple[str, str]) -> None:
+    assert target(model) == moved
 
 
 def test_rollback_undoes_one_promotion_after_another(client: MlflowClient) -> None:
     add_version(client, "cls", "prod")
     with pytest.raises(NothingToRollBack):
-        promotion.rollback("prod/cls")
+        repairops.rollback("prod/cls")
     for parent in ("1", "2"):
         repaired_version(client, parent)
-        promotion.promote("prod/cls")
+        repairops.promote("prod/cls")
     assert version_at(client, "cls", "prod") == "3"
-    back = promotion.rollback("prod/cls", reason="complaints")
+    back = repairops.rollback("prod/cls", reason="complaints")
     assert (back.version_from, back.version_to, back.kind, back.reason) == ("3", "2", "rollback", "complaints")
-    assert promotion.rollback("prod/cls").reason == "roll back from version 2"
+    assert repairops.rollback("prod/cls").reason == "roll back from version 2"
     assert version_at(client, "cls", "prod") == "1"
     with pytest.raises(NothingToRollBack):
-        promotion.rollback("prod/cls")
+        repairops.rollback("prod/cls")
     assert [(m.version_from, m.version_to) for m in promotions(client, "cls")] == [
         ("1", "2"), ("2", "3"), ("3", "2"), ("2", "1"),
     ]  # fmt: skip
@@ -261,44 +305,44 @@ def test_rollback_undoes_one_promotion_after_another(client: MlflowClient) -> No
 def test_after_a_rollback_the_next_promotion_can_be_undone(client: MlflowClient) -> None:
     add_version(client, "cls", "prod")
     repaired_version(client, "1")
-    promotion.promote("prod/cls")
-    promotion.rollback("prod/cls")
+    repairops.promote("prod/cls")
+    repairops.rollback("prod/cls")
     repaired_version(client, "1")
-    promotion.promote("prod/cls")
+    repairops.promote("prod/cls")
     assert version_at(client, "cls", "prod") == "3"
-    assert promotion.rollback("prod/cls").version_to == "1"
+    assert repairops.rollback("prod/cls").version_to == "1"
     with pytest.raises(NothingToRollBack):
-        promotion.rollback("prod/cls")
+        repairops.rollback("prod/cls")
 
 
 def test_rollback_keeps_aliases_apart(client: MlflowClient) -> None:
     add_version(client, "cls", "prod", "canary")
     repaired_version(client, "1")
-    promotion.promote("canary/cls")
+    repairops.promote("canary/cls")
     with pytest.raises(NothingToRollBack):
-        promotion.rollback("prod/cls")
-    assert promotion.rollback("canary/cls").version_to == "1"
+        repairops.rollback("prod/cls")
+    assert repairops.rollback("canary/cls").version_to == "1"
 
 
 def test_moves_outside_repairops_are_not_undone_by_guess(client: MlflowClient) -> None:
     add_version(client, "cls", "prod")
     repaired_version(client, "1")
-    promotion.promote("prod/cls")
+    repairops.promote("prod/cls")
     add_version(client, "cls", "prod")  # somebody moves the alias to version 3
     with pytest.raises(NothingToRollBack):
-        promotion.rollback("prod/cls")
+        repairops.rollback("prod/cls")
     assert version_at(client, "cls", "prod") == "3"
     client.set_registered_model_alias("cls", "prod", "2")  # and back to the one that we promoted
-    assert promotion.rollback("prod/cls").version_to == "1"
+    assert repairops.rollback("prod/cls").version_to == "1"
 
 
 def test_rollback_to_a_deleted_version_is_refused(client: MlflowClient) -> None:
     add_version(client, "cls", "prod")
     repaired_version(client, "1")
-    promotion.promote("prod/cls")
+    repairops.promote("prod/cls")
     client.delete_model_version("cls", "1")
     with pytest.raises(PromotionRefused, match=r"Version 1 .* does not exist"):
-        promotion.rollback("prod/cls")
+        repairops.rollback("prod/cls")
     assert version_at(client, "cls", "prod") == "2"
 
 

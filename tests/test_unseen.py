@@ -20,7 +20,7 @@ from repairops.core.training.interpolation import between, trade_off
 from repairops.core.training.state import count_right
 from repairops.data import from_arrays, pick_images
 from repairops.data.records import FailureBatch, ImageSet
-from repairops.data.unseen import choose_rows, cut_rows
+from repairops.data.split import choose_rows, cut_rows
 from repairops.model.network import Classifier, to_unit
 
 CPU = torch.device("cpu")

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from repairops.config import ImagesConfig, ValidationConfig
-from repairops.data import encode_png, sample_id
+from repairops.data.decoding import encode_png, sample_id
 from repairops.data.records import InputSpec
 from repairops.errors import ValidationEngineFailed
 from repairops.validation import ValidationReport, contract, validate

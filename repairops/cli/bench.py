@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
-from repairops.cli.console import json_option, print_json
+from repairops.cli.console import answer, json_option
 
 FOLDER = "bench-out"
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _split(_context: click.Context, _option: click.Parameter, text: str) -> tuple[str, ...]:
+    return _parts(text)
 
 
 @click.group()
@@ -36,9 +45,11 @@ def bench() -> None:
     help="Folder of CIFAR-10-C's .npy files, used in place of corruptions made here.",
 )
 @click.option("--out", default=FOLDER, show_default=True, type=click.Path(path_type=Path), help="The grid's folder.")
-@click.option("--cells", multiple=True, help="Only cells with one of these parts, by comma; may be repeated to narrow.")
-@click.option("--networks", default="", help="By comma, in place of the preset's.")
-@click.option("--rivals", default="", help="By comma, in place of the preset's.")
+@click.option(
+    "--cells", "filters", multiple=True, help="Only cells with one of these parts, by comma; may be repeated to narrow."
+)
+@click.option("--networks", default="", callback=_split, help="By comma, in place of the preset's.")
+@click.option("--rivals", default="", callback=_split, help="By comma, in place of the preset's.")
 @click.option("--seeds", default="", help="By comma, in place of the preset's.")
 @click.option(
     "--budget", type=float, default=0.0, help="Seconds of training steps for each rival; default: the preset's."
@@ -54,23 +65,7 @@ def bench() -> None:
 @click.option("--device", default="", help="auto, cpu, cuda or cuda:N; default: the preset's.")
 @click.option("--workers", type=int, default=0, help="Processes; default: one for each core on a CPU, one on a GPU.")
 @json_option
-def run(
-    preset: str,
-    data: tuple[Path, Path] | None,
-    cifar10: Path | None,
-    published: Path | None,
-    out: Path,
-    cells: tuple[str, ...],
-    networks: str,
-    rivals: str,
-    seeds: str,
-    budget: float,
-    failures: int,
-    others: int | None,
-    device: str,
-    workers: int,
-    as_json: bool,
-) -> None:
+def run(seeds: str, others: int | None, workers: int, as_json: bool, **how: Any) -> None:
     """Compute the cells of a preset: those that are not done yet, as far as nobody else is computing them.
 
     May be stopped and started again at any time, and started several times at once on one folder.
@@ -81,17 +76,10 @@ def run(
 
     if not all(part.strip().isdigit() for part in _parts(seeds)):
         raise InvalidOption("--seeds", seeds, "whole numbers by comma")
-    request = Request(
-        preset, out, data, cifar10, published, cells, _parts(networks), _parts(rivals),
-        tuple(int(part) for part in _parts(seeds)), budget, failures, device,
-        -1 if others is None else others,
-    )  # fmt: skip
-    states = run_cells(request, workers)
-    if as_json:
-        print_json(dict(states))
-    else:
-        click.echo(", ".join(f"{count} {state}" for state, count in sorted(states.items())))
-        click.echo(f"Tables and plots: repairops bench report --from {out}")
+    numbers = tuple(int(part) for part in _parts(seeds))
+    states = run_cells(Request(seeds=numbers, others=-1 if others is None else others, **how), workers)
+    counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    answer(as_json, dict(states), f"{counts}\nTables and plots: repairops bench report --from {how['out']}")
     sys.exit(1 if states["failed"] == sum(states.values()) else 0)
 
 
@@ -119,13 +107,6 @@ def report(tracking_uri: str | None, source: Path, folder: Path | None, experime
         from repairops.store.benchmarks import log_benchmark
 
         run = log_benchmark(folder, source, experiment, tracking_uri)
-    if as_json:
-        found = {t.name: [dict(zip(t.columns, row, strict=True)) for row in t.rows] for t in tables}
-        print_json({"report": str(page), "mlflow_run": run, "tables": found})
-    else:
-        click.echo(page.read_text(encoding="utf-8"))
-        click.echo(f"Written to {folder}" + (f", logged as run {run}" if run else ""))
-
-
-def _parts(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+    found = {t.name: [dict(zip(t.columns, row, strict=True)) for row in t.rows] for t in tables}
+    text = f"{page.read_text(encoding='utf-8')}\nWritten to {folder}" + (f", logged as run {run}" if run else "")
+    answer(as_json, {"report": str(page), "mlflow_run": run, "tables": found}, text)

@@ -30,12 +30,24 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=1, default=str))
 
 
-def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+def answer(as_json: bool, value: Any, text: str) -> None:
+    """What a command has to say, on stdout: plain JSON values, or the text for people."""
+    if as_json:
+        print_json(value)
+    else:
+        click.echo(text)
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     """Rows as aligned plain text with a heading; nothing but the heading where there are none."""
     cells = [[column.replace("_", " ") for column in columns], *[[str(row[c]) for c in columns] for row in rows]]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    for line in cells:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in cells]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    click.echo(table(rows, columns))
 
 
 def set_up_logging(quiet: bool) -> None:

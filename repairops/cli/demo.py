@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from repairops.cli.console import json_option, print_json
+from repairops.cli.console import answer, json_option
 
 
 @click.command()
@@ -21,14 +21,9 @@ def demo(tracking_uri: str | None, folder: str, data: str | None, seed: int, as_
 
     Uses an embedded sqlite registry in its own folder, or the server of --tracking-uri.
     """
-    from repairops.demo.story import run_demo
+    from repairops.demo.story import run_demo, summary
 
     result = run_demo(Path(folder), data=Path(data) if data else None, seed=seed, tracking_uri=tracking_uri or "")
-    outcome = result.outcome
-    if as_json:
-        print_json({**outcome, "report": str(result.report), "tracking_uri": result.tracking_uri})
-    else:
-        from repairops.demo.summary import summary
-
-        click.echo(summary(result))
-    sys.exit(outcome["exit_code"])
+    values = {**result.outcome, "report": str(result.report), "tracking_uri": result.tracking_uri}
+    answer(as_json, values, summary(result))
+    sys.exit(values["exit_code"])

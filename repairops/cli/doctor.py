@@ -6,7 +6,6 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Literal
 
 import click
 
-from repairops.cli.console import json_option, print_json
+from repairops.cli.console import answer, json_option
 
 PACKAGES = ("mlflow", "torch", "torchvision", "onnx", "scikit-learn", "pywavelets", "great-expectations")
 MIN_DISK_GB = 2.0
@@ -32,16 +31,8 @@ class Line:
 
 def examine(tracking_uri: str | None = None) -> list[Line]:
     """All lines; a check that breaks is itself a line."""
-    checks: list[Callable[[], list[Line]]] = [
-        _python,
-        _packages,
-        _device,
-        _onnxruntime,
-        lambda: _registry(tracking_uri),
-        _disk,
-    ]
     lines: list[Line] = []
-    for check in checks:
+    for check in (_python, _packages, _device, _onnxruntime, lambda: _registry(tracking_uri), _disk):
         try:
             lines += check()
         except Exception as error:  # the examination goes on whatever a broken installation raises
@@ -71,14 +62,8 @@ def _device() -> list[Line]:
     if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info()
         return [Line("gpu", "ok", f"{torch.cuda.get_device_name()}, {free >> 30} of {total >> 30} GiB free")]
-    return [
-        Line(
-            "gpu",
-            "warn",
-            f"none; training runs on {torch.get_num_threads()} CPU threads",
-            "Small networks repair in minutes on a CPU; for large ones use a machine with a GPU.",
-        )
-    ]
+    mend = "Small networks repair in minutes on a CPU; for large ones use a machine with a GPU."
+    return [Line("gpu", "warn", f"none; training runs on {torch.get_num_threads()} CPU threads", mend)]
 
 
 def _onnxruntime() -> list[Line]:
@@ -132,10 +117,6 @@ def _disk() -> list[Line]:
 def doctor(tracking_uri: str | None, as_json: bool) -> None:
     """Check versions, GPU, registry, rights and disk; exits 1 where something must be mended."""
     lines = examine(tracking_uri)
-    if as_json:
-        print_json([vars(line) for line in lines])
-    else:
-        for line in lines:
-            mend = f"  ->  {line.mend}" if line.mend else ""
-            click.echo(f"{line.state:<5} {line.what}: {line.value}{mend}")
+    texts = [f"{line.state:<5} {line.what}: {line.value}" + f"  ->  {line.mend}" * bool(line.mend) for line in lines]
+    answer(as_json, [vars(line) for line in lines], "\n".join(texts))
     sys.exit(1 if any(line.state == "error" for line in lines) else 0)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import click
 
-from repairops.cli.console import json_option, print_json, print_table
+from repairops.cli.console import answer, json_option, table
 
 
 @click.group()
@@ -28,15 +28,13 @@ def log_command(tracking_uri: str | None, model: str, path: str, table: str | No
     PATH is a folder with a CSV (columns file and label; also predicted, confidence, captured_at, source, group), or a
     parquet with an image column and the same columns. The same rows twice are one batch.
     """
+    from repairops.store.batches import log_rows
     from repairops.store.failure_rows import rows_from_path
-    from repairops.store.failures import log_rows
 
     batch = log_rows(model, rows_from_path(path, table, source), tracking_uri=tracking_uri)
-    if as_json:
-        print_json(vars(batch))
-    else:
-        verb = "Logged" if batch.created else "Already logged:"
-        click.echo(f"{verb} {batch.rows} failures of {batch.model} as batch {batch.digest[:8]} (run {batch.run_id}).")
+    verb = "Logged" if batch.created else "Already logged:"
+    text = f"{verb} {batch.rows} failures of {batch.model} as batch {batch.digest[:8]} (run {batch.run_id})."
+    answer(as_json, vars(batch), text)
 
 
 @failures.command("list")
@@ -45,12 +43,9 @@ def log_command(tracking_uri: str | None, model: str, path: str, table: str | No
 @click.pass_obj
 def list_command(tracking_uri: str | None, model: str, as_json: bool) -> None:
     """List the failure batches of MODEL, oldest first."""
-    from repairops.store.failures import list_failures
+    from repairops.store.batches import list_failures
 
     batches = list_failures(model, tracking_uri=tracking_uri)
-    if as_json:
-        print_json([vars(batch) for batch in batches])
-        return
     rows = [
         {
             "batch": batch.digest[:8],
@@ -61,7 +56,8 @@ def list_command(tracking_uri: str | None, model: str, as_json: bool) -> None:
         }
         for batch in batches
     ]
-    print_table(rows, ["batch", "rows", "model_version", "logged_at", "run"])
+    text = table(rows, ["batch", "rows", "model_version", "logged_at", "run"])
+    answer(as_json, [vars(batch) for batch in batches], text)
 
 
 @failures.command("show")
@@ -71,8 +67,8 @@ def list_command(tracking_uri: str | None, model: str, as_json: bool) -> None:
 @click.pass_obj
 def show_command(tracking_uri: str | None, model: str, batch: str, as_json: bool) -> None:
     """Show what one BATCH of MODEL (digest or run id) holds: labels, sources, groups."""
+    from repairops.store.batches import choose_batches, fetch_rows, list_failures
     from repairops.store.connection import connect
-    from repairops.store.failures import choose_batches, fetch_rows, list_failures
 
     chosen = choose_batches(list_failures(model, tracking_uri=tracking_uri), batch)
     rows = fetch_rows(connect(tracking_uri), chosen)
@@ -86,9 +82,8 @@ def show_command(tracking_uri: str | None, model: str, batch: str, as_json: bool
         "groups": len(set(rows.group) - {""}),
         "bytes": sum(map(len, rows.image)),
     }
-    if as_json:
-        print_json(shown)
-        return
-    for name, value in shown.items():
-        text = ", ".join(f"{k or '(none)'}: {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
-        click.echo(f"{name:<10} {text}")
+    texts = {
+        name: ", ".join(f"{k or '(none)'}: {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        for name, value in shown.items()
+    }
+    answer(as_json, shown, "\n".join(f"{name:<10} {text}" for name, text in texts.items()))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from repairops.cli.console import json_option, print_json
+from repairops.cli.console import answer, json_option
 
 if TYPE_CHECKING:
     from torch import nn
@@ -30,7 +31,14 @@ if TYPE_CHECKING:
     "--set", "overrides", multiple=True, metavar="OPTION=VALUE", help="mean, std, image_size, class_names ..."
 )
 @click.option("--alias", default="prod", show_default=True, help="Moved to the new version; '' for none.")
-@click.option("--format", "serialization", type=click.Choice(["pickle", "pt2"]), default="pickle", show_default=True)
+@click.option(
+    "--format",
+    "serialization_format",
+    type=click.Choice(["pickle", "pt2"]),
+    default="pickle",
+    show_default=True,
+    help="pickle keeps the class; pt2 is a traced graph, which no pickle is run for.",
+)
 @click.option(
     "--code", "code_paths", multiple=True, type=click.Path(exists=True), help="The factory's package or file."
 )
@@ -38,17 +46,14 @@ if TYPE_CHECKING:
 @click.pass_obj
 def log(
     tracking_uri: str | None,
+    /,
     name: str,
     factory: str,
     weights: str,
     train_set: str,
-    clean_set: str,
-    validation_set: str | None,
     overrides: tuple[str, ...],
-    alias: str,
-    serialization: str,
-    code_paths: tuple[str, ...],
     as_json: bool,
+    **how: Any,
 ) -> None:
     """Register a classifier as NAME with what a later repair needs to know.
 
@@ -57,8 +62,8 @@ def log(
     """
     from repairops.config import load_config
     from repairops.data import peek_class_names, peek_image_size
+    from repairops.promotion.log_model import log_model
     from repairops.store.champion import input_spec
-    from repairops.store.log_model import log_model
 
     size = peek_image_size(Path(train_set))
     found = dict(zip(("channels", "height", "width"), size, strict=True)) if size else {}
@@ -69,18 +74,12 @@ def log(
         name,
         spec,
         train_set=train_set,
-        clean_set=clean_set,
-        validation_set=validation_set,
-        alias=alias,
-        serialization_format=serialization,
         model_factory=factory,
-        code_paths=code_paths,
         tracking_uri=tracking_uri,
+        **how,
     )
-    if as_json:
-        print_json({"name": ref.name, "version": ref.version, "alias": ref.alias, "uri": ref.uri, "run_id": ref.run_id})
-    else:
-        click.echo(f"Registered version {ref.version} of {ref.name}" + (f" under the alias {alias}." if alias else "."))
+    place = f" under the alias {ref.alias}" if ref.alias else ""
+    answer(as_json, asdict(ref) | {"uri": ref.uri}, f"Registered version {ref.version} of {ref.name}{place}.")
 
 
 def load_network(factory: str, weights: str) -> nn.Module:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from repairops.cli.console import json_option, print_json, print_table
+from repairops.cli.console import answer, json_option, table
 
 
 @click.command()
@@ -17,7 +17,4 @@ def methods(as_json: bool) -> None:
         {"method": name, "what": entry.summary, "source": entry.source, "differs": entry.differs}
         for name, entry in METHODS.items()
     ]
-    if as_json:
-        print_json(rows)
-    else:
-        print_table(rows, ["method", "what", "source", "differs"])
+    answer(as_json, rows, table(rows, ["method", "what", "source", "differs"]))

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import click
 
-from repairops.cli.console import json_option, print_json
+from repairops.cli.console import answer, json_option
+
+OPTIONS = {  # of the command -> of the configuration
+    "preset": "preset",
+    "policy": "gate.policy",
+    "method": "method.name",
+    "max_minutes": "training.max_minutes",
+    "seed": "seed",
+    "device": "training.device",
+    "promote": "register.promote",
+}
 
 
 @click.command()
@@ -32,23 +43,7 @@ from repairops.cli.console import json_option, print_json
 @json_option
 @click.pass_obj
 def repair(
-    tracking_uri: str | None,
-    model: str,
-    failures: str,
-    train_set: str | None,
-    clean_set: str | None,
-    validation_set: str | None,
-    config_file: str | None,
-    overrides: tuple[str, ...],
-    policy: str | None,
-    method: str | None,
-    preset: str | None,
-    max_minutes: float | None,
-    seed: int | None,
-    device: str | None,
-    promote: str | None,
-    rerun: bool,
-    as_json: bool,
+    tracking_uri: str | None, /, config_file: str | None, overrides: tuple[str, ...], as_json: bool, **given: Any
 ) -> None:
     """Repair a registered classifier from its logged failures.
 
@@ -60,35 +55,16 @@ def repair(
     from repairops.core.followers import follow, leading
     from repairops.core.training.distributed import start_ranks
     from repairops.pipeline import repair as run_repair
+    from repairops.report import render_terminal
 
     ranks = start_ranks()
     if not ranks.leads:
         return follow()
-    options = {
-        "preset": preset,
-        "gate.policy": policy,
-        "method.name": method,
-        "training.max_minutes": max_minutes,
-        "seed": seed,
-        "training.device": device,
-        "register.promote": promote,
-    }
-    given = [f"{name}={value}" for name, value in options.items() if value is not None]
+    options = [f"{option}={value}" for name, option in OPTIONS.items() if (value := given.pop(name)) is not None]
     with leading(ranks):
         outcome = run_repair(
-            model,
-            failures=failures,
-            train_set=train_set,
-            clean_set=clean_set,
-            validation_set=validation_set,
-            config=load_config(config_file, [*overrides, *given]),
-            rerun=rerun,
-            tracking_uri=tracking_uri,
+            config=load_config(config_file, [*overrides, *options]), tracking_uri=tracking_uri, **given
         )
-    if as_json:
-        print_json({**outcome.values, "repeated": outcome.repeated})
-    else:
-        from repairops.report import render_terminal
-
-        click.echo(outcome.message if outcome.repeated else render_terminal(outcome.values))
+    text = outcome.message if outcome.repeated else render_terminal(outcome.values)
+    answer(as_json, {**outcome.values, "repeated": outcome.repeated}, text)
     sys.exit(outcome.exit_code)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from repairops.cli.console import json_option, print_json
+from repairops.cli.console import answer, json_option
 
 if TYPE_CHECKING:
     from repairops.stages.field import Field
@@ -26,19 +26,14 @@ def on_field(command: Callable[..., None]) -> Callable[..., None]:
     @click.pass_obj
     @functools.wraps(command)
     def with_field(
-        tracking_uri: str | None,
-        /,
-        model: str,
-        failures: str,
-        train_set: str | None,
-        config_path: str | None,
-        overrides: tuple[str, ...],
-        **own: Any,
+        tracking_uri: str | None, /, config_path: str | None, overrides: tuple[str, ...], **given: Any
     ) -> None:
         from repairops.config import load_config
         from repairops.stages.field import fetch_field
 
-        command(fetch_field(model, failures, train_set, load_config(config_path, overrides), tracking_uri), **own)
+        model, failures, train_set = (given.pop(name) for name in ("model", "failures", "train_set"))
+        config = load_config(config_path, overrides)
+        command(fetch_field(model, failures, train_set, config, tracking_uri), **given)
 
     options = (
         click.argument("model"),
@@ -60,12 +55,8 @@ def diagnose(field: Field, as_json: bool) -> None:
     from repairops.stages.field import diagnose as look
 
     found = look(field)
-    if as_json:
-        print_json(found)
-        return
-    click.echo(f"all        {found['summary']}")
-    for cluster in found["clusters"]:
-        click.echo(f"cluster {cluster['cluster']:<2} {cluster['look']}")
+    lines = [f"cluster {cluster['cluster']:<2} {cluster['look']}" for cluster in found["clusters"]]
+    answer(as_json, found, "\n".join([f"all        {found['summary']}", *lines]))
 
 
 @style.command()
@@ -92,10 +83,7 @@ def show(field: Field, names: tuple[str, ...], count: int, out: Path, as_json: b
     picture = picture_styles(field, shown, count)
     out.write_bytes(encode_png(torch.from_numpy(picture.transpose(2, 0, 1).copy())))
     rows = ["failures", "train images", *shown]
-    if as_json:
-        print_json({"picture": str(out), "rows": rows})
-    else:
-        click.echo(f"{out}, rows from the top: {', '.join(rows)}")
+    answer(as_json, {"picture": str(out), "rows": rows}, f"{out}, rows from the top: {', '.join(rows)}")
 
 
 @style.command()
@@ -143,10 +131,6 @@ def fit(tracking_uri: str | None, /, model: str, train_set: str | None, as_json:
     from repairops.stages.style_network import NetworkFit, fit_network
 
     logged = fit_network(model, train_set, NetworkFit(**how), tracking_uri)
-    if as_json:
-        print_json(vars(logged))
-    else:
-        click.echo(
-            f"Reconstruction {logged.psnr:.1f} dB. Kept in run {logged.run_id}; use it with "
-            f"style.name=wct2 style.weights=fitted:{logged.digest[:16]}"
-        )
+    use = f"style.name=wct2 style.weights=fitted:{logged.digest[:16]}"
+    text = f"Reconstruction {logged.psnr:.1f} dB. Kept in run {logged.run_id}; use it with {use}"
+    answer(as_json, vars(logged), text)

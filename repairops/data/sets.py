@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import json
 import os
 import tempfile
@@ -18,10 +17,9 @@ from torch import Tensor
 from repairops.config import ImagesConfig
 from repairops.data.decoding import decode_image, encode_png, peek_shape, sample_id, sample_ids
 from repairops.data.records import ImageSet, InputSpec
-from repairops.data.sources import open_source, peek_names, resolve_label
+from repairops.data.sources import open_source, resolve_label
 from repairops.errors import (
     DatasetImageUnusable,
-    DatasetNotFound,
     InvalidImages,
     InvalidLabels,
     NoSpaceForImages,
@@ -112,16 +110,11 @@ def pick_images(
     return ImageSet(pixels, labels, image_set.class_names, ids, image_set.source)
 
 
-def peek_class_names(path: str | Path) -> tuple[str, ...] | None:
-    """The class names that a data set carries, in its own order; None where it has integer labels alone."""
-    return peek_names(_existing(path))
-
-
 def peek_image_size(path: str | Path) -> tuple[int, int, int] | None:
     """(channels, height, width) of a data set's first image; None where that cannot be read."""
     caps = ImagesConfig()
     try:
-        rows = open_source(_existing(path), None, "image set").rows()
+        rows = open_source(Path(path), None, "image set").rows()
         _, data, _ = next(rows)
         return peek_shape(data, max_pixels=caps.max_image_pixels, max_bytes=caps.max_image_bytes)
     except (UnreadableImage, UnreadableDataset):
@@ -158,12 +151,6 @@ def write_parquet(image_set: ImageSet, path: str | Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def _existing(path: str | Path) -> Path:
-    if not Path(path).exists():
-        raise DatasetNotFound("image set", str(path), "Give the path of an ImageFolder or of parquet files.")
-    return Path(path)
-
-
 def _allocate(shape: tuple[int, int, int, int], images: ImagesConfig, role: str, cache_dir: Path | None) -> Tensor:
     """An uninitialised uint8 tensor, in a memory-mapped file where it is larger than the memory limit."""
     size = int(np.prod(shape, dtype=np.int64))
@@ -197,12 +184,7 @@ def _remove_when_unused(name: str) -> None:
     try:
         os.unlink(name)
     except PermissionError:
-        atexit.register(_unlink_quietly, name)
-
-
-def _unlink_quietly(name: str) -> None:
-    with contextlib.suppress(OSError):
-        os.unlink(name)
+        atexit.register(Path(name).unlink, missing_ok=True)
 
 
 def _stacked(images: Sequence[Any]) -> np.ndarray:
@@ -253,16 +235,12 @@ def _as_bytes(images: Tensor) -> Tensor:
 
 
 def _label_indices(values: Sequence[Any], names: tuple[str, ...]) -> np.ndarray:
-    indices = np.empty(len(values), dtype=np.int64)
-    known: dict[Any, int | None] = {}
-    for row, value in enumerate(values):
-        if value not in known:
-            known[value] = _label_index(value, names)
-        index = known[value]
-        if index is None:
-            raise InvalidLabels(f"Label {row} is {value!r}", names)
-        indices[row] = index
-    return indices
+    known = {value: _label_index(value, names) for value in set(values)}
+    indices = [known[value] for value in values]
+    if None in indices:
+        row = indices.index(None)
+        raise InvalidLabels(f"Label {row} is {values[row]!r}", names)
+    return np.array(indices, dtype=np.int64)
 
 
 def _label_index(value: Any, names: tuple[str, ...]) -> int | None:

@@ -1,4 +1,7 @@
-"""Where the images of a data set lie: an ImageFolder, or hub-style parquet. Encoded bytes and labels, in a stream."""
+"""Where the images of a data set lie: an ImageFolder, or hub-style parquet. Encoded bytes and labels, in a stream.
+
+A further column of parquet is read for slices.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from repairops.errors import ClassMismatch, DatasetNotFound, UnreadableDataset, listing
+import numpy as np
+
+from repairops.errors import ClassMismatch, DatasetNotFound, InvalidOption, UnreadableDataset, listing
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
@@ -47,14 +52,16 @@ def open_source(path: Path, class_names: Sequence[str] | None, role: str) -> Sou
 
     Raises DatasetNotFound, UnreadableDataset, or ClassMismatch where the source's classes are not the wanted ones.
     """
-    if not path.exists():
-        raise DatasetNotFound(role, str(path), "Give the path of an ImageFolder or of parquet files.")
-    shards = parquet_files(path)
+    shards = parquet_files(path, role)
     return _parquet_source(path, shards, class_names) if shards else _folder_source(path, class_names)
 
 
-def peek_names(path: Path) -> tuple[str, ...] | None:
-    """Class names that a data set carries: its folders, its schema's names, or its text labels, sorted."""
+def peek_class_names(path: str | Path) -> tuple[str, ...] | None:
+    """Class names that a data set carries: its folders, its schema's names, or its text labels, sorted.
+
+    None where it has integer labels alone. Raises DatasetNotFound.
+    """
+    path = Path(path)
     shards = parquet_files(path)
     if not shards:
         return tuple(_class_folders(path)) if path.is_dir() else None
@@ -67,12 +74,33 @@ def peek_names(path: Path) -> tuple[str, ...] | None:
     return tuple(sorted(str(v) for v in values if v is not None))
 
 
-def parquet_files(path: Path) -> list[Path]:
+def read_column(path: str | Path, column: str, option: str) -> np.ndarray:
+    """The column's values as texts (N,), '' for null, in the order of `load_image_set`.
+
+    option: the option that names the column, for messages. Raises InvalidOption where there is no such column.
+    """
+    import pyarrow.parquet as pq
+
+    shards = parquet_files(Path(path))
+    if not shards:
+        raise InvalidOption(option, column, f"unset: {path} is an ImageFolder, which has no columns")
+    values: list[object] = []
+    for shard in shards:
+        names = pq.read_schema(shard).names
+        if column not in names:
+            raise InvalidOption(option, column, f"one of the columns of {shard.name}: {', '.join(names)}")
+        values += pq.read_table(shard, columns=[column])[column].to_pylist()
+    return np.array(["" if value is None else str(value) for value in values])
+
+
+def parquet_files(path: Path, role: str = "image set") -> list[Path]:
     """The parquet file, or the shards that a folder holds, sorted by name; empty where it is an ImageFolder.
 
-    Raises UnreadableDataset for a folder with shards of several splits: reading them as one would put the test
-    images into the train set.
+    Raises DatasetNotFound, and UnreadableDataset for a folder with shards of several splits: reading them as one would
+    put the test images into the train set.
     """
+    if not path.exists():
+        raise DatasetNotFound(role, str(path), "Give the path of an ImageFolder or of parquet files.")
     if path.is_file():
         return [path]
     shards = sorted(p for p in path.glob("*.parquet") if not p.name.startswith("."))
@@ -136,7 +164,7 @@ def _parquet_source(path: Path, shards: list[Path], class_names: Sequence[str] |
     count = sum(pq.read_metadata(shard).num_rows for shard in shards)
     if count == 0:
         raise UnreadableDataset(path, "it has no rows")
-    wanted = class_names if class_names is not None else peek_names(path)
+    wanted = class_names if class_names is not None else peek_class_names(path)
     if layout.names and wanted and set(layout.names) != set(wanted):
         raise ClassMismatch(path, layout.names, wanted)
 
@@ -224,9 +252,8 @@ def _schema_layout(path: Path, schema: Any) -> _Layout:
     image = next((n for n in IMAGE_COLUMNS if n in images), images[0] if images else None)
     label = next((n for n in LABEL_COLUMNS if n in schema.names), None)
     if image is None or label is None:
-        missing = (
-            "image (struct of bytes and path, or binary)" if image is None else f"label ({', '.join(LABEL_COLUMNS)})"
-        )
+        labels = ", ".join(LABEL_COLUMNS)
+        missing = "image (struct of bytes and path, or binary)" if image is None else f"label ({labels})"
         raise UnreadableDataset(path, f"it has no column for the {missing}; its columns are {listing(schema.names)}")
     kind = schema.field(label).type
     kind = kind.value_type if pt.is_dictionary(kind) else kind

@@ -1,4 +1,4 @@
-"""The demo from end to end, with the very command that a user would run."""
+"""The demo from end to end, with the very command that a user would run, and what it says at its end."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from repairops.demo.champion import train_champion
 from repairops.demo.data import DemoData, demo_data, photograph
 from repairops.errors import RepairError, UsageError
 from repairops.store.connection import connect, experiment_id
+from repairops.store.runs import all_runs
 
 log = logging.getLogger("repairops")
 
@@ -46,13 +47,11 @@ class DemoResult:
     """What the demo shows at its end."""
 
     outcome: dict[str, Any]
-    folder: Path
     tracking_uri: str
     report: Path
     command: str
     environment: dict[str, str]
     seconds: float
-    exit_code: int
 
 
 def run_demo(folder: Path, *, data: Path | None = None, seed: int = 0, tracking_uri: str = "") -> DemoResult:
@@ -74,10 +73,53 @@ def run_demo(folder: Path, *, data: Path | None = None, seed: int = 0, tracking_
         command = repair_command()
         log.info("    %s\n", shown(command))
         # What the repair prints is progress here: the demo's own answer, JSON on request, stands alone on stdout.
-        exit_code = subprocess.run(command, env=os.environ.copy(), stdout=STDERR, check=False).returncode
+        subprocess.run(command, env=os.environ.copy(), stdout=STDERR, check=False)
         outcome, report = _result(folder)
     settings = {name: value for name, value in environment.items() if name != "PATH"}
-    return DemoResult(outcome, folder, uri, report, shown(command), settings, time.perf_counter() - start, exit_code)
+    return DemoResult(outcome, uri, report, shown(command), settings, time.perf_counter() - start)
+
+
+def summary(result: DemoResult) -> str:
+    """Before and after, the verdict, the version, where the report is, and how to go on."""
+    outcome = result.outcome
+    evidence = outcome.get("evidence")
+    if not evidence:
+        return f"The repair came to no verdict: {outcome['message']}"
+    clean, total, repaired = evidence["clean"], evidence["heldout_total"], evidence["heldout_repaired"]
+    n = sum(clean.values())
+    before = clean["both_right"] + clean["champion_only"]
+    after = clean["both_right"] + clean["challenger_only"]
+    registered = outcome.get("registered")
+    version = (
+        f"version {registered['version']} of {registered['name']}, alias {registered['alias']}"
+        if registered
+        else "nothing was registered"
+    )
+    margin = outcome["policy"]["margin_points"]
+    served = result.tracking_uri.startswith("http")
+    browse = result.tracking_uri if served else f"mlflow ui --backend-store-uri {result.tracking_uri}"
+    lines = [
+        "",
+        f"{'':<28}{'before':>12}{'after':>12}",
+        f"{'held-out failures right':<28}{f'0 / {total}':>12}{f'{repaired} / {total}':>12}",
+        f"{'clean accuracy':<28}{before / n:>12.1%}{after / n:>12.1%}   ({n} images, margin {margin:g} points)",
+        "",
+        f"verdict   {outcome['verdict']['result']}",
+        f"version   {version}",
+        f"report    {result.report}",
+        f"browse    {browse}",
+        f"time      {result.seconds:.0f} s",
+    ]
+    if registered:
+        lines += [
+            "",
+            "To go on, in a shell with the demo's settings (the demo's commands are in the environment's bin folder):",
+            *(f"    export {name}={value}" for name, value in result.environment.items()),
+            f"    {result.command}    # does nothing: the job is done",
+            "    repairops promote prod/cls --by you --reason 'read the report'",
+            "    repairops rollback prod/cls",
+        ]
+    return "\n".join(lines)
 
 
 def repair_command() -> list[str]:
@@ -85,16 +127,7 @@ def repair_command() -> list[str]:
     root = Path(__file__).parents[2]
     python = sys.executable
     if (root / "MLproject").is_file():
-        return [
-            python,
-            "-m",
-            "mlflow",
-            "run",
-            str(root),
-            "-P",
-            "model=prod/cls",
-            "--env-manager=local",
-        ]
+        return [python, "-m", "mlflow", "run", str(root), "-P", "model=prod/cls", "--env-manager=local"]
     return [python, "-m", "repairops", "repair", "--model=prod/cls"]
 
 
@@ -163,16 +196,13 @@ def _environment(folder: Path, uri: str) -> dict[str, str]:
 @contextlib.contextmanager
 def _environ(values: dict[str, str]) -> Iterator[None]:
     """The process's environment with some values set, and as it was afterwards."""
-    before = {name: os.environ.get(name) for name in values}
+    before = dict(os.environ)
     os.environ.update(values)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _result(folder: Path) -> tuple[dict[str, Any], Path]:
@@ -181,13 +211,9 @@ def _result(folder: Path) -> tuple[dict[str, Any], Path]:
 
     from repairops.outcome import read_outcome
 
-    client = connect()
-    experiment = client.get_experiment_by_name(EXPERIMENT)
-    runs = client.search_runs(
-        [experiment.experiment_id], "tags.`repairops.kind` = 'repair'", order_by=["attributes.start_time DESC"]
-    )
+    runs = all_runs(connect(), EXPERIMENT, "tags.`repairops.kind` = 'repair'")
     if not runs:
         raise RepairError("The repair left no run. Its own messages above say why.")
     for name in ("outcome.json", "report.html"):
-        mlflow.artifacts.download_artifacts(run_id=runs[0].info.run_id, artifact_path=name, dst_path=str(folder))
+        mlflow.artifacts.download_artifacts(run_id=runs[-1].info.run_id, artifact_path=name, dst_path=str(folder))
     return read_outcome(folder / "outcome.json"), folder / "report.html"

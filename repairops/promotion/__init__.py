@@ -1,1 +1,1 @@
-"""Moving a production alias to a repaired version and back, and the review before it."""
+"""What moves a production alias: a model logged anew, a repair promoted, a promotion undone; and the review before."""

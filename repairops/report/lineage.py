@@ -11,7 +11,7 @@ from repairops.report.figures import share_bar
 from repairops.report.wording import DASH, count, dig, duration, mapping, mappings, number, plain, short, when
 
 MAX_BATCHES = 50
-RULES = {  # meanings of `facts.ROW_RULES`; a rule that is not here shows its name alone
+RULES = {  # meanings of `validation.ROW_RULES`; a rule that is not here shows its name alone
     "does_not_decode": "damaged, or no image at all",
     "too_large": "more bytes or pixels than allowed",
     "animated": "more than one frame",

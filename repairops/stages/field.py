@@ -6,7 +6,7 @@ import dataclasses
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,18 +15,23 @@ from repairops.config import Config, derive_seed
 from repairops.core.clustering import cluster_failures
 from repairops.core.looks import describe_look, describe_looks, find_degradation, fit_to_failures
 from repairops.core.parts import TrainingParts, cut_parts
-from repairops.data import decode_image, load_image_set, resolve_label, sample_ids
+from repairops.data import load_image_set, sample_ids
 from repairops.data.contact_sheet import image_grid
+from repairops.data.decoding import decode_image
 from repairops.data.records import FailureBatch, ImageSet, InputSpec
+from repairops.data.sources import resolve_label
 from repairops.errors import FailureBatchNotFound, StyleNotFittable, UnreadableImage
 from repairops.model.network import Classifier, to_unit
-from repairops.store.champion import load_champion
+from repairops.store.batches import choose_batches, fetch_rows, logged_batches
+from repairops.store.champion import fetch_champion
 from repairops.store.connection import connect
-from repairops.store.datasets import fetch_dataset, find_sets
+from repairops.store.datasets import fetch_dataset, find_set
 from repairops.store.failure_rows import FailureRows
-from repairops.store.failures import choose_batches, fetch_rows, logged_batches
-from repairops.store.models import resolve_model
+from repairops.store.models import ModelRef, resolve_model
 from repairops.store.styles import with_fitted_weights
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 CPU = torch.device("cpu")
 
@@ -54,23 +59,24 @@ def fetch_field(
     chosen = choose_batches(logged, batches)
     if not chosen:
         raise FailureBatchNotFound(batches, [])
-    sets = find_sets(client, ref.run_id, train_set, train_set)
-    with tempfile.TemporaryDirectory() as folder:
-        path = fetch_dataset(sets["training"], "training", Path(folder) / "sets")
-        champion = load_champion(ref, config.model, Path(folder) / "champion")
-        train = load_image_set(path, champion.spec, config.images, role="train set")
+    champion, train = fetch_trained(client, ref, train_set, config)
     failures = _decoded(fetch_rows(client, chosen), champion.spec, config)
-    clustering = config.clustering
-    clusters = cluster_failures(
-        failures,
-        clusters=clustering.clusters,
-        per_class=clustering.per_class,
-        restarts=clustering.restarts,
-        seed=derive_seed(config.seed, "clustering"),
-    )
+    options = dataclasses.asdict(config.clustering)
+    clusters = cluster_failures(failures, **options, seed=derive_seed(config.seed, "clustering"))
     nothing = failures.subset(np.arange(0))
     parts = cut_parts(train, None, failures, nothing, clusters, config.training, seed=config.seed)
-    return Field(parts, champion.classifier, config)
+    return Field(parts, champion, config)
+
+
+def fetch_trained(
+    client: MlflowClient, ref: ModelRef, train_set: str | Path | None, config: Config
+) -> tuple[Classifier, ImageSet]:
+    """A registered model and its train set, the given one or else the one that was logged with it."""
+    found = find_set(client, ref.run_id, "training", train_set)
+    with tempfile.TemporaryDirectory() as folder:
+        path = fetch_dataset(found, "training", Path(folder) / "sets")
+        champion = fetch_champion(ref, config.model, Path(folder) / "champion").classifier
+        return champion, load_image_set(path, champion.spec, config.images, role="train set")
 
 
 def diagnose(field: Field) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from repairops.config import Config
 from repairops.model.device import resolve_device
 from repairops.outcome import EXIT_CODES, SCHEMA, Outcome, write_outcome
 from repairops.report import Pictures, render_markdown, render_page
-from repairops.store.failures import LoggedBatch
+from repairops.store.batches import LoggedBatch
 from repairops.store.jobs import JOB_TAG, OUTCOME_TAG, JobRun
 from repairops.store.models import ModelRef
 

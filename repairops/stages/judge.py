@@ -11,8 +11,8 @@ import numpy as np
 
 from repairops.config import derive_seed
 from repairops.core.clustering import nearest_clusters
-from repairops.data.columns import read_column
 from repairops.data.records import CleanSet, Clusters, FailureSplit, HeldOutFailures
+from repairops.data.sources import read_column
 from repairops.errors import ExportImpossible
 from repairops.gate import decide
 from repairops.gate.evidence import Calibration, Evidence, OnnxAccuracy, ParityCounts, Slice, Verdict
@@ -22,7 +22,7 @@ from repairops.model.network import Classifier
 from repairops.model.onnx import compare, export_onnx, measure_latency, run_onnx
 from repairops.stages.job import Job
 from repairops.store.champion import Champion
-from repairops.store.digests import file_sha256
+from repairops.store.runs import file_sha256
 
 log = logging.getLogger("repairops")
 MAX_SLICES = 100  # values of a column; one with more is no slice but a name for each image

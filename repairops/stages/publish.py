@@ -9,14 +9,13 @@ from repairops.errors import AliasMoved, PromotionRefused, RegistryRefused
 from repairops.gate.evidence import Verdict
 from repairops.model.network import Classifier
 from repairops.outcome import OF_VERDICT
+from repairops.promotion.history import promotions
+from repairops.promotion.move import move_alias
 from repairops.report import render_markdown
 from repairops.stages.job import Job
 from repairops.stages.judge import onnx_file
-from repairops.store.aliases import promote
+from repairops.store import registry
 from repairops.store.champion import Champion
-from repairops.store.digests import ONNX_TAG, WEIGHTS_TAG
-from repairops.store.moves import promotions
-from repairops.store.registry import PARENT_TAG, POLICY_TAG, RUN_TAG, VERDICT_TAG, batch_tags, register_repair
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -72,16 +71,16 @@ def _register(job: Job, client: MlflowClient, champion: Champion, challenger: Cl
     name, alias = job.ref.name, job.config.register.alias
     tags = {
         "repairops.kind": "repair",
-        VERDICT_TAG: "PASS",
-        PARENT_TAG: job.ref.version,
+        registry.VERDICT_TAG: "PASS",
+        registry.PARENT_TAG: job.ref.version,
         "repairops.config_digest": job.config.digest(),
-        RUN_TAG: job.run.run_id,
+        registry.RUN_TAG: job.run.run_id,
         "repairops.method": f"{job.config.method.name}/{job.config.method.recipe}",
         "repairops.seed": str(job.config.seed),
-        **batch_tags([batch["digest"] for batch in job.values["batches"]]),
+        **registry.batch_tags([batch["digest"] for batch in job.values["batches"]]),
     }
     if job.config.gate.policy_sha256:
-        tags[POLICY_TAG] = job.config.gate.policy_sha256
+        tags[registry.POLICY_TAG] = job.config.gate.policy_sha256
 
     def registered(number: str) -> dict[str, str]:
         return {"name": name, "version": number, "alias": alias, "uri": f"models:/{name}/{number}"}
@@ -89,7 +88,7 @@ def _register(job: Job, client: MlflowClient, champion: Champion, challenger: Cl
     def describe(number: str) -> str:
         return render_markdown({**job.values, "outcome": "passed", "registered": registered(number)})
 
-    version = register_repair(
+    version = registry.register_repair(
         client,
         champion,
         challenger.network,
@@ -103,8 +102,7 @@ def _register(job: Job, client: MlflowClient, champion: Champion, challenger: Cl
     number = str(version.version)
     job.values["registered"] = registered(number)
     job.values["artifacts"] = {
-        "weights_sha256": version.tags.get(WEIGHTS_TAG, ""),
-        "onnx_sha256": version.tags.get(ONNX_TAG, ""),
+        f"{part}_sha256": version.tags.get(tag, "") for part, tag in registry.DIGEST_TAGS.items()
     }
     job.run.set_tags({"repairops.registered_version": number})
     job.say(f"version {number} of {name!r}, alias {alias!r}")
@@ -118,7 +116,7 @@ def _promote(job: Job, client: MlflowClient, version: str, run_id: str) -> dict[
     """
     alias, reason = job.ref.alias, f"gate passed in run {run_id}"
     try:
-        promote(client, job.ref.name, alias, version, expected=job.ref.version, by="repairops", reason=reason)
+        move_alias(client, job.ref.name, alias, version, expected=job.ref.version, by="repairops", reason=reason)
     except AliasMoved as error:
         return {"outcome": "alias_moved", "not_moved": str(error)}
     except (PromotionRefused, RegistryRefused) as error:

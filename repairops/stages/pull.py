@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from repairops.data import load_image_set, peek_class_names
-from repairops.data.columns import read_column
 from repairops.data.records import CleanSet, ImageSet
+from repairops.data.sources import read_column
 from repairops.stages.job import Job
 from repairops.stages.roles import assign_clean_roles
-from repairops.store.champion import Champion, load_champion
+from repairops.store.batches import LoggedBatch, fetch_rows
+from repairops.store.champion import Champion, fetch_champion
 from repairops.store.datasets import OPTION, ROLE, Context, DatasetRef, fetch_dataset, log_reference
 from repairops.store.failure_rows import FailureRows
-from repairops.store.failures import LoggedBatch, fetch_rows
 from repairops.store.models import ModelRef
 
 if TYPE_CHECKING:
@@ -37,13 +37,13 @@ def pull(job: Job, inputs: Inputs) -> tuple[Champion, ImageSet, ImageSet | None,
     where the repair of the version that it registers will look for them. What chooses is settled here, and what
     judges is the rest: no later stage sees the two together (`assign_clean_roles`).
     Raises DatasetNotFound, UnreadableDataset, ClassMismatch, NoUnseenImages, FailureBatchDamaged, and what
-    `load_champion` raises.
+    `fetch_champion` raises.
     """
     paths = {c: fetch_dataset(found, c, job.folder / "sets") for c, found in inputs.sets.items()}
     if column := job.config.gate.clean_slices:
         read_column(paths["evaluation"], column, "gate.clean_slices")  # a wrong name is known before training
     names = peek_class_names(paths["evaluation"]) or ()
-    champion = load_champion(inputs.ref, job.config.model, job.folder / "champion", tuple(names))
+    champion = fetch_champion(inputs.ref, job.config.model, job.folder / "champion", tuple(names))
     sets = {
         c: load_image_set(path, champion.spec, job.config.images, role=ROLE[c], cache_dir=job.folder / "mapped")
         for c, path in paths.items()

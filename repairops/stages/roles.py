@@ -5,7 +5,7 @@ from __future__ import annotations
 from repairops.config import Config, derive_seed
 from repairops.data import pick_images
 from repairops.data.records import CleanSet, ImageSet
-from repairops.data.unseen import choose_rows, cut_rows
+from repairops.data.split import choose_rows, cut_rows
 from repairops.errors import NoUnseenImages
 from repairops.stages.job import Job
 

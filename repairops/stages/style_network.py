@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from repairops.config import ImagesConfig, ModelConfig, derive_seed
+from repairops.config import Config, derive_seed
 from repairops.core.styles.wct2 import save_weights
 from repairops.core.styles.wct2_fit import (
     new_network,
@@ -21,12 +21,10 @@ from repairops.core.styles.wct2_fit import (
     train_reconstruction,
 )
 from repairops.core.styles.wct2_network import Unpooling
-from repairops.data import load_image_set
 from repairops.errors import StyleNetworkPoor, StyleNotFittable, StyleWeightsDamaged
 from repairops.model.device import resolve_device, use_bfloat16
-from repairops.store.champion import load_champion
+from repairops.stages.field import fetch_trained
 from repairops.store.connection import connect
-from repairops.store.datasets import fetch_dataset, find_sets
 from repairops.store.models import resolve_model
 from repairops.store.styles import FILE, LoggedStyle, log_style
 
@@ -60,43 +58,39 @@ def fit_network(model: str, train_set: str | Path | None, fit: NetworkFit, track
     """
     encoder = "vgg19" if fit.vgg else fit.encoder
     client = connect(tracking_uri)
-    ref = resolve_model(model, client)
-    sets = find_sets(client, ref.run_id, train_set, train_set)
+    _, images = fetch_trained(client, resolve_model(model, client), train_set, Config())
+    if len(images) < 20:
+        raise StyleNotFittable("train set", f"it has {len(images)} images", "Give at least 20")
+    generator = torch.Generator().manual_seed(derive_seed(fit.seed, "style network"))
+    order = torch.randperm(len(images), generator=generator)
+    held = min(UNSEEN, len(images) // 10)
+    network = new_network(fit.unpooling, generator)
+    if encoder == "vgg19":
+        take_vgg_encoder(network, vgg_weights(fit.vgg))
+    on = resolve_device(fit.device)
+    network.to(on)
+
+    def say(step: int, loss: float) -> None:
+        if step % SAY_EVERY == 0 or step == fit.steps:
+            log.info("step %d of at most %d, mean squared error %.5f", step, fit.steps, loss)
+
+    seen = images.pixels[order[held:]]
+    train_reconstruction(
+        network,
+        seen,
+        fit.steps,
+        fit.batch_size,
+        generator,
+        say,
+        minutes=fit.minutes,
+        quick=use_bfloat16(fit.amp, on),
+    )
+    unseen = images.pixels[order[:held]]
+    scale_features(network, unseen)
+    psnr = poorest_psnr(network, unseen)
+    if not psnr >= fit.least_psnr:
+        raise StyleNetworkPoor(psnr, fit.least_psnr)
     with tempfile.TemporaryDirectory() as folder:
-        path = fetch_dataset(sets["training"], "training", Path(folder) / "sets")
-        spec = load_champion(ref, ModelConfig(), Path(folder) / "champion").spec
-        images = load_image_set(path, spec, ImagesConfig(), role="train set")
-        if len(images) < 20:
-            raise StyleNotFittable("train set", f"it has {len(images)} images", "Give at least 20")
-        generator = torch.Generator().manual_seed(derive_seed(fit.seed, "style network"))
-        order = torch.randperm(len(images), generator=generator)
-        held = min(UNSEEN, len(images) // 10)
-        network = new_network(fit.unpooling, generator)
-        if encoder == "vgg19":
-            take_vgg_encoder(network, vgg_weights(fit.vgg))
-        on = resolve_device(fit.device)
-        network.to(on)
-
-        def say(step: int, loss: float) -> None:
-            if step % SAY_EVERY == 0 or step == fit.steps:
-                log.info("step %d of at most %d, mean squared error %.5f", step, fit.steps, loss)
-
-        seen = images.pixels[order[held:]]
-        train_reconstruction(
-            network,
-            seen,
-            fit.steps,
-            fit.batch_size,
-            generator,
-            say,
-            minutes=fit.minutes,
-            quick=use_bfloat16(fit.amp, on),
-        )
-        unseen = images.pixels[order[:held]]
-        scale_features(network, unseen)
-        psnr = poorest_psnr(network, unseen)
-        if not psnr >= fit.least_psnr:
-            raise StyleNetworkPoor(psnr, fit.least_psnr)
         save_weights(network, Path(folder) / FILE)
         return log_style(client, Path(folder) / FILE, psnr, images.digest, encoder)
 

@@ -10,7 +10,8 @@ from repairops.bench.champions import load_champion
 from repairops.bench.grid import Grid
 from repairops.bench.report import read_records
 from repairops.bench.summary import Record, clean_after, disjoint, distinct, groups, residual, select
-from repairops.store.connection import connect, talking
+from repairops.store.connection import connect, experiment_id, talking
+from repairops.store.flavors import ClassifierFlavors
 
 
 def log_benchmark(folder: Path, source: Path, experiment: str, tracking_uri: str | None = None) -> str:
@@ -23,15 +24,15 @@ def log_benchmark(folder: Path, source: Path, experiment: str, tracking_uri: str
     import mlflow
 
     records, _ = read_records(source)
-    with talking("log the benchmark"):
-        found = client.get_experiment_by_name(experiment)
-        number = found.experiment_id if found else client.create_experiment(experiment)
-        with mlflow.start_run(experiment_id=number, run_name="benchmark") as run:
-            mlflow.set_tags({"repairops.kind": "benchmark", "repairops.cells": len(records)})
-            mlflow.log_metrics(_metrics(records))
-            mlflow.log_artifacts(str(folder))
-            if source.is_dir():
-                _log_champions(Grid(source))
+    with (
+        talking("log the benchmark"),
+        mlflow.start_run(experiment_id=experiment_id(client, experiment), run_name="benchmark") as run,
+    ):
+        mlflow.set_tags({"repairops.kind": "benchmark", "repairops.cells": len(records)})
+        mlflow.log_metrics(_metrics(records))
+        mlflow.log_artifacts(str(folder))
+        if source.is_dir():
+            _log_champions(Grid(source), run.info.run_id)
     return str(run.info.run_id)
 
 
@@ -45,24 +46,13 @@ def _metrics(records: list[Record]) -> dict[str, float]:
     return metrics
 
 
-def _log_champions(grid: Grid) -> None:
-    import mlflow
-    from mlflow.models import Model
-
-    from repairops.store.champion import METADATA_KEY
-    from repairops.store.flavors import ClassifierFlavors, default_requirements
-
+def _log_champions(grid: Grid, run_id: str) -> None:
     for path in sorted((grid.root / "champions").glob("*.safetensors")):
         arguments = _arguments(path)
         champion = load_champion(path.parent, arguments)
         assert champion is not None
-        flavors = ClassifierFlavors(champion.network, champion.spec, "pickle", default_requirements(), ())
-        metadata = {METADATA_KEY: {"input": champion.spec.to_dict(), "model_factory": ""}}
-        active = mlflow.active_run()
-        Model.log(
-            None, name=f"champion-{arguments['network']}", flavor=flavors, run_id=active.info.run_id,
-            metadata=metadata, flavor_name="pytorch",
-        )  # fmt: skip
+        flavors = ClassifierFlavors(champion.network, champion.spec, "pickle")
+        flavors.log(run_id, {"model_factory": ""}, name=f"champion-{arguments['network']}")
 
 
 def _arguments(path: Path) -> dict[str, Any]:

@@ -16,12 +16,11 @@ from repairops.data.records import InputSpec
 from repairops.errors import MissingInputSpec, NotAClassifier, NotFineTunable, PickleRefused, UsageError
 from repairops.model.network import Classifier
 from repairops.store.connection import talking
+from repairops.store.flavors import METADATA_KEY
 from repairops.store.models import ModelRef
 
 if TYPE_CHECKING:
     from torch import nn
-
-METADATA_KEY = "repairops"
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +43,7 @@ class Champion:
         return self.classifier.spec
 
 
-def load_champion(ref: ModelRef, config: ModelConfig, folder: Path, class_names: tuple[str, ...] = ()) -> Champion:
+def fetch_champion(ref: ModelRef, config: ModelConfig, folder: Path, class_names: tuple[str, ...] = ()) -> Champion:
     """Downloads the version into `folder` and loads it on the CPU in eval mode.
 
     class_names: used where neither the options nor the model's metadata name the classes.
@@ -64,14 +63,15 @@ def load_champion(ref: ModelRef, config: ModelConfig, folder: Path, class_names:
     metadata = dict((described.metadata or {}).get(METADATA_KEY, {}))
     spec = input_spec(ref, config, metadata, described.signature, class_names)
     data = folder / described.flavors["pytorch"]["model_data"]
-    traced = (data / "model.pt2").exists()
+    serialization_format = "pt2" if (data / "model.pt2").exists() else "pickle"
+    traced = serialization_format == "pt2"
     network = _load_network(ref, folder, traced)
     factory = config.factory or metadata.get("model_factory", "")
     if factory and traced:
         network, traced = _rebuild(ref, factory, network), False
     if not any(p.requires_grad and p.is_floating_point() for p in network.parameters()):
         raise NotFineTunable(str(ref), "none of its parameters can be trained")
-    return Champion(ref, Classifier(network, spec), folder, _format(data), metadata, traced)
+    return Champion(ref, Classifier(network, spec), folder, serialization_format, metadata, traced)
 
 
 def input_spec(
@@ -146,10 +146,6 @@ def _rebuild(ref: ModelRef, factory: str, graph: nn.Module) -> nn.Module:
         why = " ".join(str(error).split())[:200]
         raise NotFineTunable(str(ref), f"the network of {factory!r} has other weights ({why})") from error
     return network.eval()
-
-
-def _format(data: Path) -> str:
-    return "pt2" if (data / "model.pt2").exists() else "pickle"
 
 
 def _signature_shape(signature: Any) -> tuple[int, int, int] | None:

@@ -37,6 +37,15 @@ def connect(tracking_uri: str | None = None) -> MlflowClient:
     return mlflow.MlflowClient()
 
 
+def home_folder(*parts: str) -> Path:
+    """A folder below REPAIROPS_HOME, else below the user's cache folder; it is made."""
+    home = os.environ.get("REPAIROPS_HOME")
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+    folder = (Path(home).expanduser() if home else cache / "repairops").joinpath(*parts)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
 def is_absent(error: Exception) -> bool:
     """Whether MLflow says that the thing asked for does not exist."""
     return getattr(error, "error_code", None) in _ABSENT

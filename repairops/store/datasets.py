@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 Context = Literal["training", "evaluation", "validation"]
-CONTEXTS: tuple[Context, Context] = ("training", "evaluation")  # what every repair needs; a validation set may be there
 ROLE: dict[Context, str] = {"training": "train set", "evaluation": "clean set", "validation": "validation set"}
-OPTION: dict[Context, str] = {"training": "train_set", "evaluation": "clean_set", "validation": "validation_set"}
+OPTION: dict[Context, str] = {context: role.replace(" ", "_") for context, role in ROLE.items()}
 _CONTEXT_TAG = "mlflow.data.context"
 
 
@@ -35,13 +34,7 @@ def log_dataset(client: MlflowClient, run_id: str, context: Context, data: Image
 
     Raises DatasetNotFound, RegistryUnreachable.
     """
-    if isinstance(data, ImageSet):
-        ref = _upload(client, run_id, context, data)
-    else:
-        path = Path(data).expanduser().resolve()
-        if not path.exists():
-            raise DatasetNotFound(ROLE[context], str(path), "Check the path.")
-        ref = DatasetRef(str(path), _path_digest(path))
+    ref = _upload(client, run_id, context, data) if isinstance(data, ImageSet) else _local(context, data, given=False)
     log_reference(client, run_id, context, ref)
     return ref
 
@@ -89,29 +82,24 @@ def find_sets(
     validation_set: str | Path | None = None,
 ) -> dict[Context, DatasetRef]:
     """The given paths, else what the source run logged; a validation set need not exist. Raises DatasetNotFound."""
-    given: dict[Context, str | Path | None] = {
-        "training": train_set,
-        "evaluation": clean_set,
-        "validation": validation_set,
+    found: dict[Context, DatasetRef] = {
+        "training": find_set(client, run_id, "training", train_set),
+        "evaluation": find_set(client, run_id, "evaluation", clean_set),
     }
-    found: dict[Context, DatasetRef] = {}
-    for context, path in given.items():
-        if path:
-            local = Path(path).expanduser().resolve()
-            if not local.exists():
-                raise DatasetNotFound(ROLE[context], str(local), "Check the path.")
-            found[context] = DatasetRef(str(local), _path_digest(local), given=True)
-            continue
-        logged = find_dataset(client, run_id, context)
-        if logged is None and context not in CONTEXTS:
-            continue
-        if logged is None:
-            raise DatasetNotFound(
-                ROLE[context],
-                f"none was given, and the model's source run {run_id or '(none)'} logged none",
-                f"Give one with -P {OPTION[context]}=PATH, or log the model with repairops.log_model.",
-            )
-        found[context] = logged
+    if validation_set or find_dataset(client, run_id, "validation"):
+        found["validation"] = find_set(client, run_id, "validation", validation_set)
+    return found
+
+
+def find_set(client: MlflowClient, run_id: str, context: Context, path: str | Path | None) -> DatasetRef:
+    """The given path, else what the source run logged in the context. Raises DatasetNotFound."""
+    found = _local(context, path, given=True) if path else find_dataset(client, run_id, context)
+    if found is None:
+        raise DatasetNotFound(
+            ROLE[context],
+            f"none was given, and the model's source run {run_id or '(none)'} logged none",
+            f"Give one with -P {OPTION[context]}=PATH, or log the model with repairops.log_model.",
+        )
     return found
 
 
@@ -120,17 +108,18 @@ def fetch_dataset(ref: DatasetRef, context: Context, folder: Path) -> Path:
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    local = Path(ref.uri.removeprefix("file://"))
-    if ":/" not in ref.uri.removeprefix("file://"):
-        if not local.exists():
-            raise DatasetNotFound(ROLE[context], ref.uri, f"Give another with -P {OPTION[context]}=PATH.")
-        return local
+    missing = DatasetNotFound(ROLE[context], ref.uri, f"Give another with -P {OPTION[context]}=PATH.")
+    local = ref.uri.removeprefix("file://")
+    if ":/" not in local:
+        if not Path(local).exists():
+            raise missing
+        return Path(local)
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with talking(f"hand over the {ROLE[context]}"):
             return Path(mlflow.artifacts.download_artifacts(artifact_uri=ref.uri, dst_path=str(folder)))
     except MlflowException as error:
-        raise DatasetNotFound(ROLE[context], ref.uri, f"Give another with -P {OPTION[context]}=PATH.") from error
+        raise missing from error
 
 
 def _upload(client: MlflowClient, run_id: str, context: Context, images: ImageSet) -> DatasetRef:
@@ -144,6 +133,14 @@ def _upload(client: MlflowClient, run_id: str, context: Context, images: ImageSe
         client.log_artifact(run_id, str(Path(folder) / name), "datasets")
         root = client.get_run(run_id).info.artifact_uri
     return DatasetRef(f"{root}/datasets/{name}", images.digest)
+
+
+def _local(context: Context, path: str | Path, *, given: bool) -> DatasetRef:
+    """A path on this machine. Raises DatasetNotFound."""
+    local = Path(path).expanduser().resolve()
+    if not local.exists():
+        raise DatasetNotFound(ROLE[context], str(local), "Check the path.")
+    return DatasetRef(str(local), _path_digest(local), given)
 
 
 def _path_digest(path: Path) -> str:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from repairops.errors import InvalidFailures
+from repairops.store.runs import file_sha256
 
 if TYPE_CHECKING:
     import pandas as pd
 
 PART_ROWS = 10_000
+T = TypeVar("T")
 _COLUMNS = ("sample_id", "label", "predicted", "confidence", "captured_at", "source", "group")
 
 
@@ -84,12 +86,12 @@ def make_rows(
         sample_id=ids,
         image=encoded,
         path=list(paths) if paths is not None else names,
-        label=_texts("labels", labels, n),
-        predicted=_texts("predictions", predictions, n),
-        confidence=_numbers(confidences, n),
-        captured_at=_times(captured_at, n),
-        source=_texts("sources", sources, n),
-        group=_texts("groups", groups, n),
+        label=_column("labels", labels, n, _text),
+        predicted=_column("predictions", predictions, n, _text),
+        confidence=_column("confidences", confidences, n, _number),
+        captured_at=_column("captured_at", captured_at, n, _text),
+        source=_column("sources", sources, n, _text),
+        group=_column("groups", groups, n, _text),
         batch=[""] * n,
     )
 
@@ -121,7 +123,7 @@ def write_rows(rows: FailureRows, folder: Path) -> dict[str, str]:
         kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
         file = folder / f"part-{number:05d}.parquet"
         pq.write_table(pa.table({"image": pa.array(image, kind), **columns}), file, compression="zstd")
-        parts[file.name] = hashlib.sha256(file.read_bytes()).hexdigest()
+        parts[file.name] = file_sha256(file)
     return parts
 
 
@@ -190,12 +192,12 @@ def _with_columns(images: Any, lines: Sequence[dict[str, Any]], names: list[str]
     def column(name: str) -> list[Any] | None:
         return [line[name] for line in lines] if name in lines[0] else None
 
-    confidences, sources = column("confidence"), column("source")
+    sources = column("source")
     return make_rows(
         images,
         [line["label"] for line in lines],
         column("predicted"),
-        confidences=None if confidences is None else [_number(value) for value in confidences],
+        confidences=column("confidence"),
         captured_at=column("captured_at"),
         sources=source or None if sources is None else [value or source for value in sources],
         groups=column("group"),
@@ -205,8 +207,8 @@ def _with_columns(images: Any, lines: Sequence[dict[str, Any]], names: list[str]
 
 def _encode(images: Any) -> tuple[list[bytes], list[str], list[str]]:
     """(encoded files, sample ids, names) of any accepted form of images."""
-    from repairops.data import to_pixels
     from repairops.data.decoding import encode_png, file_id, sample_ids
+    from repairops.data.sets import to_pixels
 
     if isinstance(images, Iterable) and not hasattr(images, "shape"):
         images = list(images)
@@ -228,18 +230,19 @@ def _file_bytes(image: bytes | bytearray | str | Path) -> bytes:
         raise InvalidFailures(f"{path} cannot be read ({error.strerror}). Check the path.") from error
 
 
-def _texts(name: str, values: Sequence[Any] | None, n: int) -> list[str]:
-    if values is None:
-        return [""] * n
-    texts = [_text(value) for value in values]
-    if len(texts) != n:
-        raise InvalidFailures(f"There are {n} images and {len(texts)} {name}. Give one of {name} for each image.")
-    return texts
+def _column(name: str, values: Sequence[Any] | None, n: int, convert: Callable[[Any], T]) -> list[T]:
+    """The values as they are stored, one for each image; all unknown where there are none."""
+    found = [convert(value) for value in ([None] * n if values is None else values)]
+    if len(found) != n:
+        raise InvalidFailures(f"There are {n} images and {len(found)} {name}. Give one of {name} for each image.")
+    return found
 
 
 def _text(value: Any) -> str:
     if value is None or (isinstance(value, float) and value != value):
         return ""
+    if hasattr(value, "isoformat"):  # a date or a time
+        return str(value.isoformat())
     if hasattr(value, "item"):  # numpy and torch scalars
         value = value.item()
     if isinstance(value, float) and value.is_integer():
@@ -247,23 +250,8 @@ def _text(value: Any) -> str:
     return str(value)
 
 
-def _numbers(values: Sequence[float] | None, n: int) -> list[float]:
-    if values is None:
-        return [float("nan")] * n
-    numbers = [_number(value) for value in values]
-    if len(numbers) != n:
-        raise InvalidFailures(f"There are {n} images and {len(numbers)} confidences. Give one for each image.")
-    return numbers
-
-
 def _number(value: Any) -> float:
     try:
         return float("nan") if value in (None, "") else float(value)
     except (TypeError, ValueError) as error:
         raise InvalidFailures(f"The confidence {value!r} is not a number. Leave it empty where unknown.") from error
-
-
-def _times(values: Sequence[Any] | None, n: int) -> list[str]:
-    if values is not None:
-        values = [value.isoformat() if hasattr(value, "isoformat") else value for value in values]
-    return _texts("captured_at", values, n)

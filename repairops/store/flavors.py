@@ -6,7 +6,7 @@ import contextlib
 import logging
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,11 +15,15 @@ import numpy as np
 
 from repairops.data.records import InputSpec
 from repairops.errors import NotTraceable
-from repairops.store.digests import ONNX_FILE, model_digests
+from repairops.store.runs import file_sha256
 
 if TYPE_CHECKING:
     from mlflow.models import Model, ModelSignature
     from torch import nn
+
+METADATA_KEY = "repairops"
+ONNX_FILE = "onnx/model.onnx"
+_WEIGHTS = ("data/model.pth", "data/model.pt2")
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,16 +31,34 @@ class ClassifierFlavors:
     """What `mlflow.models.Model.log` takes as a flavor: it saves `network`, and `onnx_file` where there is one.
 
     serialization_format: 'pickle' keeps the class; 'pt2' traces the network in eval mode with a batch of 2.
-    digests: filled when the files are written, before they are uploaded; see `digests.model_digests`.
+    pip_requirements: none = `default_requirements`.
+    digests: filled when the files are written, before they are uploaded; see `model_digests`.
     """
 
     network: nn.Module
     spec: InputSpec
     serialization_format: str
-    pip_requirements: Sequence[str]
+    pip_requirements: Sequence[str] = ()
     code_paths: Sequence[str] = ()
     onnx_file: Path | None = None
     digests: dict[str, str] = field(default_factory=dict)
+
+    def log(
+        self, run_id: str, metadata: Mapping[str, Any], *, name: str = "model", tags: Mapping[str, str] | None = None
+    ) -> str:
+        """Logs it as a model of the run, with what it expects of its input; returns the logged model's id."""
+        from mlflow.models import Model
+
+        logged = Model.log(
+            None,  # the artifact path of MLflow 2
+            name=name,
+            flavor=self,
+            run_id=run_id,
+            metadata={METADATA_KEY: {**metadata, "input": self.spec.to_dict()}},
+            tags=tags,
+            flavor_name="pytorch",
+        )
+        return str(logged.model_id)
 
     def save_model(self, path: str, mlflow_model: Model, **_: Any) -> None:
         """Called by MLflow with the folder to write. Raises NotTraceable."""
@@ -53,7 +75,7 @@ class ClassifierFlavors:
                     code_paths=list(self.code_paths) or None,
                     signature=signature(self.spec),
                     input_example=example if traced else None,
-                    pip_requirements=list(self.pip_requirements),
+                    pip_requirements=list(self.pip_requirements) or default_requirements(),
                     serialization_format=self.serialization_format,
                 )
         except Exception as error:  # torch.export's errors share no base class
@@ -79,6 +101,16 @@ class ClassifierFlavors:
             code=None,
         )
         mlflow_model.save(str(folder / "MLmodel"))
+
+
+def model_digests(folder: Path) -> dict[str, str]:
+    """sha256 of the weights' file and of the ONNX file of an MLflow model in `folder`; '' where there is none."""
+    weights = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
+    onnx = folder / ONNX_FILE
+    return {
+        "weights": file_sha256(weights) if weights else "",
+        "onnx": file_sha256(onnx) if onnx.is_file() else "",
+    }
 
 
 def signature(spec: InputSpec) -> ModelSignature:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from repairops.config import Config
 from repairops.errors import JobRunning
-from repairops.store.connection import experiment_id, talking
+from repairops.store.connection import experiment_id, home_folder, talking
 from repairops.store.models import ModelRef
 
 if TYPE_CHECKING:
@@ -32,12 +32,8 @@ def job_key(ref: ModelRef, digests: Sequence[str], datasets: Sequence[str], conf
 
 
 def work_folder(key: str) -> Path:
-    """Where a job keeps its checkpoints: below REPAIROPS_HOME, else the user's cache folder."""
-    home = os.environ.get("REPAIROPS_HOME")
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    folder = (Path(home).expanduser() if home else cache / "repairops") / "jobs" / key[:16]
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    """Where a job keeps its checkpoints."""
+    return home_folder("jobs", key[:16])
 
 
 @contextlib.contextmanager
@@ -110,10 +106,8 @@ def job_run(client: MlflowClient, ref: ModelRef) -> Iterator[JobRun]:
     """
     import mlflow
 
-    start: dict[str, Any] = {}
-    if os.environ.get("MLFLOW_RUN_ID") and mlflow.active_run() is None:
-        start = {"log_system_metrics": False}
-    else:
+    start: dict[str, Any] = {"log_system_metrics": False}
+    if mlflow.active_run() is not None or not os.environ.get("MLFLOW_RUN_ID"):
         with talking("open the repairs' experiment"):
             experiment = experiment_id(client, f"repairops/repairs/{ref.name}")
         start = {"experiment_id": experiment, "run_name": f"repair {ref.name} {ref.version}", "nested": True}

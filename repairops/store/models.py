@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from repairops.errors import AmbiguousModel, ModelNotFound
-from repairops.store.connection import is_absent, talking
+from repairops.store.connection import connect, is_absent, talking
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
 CHAMPION_ALIAS = "champion"
+PRODUCTION_ALIAS = "prod"
 T = TypeVar("T")
 
 
@@ -62,6 +63,25 @@ def resolve_model(reference: str, client: MlflowClient) -> ModelRef:
         raise ModelNotFound(reference, [f"aliases of {reference!r}"], existing_models(client))
 
 
+def open_target(model: str, tracking_uri: str | None) -> tuple[MlflowClient, str, str]:
+    """(client, registered model, production alias) of what a promotion moves. Raises ModelNotFound."""
+    client = connect(tracking_uri)
+    name, alias = target(model)
+    if not registered(client, name):
+        raise ModelNotFound(model, [f"registered model {name!r}"], existing_models(client))
+    return client, name, alias
+
+
+def target(model: str) -> tuple[str, str]:
+    """(registered model, production alias) of 'prod/cls', 'cls@prod' or 'cls'."""
+    model = model.removeprefix("models:/")
+    if "@" in model:
+        name, _, alias = model.rpartition("@")
+    else:
+        alias, _, name = model.rpartition("/")
+    return name, alias or PRODUCTION_ALIAS
+
+
 def existing_models(client: MlflowClient) -> list[str]:
     """All registered models as `cls (prod -> 3)`, for messages."""
     lines = []
@@ -89,6 +109,11 @@ def version_at(client: MlflowClient, name: str, alias: str) -> str | None:
     """The version under an alias now, asked by name: search results may be stale."""
     found = _by_alias(client, name, alias)
     return str(found.version) if found else None
+
+
+def find_version(client: MlflowClient, name: str, version: str) -> ModelVersion | None:
+    """A model's version by its number; None where there is no such version."""
+    return _absent_is_none(lambda: client.get_model_version(name, version))
 
 
 def _resolve_environment(reference: str, client: MlflowClient) -> ModelRef:
@@ -120,9 +145,10 @@ def _resolve_uri(reference: str, client: MlflowClient) -> ModelRef:
     elif "/" in rest:
         name, which = rest.rsplit("/", 1)
         if which.isdigit():
-            found = _absent_is_none(lambda: client.get_model_version(name, which))
+            found = find_version(client, name, which)
         elif which == "latest":
-            versions = client.search_model_versions(f"name = '{_quoted(name)}'")
+            quoted = name.replace("'", "\\'")
+            versions = client.search_model_versions(f"name = '{quoted}'")
             found = max(versions, key=lambda v: int(v.version), default=None)
         else:
             found = _by_stage(client, name, which)
@@ -168,10 +194,6 @@ def _absent_is_none(ask: Callable[[], T]) -> T | None:
             if is_absent(error) or error.error_code == "INVALID_PARAMETER_VALUE":
                 return None
             raise
-
-
-def _quoted(name: str) -> str:
-    return name.replace("'", "\\'")
 
 
 def _ref(found: ModelVersion, alias: str) -> ModelRef:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from repairops.store.champion import METADATA_KEY, Champion, code_paths
-from repairops.store.connection import is_absent, talking
-from repairops.store.digests import ONNX_TAG, WEIGHTS_TAG
-from repairops.store.flavors import ClassifierFlavors, inherited_requirements, quiet_mlflow
-from repairops.store.models import ModelRef
+from repairops.store.champion import Champion, code_paths
+from repairops.store.connection import talking
+from repairops.store.flavors import ClassifierFlavors, inherited_requirements, model_digests, quiet_mlflow
+from repairops.store.jobs import JOB_TAG
+from repairops.store.models import ModelRef, find_version
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -21,8 +22,8 @@ VERDICT_TAG = "repairops.verdict"
 PARENT_TAG = "repairops.parent_version"
 RUN_TAG = "repairops.run_id"
 POLICY_TAG = "repairops.policy_sha256"
-JOB_TAG = "repairops.job_key"
 BATCHES_TAG = "repairops.batches"
+DIGEST_TAGS = {"weights": "repairops.weights_sha256", "onnx": "repairops.onnx_sha256"}  # what the gate has judged
 _BATCHES_IN_TAG = 250  # a tag of a model version holds 5,000 characters
 
 
@@ -84,20 +85,30 @@ def repaired_batches(client: MlflowClient, ref: ModelRef) -> set[str]:
     digests: set[str] = set()
     seen: set[str] = set()
     version = ref.version
-    with talking("read the version's lineage"):
-        while version and version not in seen:
-            seen.add(version)
-            try:
-                tags = client.get_model_version(ref.name, version).tags
-            except Exception as error:
-                if is_absent(error):  # a parent that was deleted since
-                    break
-                raise
-            for key, value in tags.items():
-                if key.startswith(BATCHES_TAG):
-                    digests.update(value.split(","))
-            version = tags.get(PARENT_TAG, "")
+    while version and version not in seen:
+        seen.add(version)
+        found = find_version(client, ref.name, version)
+        tags = found.tags if found else {}  # a parent may have been deleted since
+        for key, value in tags.items():
+            if key.startswith(BATCHES_TAG):
+                digests.update(value.split(","))
+        version = tags.get(PARENT_TAG, "")
     return digests
+
+
+def stored_digests(version: ModelVersion) -> dict[str, str]:
+    """`model_digests` of a version's files, which are downloaded for it; all '' where there are none."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    with tempfile.TemporaryDirectory() as folder, talking("hand over the version's files"):
+        uri = f"models:/{version.name}/{version.version}"
+        try:
+            return model_digests(Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=folder)))
+        except (MlflowException, OSError) as error:
+            if isinstance(error, MlflowException) and error.get_http_status_code() not in (404, 500):
+                raise
+            return dict.fromkeys(DIGEST_TAGS, "")
 
 
 def _upload(
@@ -107,8 +118,6 @@ def _upload(
 
     Returns the logged model's id and the digests of its weights and ONNX file as tags.
     """
-    from mlflow.models import Model
-
     flavors = ClassifierFlavors(
         network,
         champion.spec,
@@ -121,13 +130,5 @@ def _upload(
         experiment = client.get_run(run_id).info.experiment_id
         for leftover in client.search_logged_models([experiment], f"tags.`{JOB_TAG}` = '{job_key}'"):
             client.delete_logged_model(leftover.model_id)
-        logged = Model.log(
-            None,  # the artifact path of MLflow 2
-            name="model",
-            flavor=flavors,
-            run_id=run_id,
-            metadata={METADATA_KEY: {**champion.metadata, "input": champion.spec.to_dict()}},
-            tags={JOB_TAG: job_key},
-            flavor_name="pytorch",
-        )
-    return str(logged.model_id), {WEIGHTS_TAG: flavors.digests["weights"], ONNX_TAG: flavors.digests["onnx"]}
+        model_id = flavors.log(run_id, champion.metadata, tags={JOB_TAG: job_key})
+    return model_id, {tag: flavors.digests[part] for part, tag in DIGEST_TAGS.items()}

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repairops.config import Config
 from repairops.errors import StyleNetworkNotFound, StyleWeightsDamaged
-from repairops.store.connection import experiment_id, talking
+from repairops.store.connection import home_folder, talking
+from repairops.store.runs import all_runs, file_sha256, kept_run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -21,6 +19,7 @@ KIND = "style"
 EXPERIMENT = "repairops/styles"
 PREFIX = "fitted:"
 FILE = "wct2.safetensors"
+TAGS = ("repairops.style_sha256", "repairops.style_psnr", "repairops.train_digest", "repairops.style_encoder")
 
 
 @dataclass(frozen=True)
@@ -36,49 +35,27 @@ class LoggedStyle:
 
 def log_style(client: MlflowClient, file: Path, psnr: float, train_digest: str, encoder: str) -> LoggedStyle:
     """Keeps the weights in a run of their own; the same weights twice are one."""
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    digest = file_sha256(file)
     earlier = [logged for logged in logged_styles(client) if logged.digest == digest]
     if earlier:
         return earlier[0]
     with talking("store the style network"):
-        experiment = experiment_id(client, EXPERIMENT)
-        tags = {
-            "repairops.kind": KIND,
-            "repairops.style_sha256": digest,
-            "repairops.style_psnr": f"{psnr:.3f}",
-            "repairops.style_encoder": encoder,
-            "repairops.train_digest": train_digest,
-        }
-        run = client.create_run(experiment, tags=tags, run_name=f"wct2-{digest[:8]}")
-        try:
-            client.log_artifact(run.info.run_id, str(file))
-            client.log_metric(run.info.run_id, "psnr", psnr)
-            client.set_terminated(run.info.run_id, "FINISHED")
-        except BaseException:
-            with contextlib.suppress(Exception):  # a lost server must not hide the first error
-                client.set_terminated(run.info.run_id, "FAILED")
-            raise
-    return LoggedStyle(run.info.run_id, digest, psnr, train_digest, encoder)
+        tags = {"repairops.kind": KIND, **dict(zip(TAGS, (digest, f"{psnr:.3f}", train_digest, encoder), strict=True))}
+        with kept_run(client, EXPERIMENT, f"wct2-{digest[:8]}", tags) as run_id:
+            client.log_artifact(run_id, str(file))
+            client.log_metric(run_id, "psnr", psnr)
+    return LoggedStyle(run_id, digest, psnr, train_digest, encoder)
 
 
 def logged_styles(client: MlflowClient) -> list[LoggedStyle]:
     """All finished ones, newest first."""
     with talking("list the style networks"):
-        found = client.get_experiment_by_name(EXPERIMENT)
-        if found is None:
-            return []
-        query = f"tags.`repairops.kind` = '{KIND}' and attributes.status = 'FINISHED'"
-        runs = client.search_runs([found.experiment_id], query, order_by=["attributes.start_time DESC"])
-    return [
-        LoggedStyle(
-            run.info.run_id,
-            run.data.tags["repairops.style_sha256"],
-            float(run.data.tags["repairops.style_psnr"]),
-            run.data.tags["repairops.train_digest"],
-            run.data.tags["repairops.style_encoder"],
-        )
-        for run in runs
-    ]
+        runs = all_runs(client, EXPERIMENT, f"tags.`repairops.kind` = '{KIND}' and attributes.status = 'FINISHED'")
+    found = []
+    for run in reversed(runs):
+        digest, psnr, train, encoder = (run.data.tags[tag] for tag in TAGS)
+        found.append(LoggedStyle(run.info.run_id, digest, float(psnr), train, encoder))
+    return found
 
 
 def fetch_style(client: MlflowClient, digest: str) -> Path:
@@ -89,15 +66,12 @@ def fetch_style(client: MlflowClient, digest: str) -> Path:
     fits = [logged for logged in networks if len(digest) >= 8 and logged.digest.startswith(digest.lower())]
     if not fits:
         raise StyleNetworkNotFound(digest, [f"{n.digest[:8]} ({n.psnr:.1f} dB)" for n in networks])
-    home = os.environ.get("REPAIROPS_HOME")
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-    folder = (Path(home).expanduser() if home else cache / "repairops") / "weights" / fits[0].digest
+    folder = home_folder("weights", fits[0].digest)
     file = folder / FILE
     if not file.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
         with talking("hand over the style network"):
             mlflow.artifacts.download_artifacts(run_id=fits[0].run_id, artifact_path=FILE, dst_path=str(folder))
-    found = hashlib.sha256(file.read_bytes()).hexdigest()
+    found = file_sha256(file)
     if found != fits[0].digest:
         raise StyleWeightsDamaged(str(file), f"sha256 is {found} instead of {fits[0].digest}")
     return file

@@ -1,7 +1,7 @@
 """The failure batch's data contract, asserted by Great Expectations: rows are quarantined, batches fail.
 
 What a rule needs to know of a row (does it decode, what does the pinned version answer) is computed first
-(`facts`), one boolean column for each rule; Great Expectations then decides over these columns and over one row
+(`facts.gather`), one boolean column for each rule; Great Expectations then decides over these columns and over one row
 of batch figures. Image bytes never enter its frames.
 """
 
@@ -84,9 +84,9 @@ def validate(
         rows,
         spec,
         predict,
-        clean_ids=_as_set(clean_ids),
-        train_ids=_as_set(train_ids),
-        validation_ids=_as_set(validation_ids),
+        clean_ids=clean_ids,
+        train_ids=train_ids,
+        validation_ids=validation_ids,
         images=images,
     )
     context = _context(docs_dir)
@@ -107,10 +107,6 @@ def validate(
         results,
         len(rows),
     )
-
-
-def _as_set(ids: Collection[str]) -> frozenset[str]:
-    return frozenset(np.asarray(list(ids), dtype=np.str_).tolist())
 
 
 def _accepted(facts: RowFacts, index: np.ndarray, spec: InputSpec, digests: tuple[str, ...]) -> FailureBatch | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -69,16 +69,12 @@ class RowFacts:
     sources: np.ndarray
 
 
-@dataclass
 class _Broken:
     """Collects which rows break which rule, and why."""
 
-    rows: int
-    masks: dict[str, np.ndarray] = field(default_factory=dict)
-    details: dict[tuple[int, str], str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.masks = {rule: np.zeros(self.rows, dtype=bool) for rule in ROW_RULES}
+    def __init__(self, rows: int) -> None:
+        self.masks = {rule: np.zeros(rows, dtype=bool) for rule in ROW_RULES}
+        self.details: dict[tuple[int, str], str] = {}
 
     def add(self, row: int, rule: str, detail: str) -> None:
         self.masks[rule][row] = True
@@ -110,6 +106,7 @@ def gather(
     _repeated(ids, labels, decodes, broken)
     sets = {"in_clean_set": clean_ids, "in_validation_set": validation_ids, "in_train_set": train_ids}
     for rule, known in sets.items():
+        known = frozenset(known)
         broken.masks[rule] = np.array([bool(i) and i in known for i in ids], dtype=bool)
     broken.masks["stale"] = decodes & (labels >= 0) & (predicted == labels)
     return RowFacts(

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 from repairops.data.records import ImageSet, InputSpec
 from repairops.errors import InvalidOption, NotAClassifier, RepairError
 from repairops.model.network import Classifier
-from repairops.store.champion import METADATA_KEY
+from repairops.promotion.history import Promotion, close_move, open_move, user
 from repairops.store.connection import connect, talking
-from repairops.store.datasets import Context, log_dataset
-from repairops.store.flavors import ClassifierFlavors, default_requirements
+from repairops.store.datasets import OPTION, log_dataset
+from repairops.store.flavors import ClassifierFlavors
 from repairops.store.models import ModelRef, version_at
-from repairops.store.moves import Promotion, record_move, user
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -65,36 +64,23 @@ def log_model(
             raise InvalidOption("code_paths", path, "files or folders that exist")
     client = connect(tracking_uri)
     import mlflow
-    from mlflow.models import Model
 
     model = model.eval().cpu()
     _check(model, spec)
-    metadata = {METADATA_KEY: {"input": spec.to_dict(), "model_factory": model_factory}}
-    flavors = ClassifierFlavors(
-        model, spec, serialization_format, pip_requirements or default_requirements(), code_paths
-    )
+    flavors = ClassifierFlavors(model, spec, serialization_format, pip_requirements, code_paths)
     started = mlflow.active_run() is None
     with talking("open the run"):
         run = mlflow.start_run(run_name=f"log {name}") if started else mlflow.active_run()
     status = "FAILED"
     try:
         run_id = run.info.run_id
-        sets: dict[Context, ImageSet | str | Path | None] = {
-            "training": train_set,
-            "evaluation": clean_set,
-            "validation": validation_set,
-        }
-        for context, data in sets.items():
+        for context, data in zip(OPTION, (train_set, clean_set, validation_set), strict=True):
             if data is not None:
                 log_dataset(client, run_id, context, data)
         with talking("store the model"):
-            logged = Model.log(
-                None, name="model", flavor=flavors, run_id=run_id, metadata=metadata, flavor_name="pytorch"
-            )
-            ensure_registered_model(name)
-            version = client.create_model_version(
-                name, f"models:/{logged.model_id}", run_id, model_id=logged.model_id
-            ).version
+            model_id = flavors.log(run_id, {"model_factory": model_factory})
+            _ensure_registered_model(client, name)
+            version = client.create_model_version(name, f"models:/{model_id}", run_id, model_id=model_id).version
             if alias:
                 _move_alias(client, name, alias, str(version))
         status = "FINISHED"
@@ -110,17 +96,18 @@ def _move_alias(client: MlflowClient, name: str, alias: str, version: str) -> No
     previous = version_at(client, name, alias) or ""
     client.set_registered_model_alias(name, alias, version)
     try:
-        record_move(client, Promotion(name, alias, previous, version, user(), "", "logged"))
+        made = open_move(client, Promotion(name, alias, previous, version, user(), "", "logged"))
+        close_move(client, made.info.run_id, made=True)
     except RepairError as error:
         log.warning("Warning: that the alias %r moved is not recorded: %s", alias, error)
 
 
-def ensure_registered_model(name: str) -> None:
+def _ensure_registered_model(client: MlflowClient, name: str) -> None:
     """Makes the registered model where it does not exist; another process may be faster."""
     from mlflow.exceptions import MlflowException
 
     try:
-        connect().create_registered_model(name)
+        client.create_registered_model(name)
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS"):
             raise

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from repairops.errors import NoReview, RepairError
 from repairops.gate.evidence import Check
 from repairops.outcome import read_outcome, recompute
-from repairops.promotion.verbs import CHALLENGER_ALIAS, open_target, pick_version
-from repairops.store.aliases import existing_version, refuse_unjudged
-from repairops.store.models import version_at
-from repairops.store.outcomes import fetch_artifact, links
+from repairops.promotion.move import CHALLENGER_ALIAS, existing_version, pick_version, refuse_unjudged
+from repairops.store.models import open_target, version_at
 from repairops.store.registry import RUN_TAG
+from repairops.store.runs import fetch_artifact, links
 
 
 @dataclass(frozen=True)
@@ -36,9 +35,6 @@ class Review:
     hindrance: str
     links: dict[str, str]
     outcome: dict[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def review(

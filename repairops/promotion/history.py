@@ -5,18 +5,31 @@ from __future__ import annotations
 import getpass
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 from repairops.store.connection import experiment_id, talking
+from repairops.store.models import open_target, version_at
+from repairops.store.runs import all_runs
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
 Kind = Literal["promotion", "rollback", "logged", "outside"]
-_KINDS: tuple[Kind, ...] = ("promotion", "rollback", "logged")
 OUTSIDE = "outside repairops"
+_TAGS = {  # of a move's run, by the field of `Promotion`
+    "model": "repairops.model",
+    "alias": "repairops.alias",
+    "version_from": "repairops.from",
+    "version_to": "repairops.to",
+    "by": "repairops.by",
+    "reason": "repairops.reason",
+    "kind": "repairops.move",
+    "forced": "repairops.forced",
+    "evidence_run": "repairops.evidence_run",
+    "verdict": "repairops.verdict",
+}
 
 
 @dataclass(frozen=True)
@@ -41,31 +54,13 @@ class Promotion:
     verdict: str = ""
 
 
-def promotions(client: MlflowClient, name: str) -> list[Promotion]:
-    """The recorded moves of a model's aliases, oldest first."""
-    return [as_promotion(run) for run in move_runs(client, name, "attributes.status = 'FINISHED'")]
+def history(model: str, *, tracking_uri: str | None = None) -> list[Promotion]:
+    """All moves of a model's production alias, oldest first, those made outside repairops too (see `Promotion`)."""
+    client, name, alias = open_target(model, tracking_uri)
+    return with_outside(promotions(client, name), name, alias, version_at(client, name, alias) or "")
 
 
-def move_runs(client: MlflowClient, name: str, condition: str) -> list[Run]:
-    """The runs of a model's moves, oldest first, that meet a filter of MLflow's."""
-    with talking("list the promotions"):
-        found = client.get_experiment_by_name(_experiment(name))
-        runs: list[Run] = []
-        token: str | None = ""
-        while found and token is not None:
-            page = client.search_runs(
-                [found.experiment_id],
-                f"tags.`repairops.kind` = 'promotion' and {condition}",
-                order_by=["attributes.start_time ASC"],
-                max_results=1000,
-                page_token=token or None,
-            )
-            runs += page
-            token = page.token or None
-    return runs
-
-
-def history(recorded: Sequence[Promotion], name: str, alias: str, now: str) -> list[Promotion]:
+def with_outside(recorded: Sequence[Promotion], name: str, alias: str, now: str) -> list[Promotion]:
     """All moves of one alias, oldest first, those made outside repairops too.
 
     recorded: the model's moves. now: the version under the alias, '' for none. Each recorded move says where it found
@@ -85,29 +80,30 @@ def history(recorded: Sequence[Promotion], name: str, alias: str, now: str) -> l
     return moves
 
 
+def last_mover(client: MlflowClient, name: str, alias: str, current: str) -> str:
+    """Who moved the alias to where it is: a name, or 'outside repairops'."""
+    moves = with_outside(promotions(client, name), name, alias, current)
+    return moves[-1].by if moves else ""
+
+
+def promotions(client: MlflowClient, name: str) -> list[Promotion]:
+    """The recorded moves of a model's aliases, oldest first."""
+    return [as_promotion(run) for run in move_runs(client, name, "attributes.status = 'FINISHED'")]
+
+
+def move_runs(client: MlflowClient, name: str, condition: str) -> list[Run]:
+    """The runs of a model's moves, oldest first, that meet a filter of MLflow's."""
+    with talking("list the promotions"):
+        return all_runs(client, _experiment(name), f"tags.`repairops.kind` = 'promotion' and {condition}")
+
+
 def open_move(client: MlflowClient, move: Promotion) -> Run:
     """The run of a move that is about to be made; RUNNING until `close_move`."""
-    tags = {
-        "repairops.kind": "promotion",
-        "repairops.model": move.model,
-        "repairops.alias": move.alias,
-        "repairops.from": move.version_from,
-        "repairops.to": move.version_to,
-        "repairops.by": move.by,
-        "repairops.reason": move.reason,
-        "repairops.move": move.kind,
-        "repairops.forced": str(move.forced).lower(),
-        "repairops.evidence_run": move.evidence_run,
-        "repairops.verdict": move.verdict,
-    }
+    values = asdict(move) | {"forced": str(move.forced).lower()}
+    tags = {"repairops.kind": "promotion"} | {tag: values[field] for field, tag in _TAGS.items()}
     with talking("record the promotion"):
         experiment = experiment_id(client, _experiment(move.model))
         return client.create_run(experiment, tags=tags, run_name=f"{move.alias} to {move.version_to}")
-
-
-def record_move(client: MlflowClient, move: Promotion) -> None:
-    """Records a move that was made already."""
-    close_move(client, open_move(client, move).info.run_id, made=True)
 
 
 def close_move(client: MlflowClient, run_id: str, made: bool) -> None:
@@ -117,20 +113,8 @@ def close_move(client: MlflowClient, run_id: str, made: bool) -> None:
 
 
 def as_promotion(run: Run) -> Promotion:
-    tags = run.data.tags
-    return Promotion(
-        tags["repairops.model"],
-        tags["repairops.alias"],
-        tags["repairops.from"],
-        tags["repairops.to"],
-        tags["repairops.by"],
-        tags["repairops.reason"],
-        next(kind for kind in _KINDS if kind == tags["repairops.move"]),
-        tags["repairops.forced"] == "true",
-        run.info.start_time,
-        tags.get("repairops.evidence_run", ""),
-        tags.get("repairops.verdict", ""),
-    )
+    values: dict[str, Any] = {field: run.data.tags.get(tag, "") for field, tag in _TAGS.items()}
+    return Promotion(**values | {"forced": values["forced"] == "true", "at": run.info.start_time})
 
 
 def user() -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
 import tempfile
 from collections.abc import Collection, Sequence
@@ -12,15 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repairops.errors import FailureBatchDamaged, FailureBatchNotFound
-from repairops.store.connection import connect, experiment_id, talking
+from repairops.store.connection import connect, talking
 from repairops.store.failure_rows import FailureRows, make_rows, read_rows, write_rows
 from repairops.store.models import registered, resolve_model
+from repairops.store.runs import all_runs, file_sha256, kept_run
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
 KIND = "failures"
+FINISHED = "attributes.status = 'FINISHED'"
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,7 @@ def log_failures(
     RegistryUnreachable.
     """
     rows = make_rows(
-        images,
-        labels,
-        predictions,
-        confidences=confidences,
-        captured_at=captured_at,
-        sources=sources,
-        groups=groups,
+        images, labels, predictions, confidences=confidences, captured_at=captured_at, sources=sources, groups=groups
     )
     return log_rows(model, rows, tracking_uri=tracking_uri)
 
@@ -77,9 +71,8 @@ def log_rows(model: str, rows: FailureRows, *, tracking_uri: str | None = None) 
     """Logs rows that are at hand already; see `log_failures`."""
     client = connect(tracking_uri)
     name, version = _target(model, client)
-    experiment = _experiment(client, name)
     digest = rows.digest()
-    earlier = _with_digest(client, experiment, digest)
+    earlier = _with_digest(client, name, digest)
     if earlier:
         return _describe(earlier, created=False)
     with tempfile.TemporaryDirectory() as folder, talking("store the failure batch"):
@@ -93,15 +86,9 @@ def log_rows(model: str, rows: FailureRows, *, tracking_uri: str | None = None) 
             "repairops.batch_sha256": digest,
             "repairops.rows": str(len(rows)),
         }
-        run = client.create_run(experiment, tags=tags, run_name=f"failures-{digest[:8]}")
-        try:
-            client.log_artifacts(run.info.run_id, folder, "batch")
-            client.set_terminated(run.info.run_id, "FINISHED")
-        except BaseException:
-            with contextlib.suppress(Exception):  # a lost server must not hide the first error
-                client.set_terminated(run.info.run_id, "FAILED")
-            raise
-    return _keep_first(client, experiment, digest, run.info.run_id)
+        with kept_run(client, _experiment(name), f"failures-{digest[:8]}", tags) as run_id:
+            client.log_artifacts(run_id, folder, "batch")
+    return _keep_first(client, name, digest, run_id)
 
 
 def list_failures(model: str, *, tracking_uri: str | None = None) -> list[LoggedBatch]:
@@ -114,11 +101,9 @@ def list_failures(model: str, *, tracking_uri: str | None = None) -> list[Logged
 def logged_batches(client: MlflowClient, name: str) -> list[LoggedBatch]:
     """The finished batches of the registered model `name`, oldest first, one for each digest."""
     with talking("list the failure batches"):
-        found = client.get_experiment_by_name(f"repairops/failures/{name}")
-        runs = _finished(client, found.experiment_id, f"tags.`repairops.kind` = '{KIND}'") if found else []
+        runs = all_runs(client, _experiment(name), f"tags.`repairops.kind` = '{KIND}' and {FINISHED}")
     batches: dict[str, LoggedBatch] = {}
-    for run in runs:
-        batch = _describe(run)
+    for batch in map(_describe, runs):
         batches.setdefault(batch.digest, batch)
     return list(batches.values())
 
@@ -157,7 +142,7 @@ def _fetch(client: MlflowClient, batch: LoggedBatch) -> FailureRows:
         for name, sha256 in parts.items():
             if not (path / name).is_file():
                 raise FailureBatchDamaged(batch.run_id, f"{name} is missing")
-            if hashlib.sha256((path / name).read_bytes()).hexdigest() != sha256:
+            if file_sha256(path / name) != sha256:
                 raise FailureBatchDamaged(batch.run_id, f"the sha256 of {name} is another one")
         rows = FailureRows.concatenate([read_rows(path / name) for name in parts])
     if rows.digest() != batch.digest:
@@ -173,39 +158,19 @@ def _target(model: str, client: MlflowClient) -> tuple[str, str]:
     return ref.name, ref.version
 
 
-def _experiment(client: MlflowClient, name: str) -> str:
-    with talking("open the failures' experiment"):
-        return experiment_id(client, f"repairops/failures/{name}")
+def _experiment(name: str) -> str:
+    return f"repairops/failures/{name}"
 
 
-def _finished(client: MlflowClient, experiment: str, where: str) -> list[Run]:
-    from mlflow.entities import ViewType
-
-    runs, token = [], None
-    while True:
-        page = client.search_runs(
-            [experiment],
-            f"{where} and attributes.status = 'FINISHED'",
-            ViewType.ACTIVE_ONLY,
-            max_results=1000,
-            order_by=["attributes.start_time ASC", "attributes.run_id ASC"],
-            page_token=token,
-        )
-        runs += page
-        token = page.token
-        if not token:
-            return runs
-
-
-def _with_digest(client: MlflowClient, experiment: str, digest: str) -> Run | None:
+def _with_digest(client: MlflowClient, name: str, digest: str) -> Run | None:
     with talking("look for the batch"):
-        runs = _finished(client, experiment, f"tags.`repairops.batch_sha256` = '{digest}'")
+        runs = all_runs(client, _experiment(name), f"tags.`repairops.batch_sha256` = '{digest}' and {FINISHED}")
     return min(runs, key=lambda run: (run.info.end_time, run.info.run_id), default=None)
 
 
-def _keep_first(client: MlflowClient, experiment: str, digest: str, run_id: str) -> LoggedBatch:
+def _keep_first(client: MlflowClient, name: str, digest: str, run_id: str) -> LoggedBatch:
     """Where another process logged the same batch meanwhile, the run that ended first stays and ours goes."""
-    first = _with_digest(client, experiment, digest)
+    first = _with_digest(client, name, digest)
     if first is None or first.info.run_id == run_id:
         return _describe(client.get_run(run_id))
     client.delete_run(run_id)
