@@ -11,9 +11,18 @@ from repairops.config import StyleConfig
 from repairops.core.styles import Style, fit_style
 from repairops.data import from_arrays
 from repairops.data.records import CleanSet, Clusters, FailureBatch, HeldOutFailures, ImageSet
+from repairops.gate.evidence import RepairCounts
 from repairops.model.evaluation import Evaluation, judge
 from repairops.model.network import to_unit
-from repairops.stages.gallery import changed_answers, negative_flips, sample_pairs, style_grid, style_samples
+from repairops.outcome.sections import Confusion, WrongAnswer
+from repairops.stages.gallery import (
+    changed_answers,
+    negative_flips,
+    repaired_by_class,
+    sample_pairs,
+    style_grid,
+    style_samples,
+)
 
 NAMES = tuple("0123456789")
 
@@ -101,14 +110,13 @@ def evaluation() -> tuple[Evaluation, CleanSet, HeldOutFailures]:
 def test_changed_answers_are_counts_of_the_wrong_ones_that_differ() -> None:
     found, clean, heldout = evaluation()
     threes = int((heldout.batch.images.labels == 3).sum())
-    changed = changed_answers(found, clean, heldout)
-    assert changed["confusion"] == {
-        "heldout": [{"true": "3", "answer": "8", "champion": threes, "challenger": 0}],
-        "clean": [{"true": "5", "answer": "6", "champion": 0, "challenger": 2}],
-    }
-    assert changed["heldout_by_class"]["3"] == {"repaired": threes, "total": threes}
-    assert sum(counts["total"] for counts in changed["heldout_by_class"].values()) == 60
-    assert sum(counts["repaired"] for counts in changed["heldout_by_class"].values()) == threes
+    assert changed_answers(found, clean, heldout) == Confusion(
+        heldout=(WrongAnswer("3", "8", threes, 0),), clean=(WrongAnswer("5", "6", 0, 2),)
+    )
+    by_class = repaired_by_class(found, heldout)
+    assert by_class["3"] == RepairCounts(threes, threes)
+    assert sum(counts.total for counts in by_class.values()) == 60
+    assert sum(counts.repaired for counts in by_class.values()) == threes
 
 
 def test_negative_flips_come_with_both_answers_most_confident_first() -> None:

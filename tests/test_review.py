@@ -17,7 +17,7 @@ from repairops.cli import main
 from repairops.config import Config
 from repairops.errors import NoReview, PromotionRefused
 from repairops.gate import decide
-from repairops.outcome import SCHEMA, write_outcome
+from repairops.outcome import SCHEMA, to_plain, write_outcome
 from repairops.promotion.reviews import fetch_report, review
 from repairops.store.connection import connect
 from repairops.store.moves import OUTSIDE, Promotion, history, open_move, promotions
@@ -40,9 +40,9 @@ def challenger(client: MlflowClient, tmp_path: Path) -> str:
         "schema": SCHEMA,
         "outcome": "passed",
         "message": "231 of 300 repaired.",
-        "evidence": page_evidence().to_dict(),
+        "evidence": to_plain(page_evidence()),
         "policy": asdict(Config().gate),
-        "verdict": decide(page_evidence(), Config().gate).to_dict(),
+        "verdict": to_plain(decide(page_evidence(), Config().gate)),
     }
     write_outcome(outcome, tmp_path / "outcome.json")
     (tmp_path / "report.html").write_text("<html>the page</html>")

@@ -26,9 +26,9 @@ def demo(tracking_uri: str | None, folder: str, data: str | None, seed: int, as_
     result = run_demo(Path(folder), data=Path(data) if data else None, seed=seed, tracking_uri=tracking_uri or "")
     outcome = result.outcome
     if as_json:
-        print_json({**outcome, "report": str(result.report), "tracking_uri": result.tracking_uri})
+        print_json({**outcome.values, "report": str(result.report), "tracking_uri": result.tracking_uri})
     else:
         from repairops.demo.summary import summary
 
         click.echo(summary(result))
-    sys.exit(outcome["exit_code"])
+    sys.exit(outcome.exit_code)

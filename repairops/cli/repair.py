@@ -90,5 +90,5 @@ def repair(
     else:
         from repairops.report import render_terminal
 
-        click.echo(outcome.message if outcome.repeated else render_terminal(outcome.values))
+        click.echo(outcome.message if outcome.repeated else render_terminal(outcome.record))
     sys.exit(outcome.exit_code)

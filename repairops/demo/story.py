@@ -12,13 +12,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from repairops.demo.champion import train_champion
 from repairops.demo.data import DemoData, demo_data, photograph
 from repairops.errors import RepairError, UsageError
+from repairops.outcome import Outcome, read_outcome
 from repairops.store.connection import connect, experiment_id
 
 log = logging.getLogger("repairops")
@@ -45,7 +45,7 @@ training:  # small steps for a small train set
 class DemoResult:
     """What the demo shows at its end."""
 
-    outcome: dict[str, Any]
+    outcome: Outcome
     folder: Path
     tracking_uri: str
     report: Path
@@ -175,11 +175,9 @@ def _environ(values: dict[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _result(folder: Path) -> tuple[dict[str, Any], Path]:
+def _result(folder: Path) -> tuple[Outcome, Path]:
     """The job's outcome and report, fetched from its run into the folder."""
     import mlflow
-
-    from repairops.outcome import read_outcome
 
     client = connect()
     experiment = client.get_experiment_by_name(EXPERIMENT)

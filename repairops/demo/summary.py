@@ -7,30 +7,27 @@ from repairops.demo.story import DemoResult
 
 def summary(result: DemoResult) -> str:
     """Before and after, the verdict, the version, where the report is, and how to go on."""
-    outcome = result.outcome
-    evidence = outcome.get("evidence")
-    if not evidence:
-        return f"The repair came to no verdict: {outcome['message']}"
-    clean, total, repaired = evidence["clean"], evidence["heldout_total"], evidence["heldout_repaired"]
-    n = sum(clean.values())
-    before = clean["both_right"] + clean["champion_only"]
-    after = clean["both_right"] + clean["challenger_only"]
-    registered = outcome.get("registered")
+    record = result.outcome.record
+    evidence, registered = record.evidence, record.registered
+    if evidence is None or record.verdict is None or record.policy is None:
+        return f"The repair came to no verdict: {record.message}"
+    clean, total, repaired = evidence.clean, evidence.heldout_total, evidence.heldout_repaired
+    before, after = clean.champion_right / clean.n, clean.challenger_right / clean.n
     version = (
-        f"version {registered['version']} of {registered['name']}, alias {registered['alias']}"
+        f"version {registered.version} of {registered.name}, alias {registered.alias}"
         if registered
         else "nothing was registered"
     )
-    margin = outcome["policy"]["margin_points"]
+    margin = record.policy.margin_points
     served = result.tracking_uri.startswith("http")
     browse = result.tracking_uri if served else f"mlflow ui --backend-store-uri {result.tracking_uri}"
     lines = [
         "",
         f"{'':<28}{'before':>12}{'after':>12}",
         f"{'held-out failures right':<28}{f'0 / {total}':>12}{f'{repaired} / {total}':>12}",
-        f"{'clean accuracy':<28}{before / n:>12.1%}{after / n:>12.1%}   ({n} images, margin {margin:g} points)",
+        f"{'clean accuracy':<28}{before:>12.1%}{after:>12.1%}   ({clean.n} images, margin {margin:g} points)",
         "",
-        f"verdict   {outcome['verdict']['result']}",
+        f"verdict   {record.verdict.result}",
         f"version   {version}",
         f"report    {result.report}",
         f"browse    {browse}",

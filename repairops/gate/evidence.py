@@ -1,6 +1,7 @@
 """What the gate decides from, and what it says: counts and figures, no tensors; plain JSON in outcome.json.
 
-Standard library only. Each value has `to_dict` and `from_dict`, which are each other's inverse.
+Standard library only. Where the JSON of a value is not its fields, `to_dict` gives it, and `unfolded` its fields'
+values from it; "null" marks a field that is null in JSON where it is None (see `outcome.plain`).
 """
 
 from __future__ import annotations
@@ -61,11 +62,9 @@ class Slice:
     def to_dict(self) -> dict[str, Any]:
         return {"set": self.of, "column": self.column, "value": self.value, **asdict(self.counts)}
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Slice:
-        kind = RepairCounts if values["set"] == "failures" else PairedCounts
-        counts = kind(**{k: v for k, v in values.items() if k not in ("set", "column", "value")})
-        return cls(values["column"], values["value"], counts)
+    @staticmethod
+    def unfolded(values: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {**values, "counts": values}
 
 
 @dataclass(frozen=True)
@@ -102,12 +101,10 @@ class Calibration:
         bins = {"champion": [asdict(b) for b in self.champion], "challenger": [asdict(b) for b in self.challenger]}
         return {"champion_ece": self.champion_ece, "challenger_ece": self.challenger_ece, "bins": bins}
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
-        champion, challenger = (
-            tuple(ConfidenceBin(**b) for b in values["bins"][who]) for who in ("champion", "challenger")
-        )
-        return cls(champion, challenger)
+    @staticmethod
+    def unfolded(values: Mapping[str, Any]) -> Mapping[str, Any]:
+        bins = values.get("bins")
+        return bins if isinstance(bins, Mapping) else {}
 
 
 def expected_calibration_error(bins: Sequence[ConfidenceBin]) -> float:
@@ -137,10 +134,6 @@ class OnnxAccuracy:
             "n": n,
             "counts": asdict(self.counts),
         }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> OnnxAccuracy:
-        return cls(PairedCounts(**values["counts"]))
 
 
 @dataclass(frozen=True)
@@ -188,39 +181,13 @@ class Evidence:
     heldout_by_cluster: Mapping[str, RepairCounts] = field(default_factory=dict)
     slices: tuple[Slice, ...] = ()
     corruptions: Mapping[str, PairedCounts] = field(default_factory=dict)
-    calibration: Calibration | None = None
-    onnx_accuracy: OnnxAccuracy | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {
-            "latency": [asdict(figures) for figures in self.latency],
-            "slices": [part.to_dict() for part in self.slices],
-            "calibration": self.calibration.to_dict() if self.calibration else None,
-            "onnx_accuracy": self.onnx_accuracy.to_dict() if self.onnx_accuracy else None,
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Evidence:
-        """Raises KeyError or TypeError where something is missing."""
-        calibration, onnx_accuracy = values["calibration"], values["onnx_accuracy"]
-        return cls(
-            clean=PairedCounts(**values["clean"]),
-            clean_by_class={k: PairedCounts(**v) for k, v in values["clean_by_class"].items()},
-            heldout_repaired=values["heldout_repaired"],
-            heldout_total=values["heldout_total"],
-            parity=ParityCounts(**values["parity"]),
-            latency=tuple(LatencyFigures(**figures) for figures in values["latency"]),
-            champion_finite=values["champion_finite"],
-            challenger_finite=values["challenger_finite"],
-            heldout_by_cluster={k: RepairCounts(**v) for k, v in values["heldout_by_cluster"].items()},
-            slices=tuple(Slice.from_dict(part) for part in values["slices"]),
-            corruptions={k: PairedCounts(**v) for k, v in values["corruptions"].items()},
-            calibration=Calibration.from_dict(calibration) if calibration else None,
-            onnx_accuracy=OnnxAccuracy.from_dict(onnx_accuracy) if onnx_accuracy else None,
-        )
+    calibration: Calibration | None = field(default=None, metadata={"null": True})
+    onnx_accuracy: OnnxAccuracy | None = field(default=None, metadata={"null": True})
 
 
 Result = Literal["PASS", "FAIL", "INCONCLUSIVE"]
+Figure = int | float | str | None
+Figures = Mapping[str, Figure | tuple[Mapping[str, Figure], ...]]  # rows by name where a check looks at many things
 
 
 @dataclass(frozen=True)
@@ -231,7 +198,7 @@ class Check:
     level: Level
     result: Result
     summary: str  # one sentence for a reviewer, with the figures in words
-    figures: Mapping[str, Any] = field(default_factory=dict)
+    figures: Figures = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -240,6 +207,3 @@ class Verdict:
 
     result: Result
     checks: tuple[Check, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ class Review:
     message: str
     hindrance: str
     links: dict[str, str]
-    outcome: dict[str, Any]
+    outcome: Mapping[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -58,7 +59,7 @@ def review(
         file = fetch_artifact(client, run_id, "outcome.json", Path(folder))
         if file is None:
             raise NoReview(name, wanted, f"its run {run_id} holds no outcome.json")
-        outcome = read_outcome(file)
+        outcome = read_outcome(file, f"outcome.json of run {run_id}")
     verdict = recompute(outcome)
     current = version_at(client, name, alias) or ""
     hindrance = "" if current != wanted else f"the alias {alias!r} is there already"
@@ -71,13 +72,13 @@ def review(
         alias,
         current,
         wanted,
-        str((outcome.get("verdict") or {}).get("result", "")),
+        outcome.record.verdict.result if outcome.record.verdict else "",
         verdict.result,
         verdict.checks,
-        str(outcome.get("message", "")),
+        outcome.record.message,
         hindrance,
         links(client, name, wanted, run_id),
-        outcome,
+        outcome.values,
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +12,10 @@ from repairops.config import derive_seed
 from repairops.core.styles import Style
 from repairops.data.contact_sheet import image_grid
 from repairops.data.records import CleanSet, Clusters, FailureBatch, HeldOutFailures, ImageSet, Predictions
-from repairops.model.evaluation import Evaluation
+from repairops.gate.evidence import RepairCounts
+from repairops.model.evaluation import Evaluation, repaired_by
 from repairops.model.network import to_unit
+from repairops.outcome.sections import Confusion, WrongAnswer
 from repairops.report import NegativeFlip, SamplePair
 
 MAX_CONFUSIONS = 12  # wrong answers listed for each set
@@ -106,28 +107,22 @@ def negative_flips(evaluation: Evaluation, clean: CleanSet, limit: int) -> list[
     ]
 
 
-def changed_answers(evaluation: Evaluation, clean: CleanSet, heldout: HeldOutFailures) -> dict[str, Any]:
-    """How the answers changed, as counts of images for outcome.json.
-
-    confusion: for each set the wrong answers whose number changed most, {"true", "answer", "champion", "challenger"}.
-    heldout_by_class: held-out failures that are right now, and all, by true class; classes without any are left out.
-    """
-    sets = {
-        "heldout": (heldout.batch.images, evaluation.champion_heldout, evaluation.challenger_heldout),
-        "clean": (clean.images, evaluation.champion_clean, evaluation.challenger_clean),
-    }
-    images, right = heldout.batch.images, evaluation.challenger_heldout.right
-    by_class = {
-        name: {"repaired": int(right[images.labels == k].sum()), "total": int((images.labels == k).sum())}
-        for k, name in enumerate(images.class_names)
-    }
-    return {
-        "confusion": {name: _confusions(*parts) for name, parts in sets.items()},
-        "heldout_by_class": {name: counts for name, counts in by_class.items() if counts["total"]},
-    }
+def changed_answers(evaluation: Evaluation, clean: CleanSet, heldout: HeldOutFailures) -> Confusion:
+    """For each set the wrong answers whose number changed most."""
+    return Confusion(
+        heldout=_changed(heldout.batch.images, evaluation.champion_heldout, evaluation.challenger_heldout),
+        clean=_changed(clean.images, evaluation.champion_clean, evaluation.challenger_clean),
+    )
 
 
-def _confusions(images: ImageSet, champion: Predictions, challenger: Predictions) -> list[dict[str, Any]]:
+def repaired_by_class(evaluation: Evaluation, heldout: HeldOutFailures) -> dict[str, RepairCounts]:
+    """Held-out failures that are right now, and all, by true class; classes without any are left out."""
+    images = heldout.batch.images
+    found = repaired_by(evaluation.challenger_heldout.right, images.labels, images.class_names)
+    return {name: counts for name, counts in found.items() if counts.total}
+
+
+def _changed(images: ImageSet, champion: Predictions, challenger: Predictions) -> tuple[WrongAnswer, ...]:
     """The wrong answers whose number differs, largest difference first; ties in the order of the classes."""
     before, after = (
         Counter(zip(images.labels[~p.right].tolist(), p.labels[~p.right].tolist(), strict=True))
@@ -136,10 +131,7 @@ def _confusions(images: ImageSet, champion: Predictions, challenger: Predictions
     changed = [pair for pair in sorted(before | after) if before[pair] != after[pair]]
     changed.sort(key=lambda pair: -abs(after[pair] - before[pair]))
     names = images.class_names
-    return [
-        {"true": names[t], "answer": names[a], "champion": before[t, a], "challenger": after[t, a]}
-        for t, a in changed[:MAX_CONFUSIONS]
-    ]
+    return tuple(WrongAnswer(names[t], names[a], before[t, a], after[t, a]) for t, a in changed[:MAX_CONFUSIONS])
 
 
 def _same_class(train: ImageSet, order: np.ndarray, label: int, number: int) -> int:

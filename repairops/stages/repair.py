@@ -6,6 +6,8 @@ import copy
 import dataclasses
 import logging
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,11 +19,13 @@ from repairops.core.followers import Work, fine_tune_everywhere
 from repairops.core.looks import describe_look, describe_looks, find_degradation, fit_look
 from repairops.core.styles import Style
 from repairops.core.training import TrainingResult
-from repairops.core.training.interpolation import trade_off
+from repairops.core.training.interpolation import TradeOffPoint, trade_off
 from repairops.data.decoding import encode_png
 from repairops.data.records import Clusters, FailureBatch, FailureSplit, ImageSet
 from repairops.data.split import split_failures
 from repairops.model.network import Classifier
+from repairops.outcome import from_plain, to_plain
+from repairops.outcome.sections import Cluster, Looks, MethodNames, SplitSizes, Training
 from repairops.stages.gallery import StyledSample, style_grid, style_samples
 from repairops.stages.job import Job
 from repairops.store.champion import Champion
@@ -47,7 +51,7 @@ def split_batch(job: Job, failures: FailureBatch) -> FailureSplit:
     for role, part in parts.items():
         job.log_role(f"{role}_failures", part.images.sample_ids)
     counts = {role: len(part) for role, part in parts.items()}
-    job.values["split"] = counts
+    job.record = replace(job.record, split=SplitSizes(**counts))
     job.say(", ".join(f"{count} {part}" for part, count in counts.items()))
     return split
 
@@ -57,17 +61,10 @@ def cluster(job: Job, failures: FailureBatch) -> Clusters:
     options = dataclasses.asdict(job.config.clustering)
     clusters = cluster_failures(failures, **options, seed=derive_seed(job.config.seed, "clustering"))
     names, labels = failures.images.class_names, failures.images.labels
-    job.values["clusters"] = [
-        {
-            "id": number,
-            "size": len(members),
-            "labels": {names[label]: count for label, count in Counter(labels[members].tolist()).most_common()},
-        }
-        for number in range(clusters.count)
-        for members in [clusters.members(number)]
-    ]
+    found = tuple(_cluster(number, names, labels[clusters.members(number)]) for number in range(clusters.count))
+    job.record = replace(job.record, clusters=found)
     job.log_picture("clusters.png", _png(cluster_grid(failures.images, clusters)))
-    job.say("sizes " + ", ".join(str(entry["size"]) for entry in job.values["clusters"]))
+    job.say("sizes " + ", ".join(str(each.size) for each in found))
     return clusters
 
 
@@ -83,13 +80,7 @@ def show_style(
     found = find_degradation(style, failures, train_set, job.config)
     samples = style_samples(failures, clusters, train_set, style, per_cluster=4, seed=seed)
     looks = describe_looks(style, found, clusters)
-    job.values["method"] = {
-        "name": job.config.method.name,
-        "recipe": job.config.method.recipe,
-        "style": config.name,
-    }
-    job.values["style"] = {"name": config.name, "clusters": looks}
-    job.values["clusters"] = [{**c, "look": k["look"]} for c, k in zip(job.values["clusters"], looks, strict=True)]
+    _record_style(job, looks)
     job.log_picture("styles.png", _png(style_grid(samples, failures)))
     job.say(f"{config.name}, fitted to {len(failures)} failures; {describe_look(found)['look']}")
     return style, samples
@@ -108,22 +99,54 @@ def fine_tune(
     challenger = copy.deepcopy(champion.classifier)
     work = Work(challenger, train_set, split.repair, split.validation, clusters, job.config, style, unseen)
     result, trials = fine_tune_everywhere(work, job.folder, job.log_epoch)
-    training = dataclasses.asdict(result)
-    training["tradeoff"] = _between(champion.classifier, work, result)
-    if any(point["chosen"] and point["weight"] == 0 for point in training["tradeoff"]):
-        training["note"] = f"{result.note} {NO_POINT}".strip()
-    job.values["clean_validation"]["images"] = result.validation_images
-    training["history"] = [{"epoch": number, **figures} for number, figures in enumerate(result.history, 1)]
-    job.values["training"] = training | {"trials": trials}
-    job.values["method"] |= {"chosen": next((t["method"] for t in trials if t["chosen"]), job.config.method.name)}
+    note = _record_training(job, result, _between(champion.classifier, work, result), trials)
     job.say(
         f"{len(result.history)} epochs on {result.device}, {result.images_per_second:.0f} images/s; "
-        f"epoch {result.best_epoch} chosen" + (f". {training['note']}" if training["note"] else "")
+        f"epoch {result.best_epoch} chosen" + (f". {note}" if note else "")
     )
     return challenger
 
 
-def _between(champion: Classifier, work: Work, result: TrainingResult) -> list[dict[str, Any]]:
+def _cluster(number: int, names: Sequence[str], labels: np.ndarray) -> Cluster:
+    """A cluster whose members have these labels, int64 (n,)."""
+    counts = {names[label]: count for label, count in Counter(labels.tolist()).most_common()}
+    return Cluster(number, len(labels), counts)
+
+
+def _record_style(job: Job, looks: Sequence[Mapping[str, Any]]) -> None:
+    """The method that will train, the style, and each cluster's look (`describe_looks`)."""
+    name, method = job.config.style.name, job.config.method
+    found = from_plain(Looks, to_plain({"name": name, "clusters": looks}))
+    clusters = zip(job.record.clusters or (), found.clusters, strict=True)
+    job.record = replace(
+        job.record,
+        method=MethodNames(method.name, method.recipe, name),
+        style=found,
+        clusters=tuple(replace(cluster, look=look.look) for cluster, look in clusters),
+    )
+
+
+def _record_training(
+    job: Job, result: TrainingResult, points: Sequence[TradeOffPoint], trials: Sequence[Mapping[str, Any]]
+) -> str:
+    """How the challenger came about, by which method, and by how many clean images; what a reviewer must know of it."""
+    note = result.note
+    if any(point.chosen and point.weight == 0 for point in points):
+        note = f"{note} {NO_POINT}".strip()
+    history = [{"epoch": number, **figures} for number, figures in enumerate(result.history, 1)]
+    values = {**vars(result), "history": history, "note": note, "tradeoff": points, "trials": trials}
+    method, account = job.record.method, job.record.clean_validation
+    chosen = next((trial["method"] for trial in trials if trial["chosen"]), job.config.method.name)
+    job.record = replace(
+        job.record,
+        training=from_plain(Training, to_plain(values)),
+        method=method and replace(method, chosen=chosen),
+        clean_validation=account and replace(account, images=result.validation_images),
+    )
+    return note
+
+
+def _between(champion: Classifier, work: Work, result: TrainingResult) -> list[TradeOffPoint]:
     """The points between champion and fine-tuned weights; the challenger holds the chosen one's afterwards."""
     points = trade_off(
         champion,
@@ -138,7 +161,7 @@ def _between(champion: Classifier, work: Work, result: TrainingResult) -> list[d
     for point in points:
         if point.chosen and point.weight < 1:
             log.info("           weights %.0f%% of the way from the champion chosen", 100 * point.weight)
-    return [dataclasses.asdict(point) for point in points]
+    return points
 
 
 def _png(picture: np.ndarray) -> bytes:
