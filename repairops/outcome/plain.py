@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
+_hints: Callable[[Any], dict[str, Any]] = cache(get_type_hints)
 OTHERS = {"others": True}  # metadata of a field, a mapping, for the keys that no other field has
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
@@ -52,7 +54,7 @@ def from_plain(kind: type[T], values: Any, key: str = "") -> T:
         raise Unfit(f"{key or 'it'} is {_shown(values)}, and must hold values by name")
     unfolded = getattr(kind, "unfolded", None)
     values = unfolded(values) if unfolded else values
-    hints, found, start = get_type_hints(kind), {}, f"{key}." if key else ""
+    hints, found, start = _hints(kind), {}, f"{key}." if key else ""
     for each in fields(kind):  # type: ignore[arg-type]
         if each.metadata.get("others"):
             found[each.name] = {name: value for name, value in values.items() if name not in hints}
