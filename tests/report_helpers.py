@@ -18,7 +18,8 @@ from sklearn.datasets import load_digits
 from repairops.config import Config, GateConfig
 from repairops.gate import decide
 from repairops.gate.evidence import Evidence, ParityCounts
-from repairops.outcome import Outcome, Record, from_plain, to_plain
+from repairops.outcome import Outcome, Record
+from repairops.outcome.plain import from_plain, to_plain
 from repairops.report import NegativeFlip, Pictures, SamplePair
 
 

@@ -21,7 +21,9 @@ from repairops.cli import COMMANDS, main
 from repairops.config import Config, option_names
 from repairops.core.methods import METHODS
 from repairops.errors import OutcomeUnreadable
-from repairops.outcome import SCHEMA, to_plain, write_outcome
+from repairops.outcome import write_outcome
+from repairops.outcome.plain import to_plain
+from repairops.outcome.record import SCHEMA
 
 ALL = [pytest.param(path, command, id=" ".join(path)) for path, command in commands()]
 

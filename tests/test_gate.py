@@ -22,7 +22,7 @@ from repairops.gate.evidence import (
     Slice,
 )
 from repairops.gate.exact import exact_p_value
-from repairops.outcome import from_plain, to_plain
+from repairops.outcome.plain import from_plain, to_plain
 
 POLICY = GateConfig()
 OFF = dict.fromkeys(RULES, "off")

@@ -16,7 +16,8 @@ import pytest
 from repairops.config import GateConfig, Level
 from repairops.errors import OutcomeUnreadable
 from repairops.gate import RULES
-from repairops.outcome import Outcome, read_outcome, recompute, to_plain
+from repairops.outcome import Outcome, read_outcome, recompute
+from repairops.outcome.plain import to_plain
 from repairops.report import render_markdown, render_page, render_terminal
 
 FOLDER = Path(__file__).parent / "outcomes"

@@ -30,7 +30,7 @@ from repairops.data import write_parquet
 from repairops.errors import LossNotFinite
 from repairops.model.evaluation import predict
 from repairops.model.network import Classifier
-from repairops.outcome import to_plain
+from repairops.outcome.plain import to_plain
 from repairops.pipeline import repair
 from repairops.promotion.verbs import rollback
 from repairops.report import render_terminal

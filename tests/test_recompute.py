@@ -14,7 +14,9 @@ from evidence_helpers import good_evidence, random_evidence
 from repairops.config import GateConfig
 from repairops.errors import OutcomeUnreadable
 from repairops.gate import RULES, decide
-from repairops.outcome import SCHEMA, Outcome, read_outcome, recompute, to_plain, write_outcome
+from repairops.outcome import Outcome, read_outcome, recompute, write_outcome
+from repairops.outcome.plain import to_plain
+from repairops.outcome.record import SCHEMA
 
 
 def random_policy(draw: np.random.Generator) -> GateConfig:

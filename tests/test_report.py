@@ -22,7 +22,8 @@ from report_helpers import Page, attributes, record
 from repairops.config import GateConfig, load_config
 from repairops.gate import decide
 from repairops.gate.evidence import Check, PairedCounts, RepairCounts
-from repairops.outcome import Outcome, Record, to_plain
+from repairops.outcome import Outcome, Record
+from repairops.outcome.plain import to_plain
 from repairops.report import (
     NegativeFlip,
     Pictures,
@@ -297,9 +298,10 @@ def test_page_of_a_thousand_failures_stays_small() -> None:
 
 def test_pictures_are_scaled_to_the_bytes_they_may_take() -> None:
     image = np.zeros((3, 500, 400), np.uint8)
-    few = Pictures(negative_flips=[(image, "a", "a", "b")])
+    few = Pictures(negative_flips=[NegativeFlip(image, "a", "a", "b")])
     many = Pictures(
-        samples=[SamplePair(i, image, image, image) for i in range(200)], negative_flips=[(image, "a", "a", "b")] * 99
+        samples=[SamplePair(i, image, image, image) for i in range(200)],
+        negative_flips=[NegativeFlip(image, "a", "a", "b")] * 99,
     )
     assert few.side == 112
     assert 3 * many.side**2 * (20 * 3 + MAX_FLIPS) <= PICTURE_BYTES
@@ -476,12 +478,10 @@ def test_repaired_failures_of_a_cluster() -> None:
 
 
 def test_checks_come_in_groups_with_what_they_say_together() -> None:
-    required, advisory = check_figures.checks(record(made.failed()))
-    assert (required["title"], required["tally"]) == (
-        "Required",
-        "2 of 4 pass; Clean non-regression and ONNX parity fail",
-    )
-    assert (advisory["title"], advisory["tally"]) == ("Advisory", "6 of 7 pass; ONNX accuracy fails")
+    text = page("failed").text
+    required = "2 of 4 pass; Clean non-regression and ONNX parity fail"
+    assert f"Required, every one must pass before a promotion: {required}" in text
+    assert "Advisory, for the reviewer to weigh: 6 of 7 pass; ONNX accuracy fails" in text
 
 
 def test_a_rise_is_drawn_with_its_standard_error() -> None:
@@ -508,10 +508,11 @@ def test_an_unknown_check_is_shown_and_drawn_by_its_figures() -> None:
         "figures": {"margin_points": 2.0, "weathers": rows},
     }
     outcome["verdict"]["checks"] = [*outcome["verdict"]["checks"], new]
-    found = check_figures.checks(record(outcome))[0]["checks"][-1]
-    assert (found["name"], found["sign"]) == ("Weather effects", "✕")
-    assert [len(attributes(found["figure"], kind)) for kind in ("dot", "beyond", "limit")] == [2, 1, 1]
-    assert "Fog falls." in Page(render_page(record(outcome), Pictures())).text
+    found = check_of(record(outcome), "weather_effects")
+    drawn = check_figures.figure(found)
+    assert [len(attributes(drawn, kind)) for kind in ("dot", "beyond", "limit")] == [2, 1, 1]
+    rows = cells(render_page(record(outcome), Pictures()), 'aria-label="Checks"')
+    assert ["✕Fail", "Weather effectsFog falls."] in [row[:2] for row in rows]
 
 
 def test_before_and_after_come_from_the_evidence_where_they_are_not_written() -> None:
@@ -570,7 +571,7 @@ def test_commands_of_a_pass() -> None:
     other["model"]["alias"] = "live"
     assert commands.rollback_command(record(other)) == "repairops rollback road-signs@live"
     text = page("passed").text
-    assert commands.GATE_COMMAND in text
+    assert commands.gate_command(record(outcome)) in text
     assert commands.reproduce_command(record(outcome)) in text
 
 

@@ -17,7 +17,9 @@ from repairops.cli import main
 from repairops.config import Config
 from repairops.errors import NoReview, PromotionRefused
 from repairops.gate import decide
-from repairops.outcome import SCHEMA, to_plain, write_outcome
+from repairops.outcome import write_outcome
+from repairops.outcome.plain import to_plain
+from repairops.outcome.record import SCHEMA
 from repairops.promotion.reviews import fetch_report, review
 from repairops.store.connection import connect
 from repairops.store.moves import OUTSIDE, Promotion, history, open_move, promotions

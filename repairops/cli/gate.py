@@ -17,7 +17,8 @@ def gate(outcome: str, as_json: bool) -> None:
 
     Exits like the repair: 0 PASS, 3 FAIL, 4 INCONCLUSIVE; 1 where the recorded verdict is another one.
     """
-    from repairops.outcome import EXIT_CODES, OF_VERDICT, read_outcome, recompute, to_plain
+    from repairops.outcome import EXIT_CODES, OF_VERDICT, read_outcome, recompute
+    from repairops.outcome.plain import to_plain
 
     found = read_outcome(outcome)
     verdict = recompute(found)

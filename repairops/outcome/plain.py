@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 T = TypeVar("T")
 _hints: Callable[[Any], dict[str, Any]] = cache(get_type_hints)
 OTHERS = {"others": True}  # metadata of a field, a mapping, for the keys that no other field has
+LARGEST = 2**63  # whole number: no count is larger, and no figure overflows that is made of it
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
@@ -78,11 +79,13 @@ def _fitting(hint: Any, value: Any, key: str) -> Any:
         return {str(name): _fitting(parts[1], each, f"{key}.{name}") for name, each in value.items()}
     if hint is float and value is None:
         return math.nan
-    whole = type(value) is int and abs(value) < 2**63
-    if hint is float and whole:
+    if hint is float and type(value) is int and abs(value) <= LARGEST:
         return float(value)
-    if hint is Any or (origin is Literal and value in parts) or (type(value) is hint and (whole or hint is not int)):
+    if hint is Any or (origin is Literal and value in parts):
         return value
+    if hint in WORDS and isinstance(value, hint) and isinstance(value, bool) == (hint is bool):
+        if hint is not int or abs(value) <= LARGEST:
+            return value
     wanted = {tuple: "a list", Mapping: "values by name", Literal: f"one of {', '.join(map(str, parts))}"}
     raise Unfit(f"{key} is {_shown(value)}, and must be {WORDS.get(hint) or wanted[origin]}")
 

@@ -13,27 +13,8 @@ from repairops.config import GateConfig, config_from_dict
 from repairops.errors import OutcomeUnreadable, UsageError, listing
 from repairops.gate import RULES, decide
 from repairops.gate.evidence import Evidence, PairedCounts, RepairCounts, Verdict
+from repairops.outcome import sections
 from repairops.outcome.plain import Unfit, from_plain, to_plain
-from repairops.outcome.sections import (
-    Artifacts,
-    Batch,
-    ChallengerFigures,
-    ChampionFigures,
-    CleanValidation,
-    Cluster,
-    Confusion,
-    DataSet,
-    Environment,
-    Looks,
-    MethodNames,
-    Parent,
-    PowerAt,
-    Registered,
-    SplitSizes,
-    Tracking,
-    Training,
-    Validation,
-)
 
 SCHEMA = 2
 READABLE = (1, 2)
@@ -65,36 +46,36 @@ class Record:
     message: str = ""
     job_key: str = ""
     created_at: str = ""  # ISO 8601
-    model: Parent | None = None
-    registered: Registered | None = field(default=None, metadata={"null": True})
+    model: sections.Parent | None = None
+    registered: sections.Registered | None = field(default=None, metadata={"null": True})
     promoted: bool = False
     config: Mapping[str, Any] = field(default_factory=dict)
     config_digest: str = ""
     seed: int | None = None
-    batches: tuple[Batch, ...] = ()
-    environment: Environment = field(default_factory=Environment)
-    tracking: Tracking = field(default_factory=Tracking)
+    batches: tuple[sections.Batch, ...] = ()
+    environment: sections.Environment = field(default_factory=sections.Environment)
+    tracking: sections.Tracking = field(default_factory=sections.Tracking)
     commit: str = ""
     stages: Mapping[str, float] = field(default_factory=dict)
-    sets: Mapping[str, DataSet] | None = None
-    clean_validation: CleanValidation | None = None
-    champion: ChampionFigures | None = None
-    power: tuple[PowerAt, ...] | None = None
+    sets: Mapping[str, sections.DataSet] | None = None
+    clean_validation: sections.CleanValidation | None = None
+    champion: sections.ChampionFigures | None = None
+    power: tuple[sections.PowerAt, ...] | None = None
     warning: str | None = None
-    validation: Validation | None = None
-    split: SplitSizes | None = None
-    clusters: tuple[Cluster, ...] | None = None
-    method: MethodNames | None = None
-    style: Looks | None = None
-    training: Training | None = None
-    challenger: ChallengerFigures | None = None
+    validation: sections.Validation | None = None
+    split: sections.SplitSizes | None = None
+    clusters: tuple[sections.Cluster, ...] | None = None
+    method: sections.MethodNames | None = None
+    style: sections.Looks | None = None
+    training: sections.Training | None = None
+    challenger: sections.ChallengerFigures | None = None
     negative_flips: int | None = None
-    artifacts: Artifacts | None = None
+    artifacts: sections.Artifacts | None = None
     evidence: Evidence | None = None
     policy: GateConfig | None = None
     verdict: Verdict | None = None
     not_moved: str | None = None
-    confusion: Confusion | None = None
+    confusion: sections.Confusion | None = None
     heldout_by_class: Mapping[str, RepairCounts] | None = None
     seconds: float | None = None
     earlier_run: str | None = None

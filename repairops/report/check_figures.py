@@ -16,38 +16,12 @@ from repairops.report import facts
 from repairops.report.figures import dots, interval
 from repairops.report.wording import fixed, number, percent, signed
 
-LEVELS = {
-    "required": ("Required", "every one must pass before a promotion"),
-    "advisory": ("Advisory", "for the reviewer to weigh"),
-}
+LEVELS = {"required": "every one must pass before a promotion", "advisory": "for the reviewer to weigh"}
 CEILINGS = {  # figure -> (what it is called after the check's name, its limit, in words)
     "share": ("", "max_share", lambda x: percent(x, 1)),
     "ratio": (" ratio", "max_ratio", fixed),
     "rise": (", rise", "max_rise", lambda x: fixed(x, 3)),
 }
-
-
-def checks(record: Record) -> list[dict[str, Any]]:
-    """The checks in groups by level."""
-    return [
-        {
-            "title": LEVELS[level][0],
-            "note": LEVELS[level][1],
-            "tally": facts.tally(found),
-            "checks": [_check(c) for c in found],
-        }
-        for level, found in facts.by_level(record).items()
-    ]
-
-
-def _check(check: Check) -> dict[str, Any]:
-    return {
-        "name": facts.check_name(check),
-        "result": check.result,
-        "sign": facts.SIGNS[check.result],
-        "summary": check.summary,
-        "figure": figure(check),
-    }
 
 
 def check_figure(name: str, record: Record, width: float = 260) -> Markup:

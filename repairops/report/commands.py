@@ -11,7 +11,6 @@ from repairops.report.facts import production_alias
 from repairops.report.wording import plain
 
 DEFAULT_ALIAS = "prod"  # what `repairops promote MODEL` moves
-GATE_COMMAND = "repairops gate outcome.json"
 
 
 def promote_command(record: Record) -> str:
@@ -27,6 +26,11 @@ def review_command(record: Record) -> str:
 def rollback_command(record: Record) -> str:
     """The command that undoes the last promotion; empty where nothing was registered."""
     return f"repairops rollback {_target(record)}" if record.registered else ""
+
+
+def gate_command(record: Record) -> str:
+    """The command that computes the verdict again; empty where the gate was not asked."""
+    return "repairops gate outcome.json" if record.evidence else ""
 
 
 def _waits(record: Record) -> bool:

@@ -12,7 +12,12 @@ from repairops.report.pictures import Pictures, SamplePair, data_uri, fitted_png
 from repairops.report.wording import count, of, percent, plain, ratio
 
 MAX_LABELS = 5  # class names listed for one cluster
-CAPTIONS = {"failure": "failure", "reference": "reference", "content": "train image", "styled": "styled"}
+CAPTIONS = {  # of a sample's images, and their descriptions
+    "failure": ("failure", "Failure of cluster {}"),
+    "reference": ("reference", "Reference of cluster {}"),
+    "content": ("train image", "Train image before styling"),
+    "styled": ("styled", "Train image in the style of cluster {}"),
+}
 
 
 def clusters(record: Record, pictures: Pictures) -> list[dict[str, Any]]:
@@ -69,29 +74,14 @@ def _repaired(cluster: str, record: Record) -> dict[str, Any]:
 
 
 def _sample(sample: SamplePair, side: int) -> dict[str, Any]:
+    """The sample's images with their captions, and what the failure is and was taken for."""
+    names = f"{plain(sample.label)}, taken for {plain(sample.predicted)}" if sample.predicted else sample.label
     images = [
-        {"src": png_uri(image, side), "caption": CAPTIONS[role], "alt": _alt(role, sample)}
+        {"src": png_uri(image, side), "caption": CAPTIONS[role][0], "alt": CAPTIONS[role][1].format(sample.cluster)}
         for role, image in sample.images
     ]
-    return {"images": images, "text": _sample_text(sample)}
-
-
-def _alt(role: str, sample: SamplePair) -> str:
-    words = {
-        "failure": f"Failure of cluster {sample.cluster}",
-        "reference": f"Reference of cluster {sample.cluster}",
-        "content": "Train image before styling",
-        "styled": f"Train image in the style of cluster {sample.cluster}",
-    }
-    named = f": {plain(sample.label)}" if role == "failure" and sample.label else ""
-    return words[role] + named
-
-
-def _sample_text(sample: SamplePair) -> str:
-    if not sample.label:
-        return ""
-    taken = f", taken for {plain(sample.predicted)}" if sample.predicted else ""
-    return f"{plain(sample.label)}{taken}"
+    images[0]["alt"] += f": {plain(sample.label)}" if sample.label else ""
+    return {"images": images, "text": names if sample.label else ""}
 
 
 def grid(pictures: Pictures) -> dict[str, Any] | None:

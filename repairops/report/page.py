@@ -16,6 +16,14 @@ from repairops.report.advice import next_steps
 from repairops.report.pictures import Pictures
 from repairops.report.wording import count, fixed, of, percent, plain, ratio, signed
 
+COMMANDS = (
+    ("Review", commands.review_command, "Asks the gate again, and says whether the version can be promoted now."),
+    ("Promote", commands.promote_command, "Moves the production alias; refused when it moved meanwhile."),
+    ("Roll back", commands.rollback_command, "Undoes the last promotion: only after this version was promoted."),
+    ("Reproduce", commands.reproduce_command, "Runs this job again: same version, batches, seed and options."),
+    ("Recompute the verdict", commands.gate_command, "From the counts alone."),
+)
+
 
 def render_page(record: Record, pictures: Pictures | None = None) -> str:
     """The page as HTML. Every section of the record and every picture may be missing.
@@ -41,6 +49,7 @@ def _template() -> Any:
     words = ("count", "duration", "fixed", "of", "percent", "ratio", "short", "signed", "when")
     environment.filters |= {name: getattr(wording, name) for name in words}
     environment.filters |= {"digits": _digits, "milliseconds": _milliseconds, "stage_bar": lineage.stage_bar}
+    environment.filters |= {"check_name": facts.check_name, "figure": check_figures.figure, "tally": facts.tally}
     return environment.get_template("page.html.j2")
 
 
@@ -79,7 +88,9 @@ def _view(record: Record, pictures: Pictures) -> dict[str, Any]:
         "next_steps": next_steps(record),
         "promote": commands.promote_command(record),
         "key_figures": _key_figures(record),
-        "groups": check_figures.checks(record),
+        "groups": facts.by_level(record),
+        "levels": check_figures.LEVELS,
+        "signs": facts.SIGNS,
         "classes": comparisons.classes(record),
         "failure_classes": comparisons.failure_classes(record),
         "slices": comparisons.slices(record),
@@ -134,23 +145,5 @@ def _key(title: str, figure: str, note: str, *, was: str = "", drawn: Markup | N
 
 def _commands(record: Record) -> list[tuple[str, str, str]]:
     """Rows (title, command, remark) of the commands that exist for this record."""
-    rows = [
-        (
-            "Review",
-            commands.review_command(record),
-            "Asks the gate again, and says whether the version can be promoted now.",
-        ),
-        ("Promote", commands.promote_command(record), "Moves the production alias; refused when it moved meanwhile."),
-        (
-            "Roll back",
-            commands.rollback_command(record),
-            "Undoes the last promotion: only after this version was promoted.",
-        ),
-        (
-            "Reproduce",
-            commands.reproduce_command(record),
-            "Runs this job again: same version, batches, seed and options.",
-        ),
-        ("Recompute the verdict", commands.GATE_COMMAND if record.evidence else "", "From the counts alone."),
-    ]
+    rows = [(title, command(record), remark) for title, command, remark in COMMANDS]
     return [row for row in rows if row[1]]

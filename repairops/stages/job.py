@@ -18,7 +18,8 @@ import numpy as np
 from repairops import __version__
 from repairops.config import Config
 from repairops.model.device import resolve_device
-from repairops.outcome import EXIT_CODES, Outcome, Record, to_plain, write_outcome
+from repairops.outcome import EXIT_CODES, Outcome, Record, write_outcome
+from repairops.outcome.plain import to_plain
 from repairops.outcome.sections import Batch, Environment, Parent, Tracking
 from repairops.report import Pictures, render_markdown, render_page
 from repairops.store.failures import LoggedBatch
@@ -146,7 +147,7 @@ def _environment() -> Environment:
     return Environment(
         repairops=__version__,
         mlflow=mlflow.__version__,
-        torch=torch.__version__,
+        torch=str(torch.__version__),  # a class of its own
         python=platform.python_version(),
         machine=f"{platform.system()} {platform.machine()}",
         device=torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} CPU threads",

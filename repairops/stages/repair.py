@@ -24,7 +24,7 @@ from repairops.data.decoding import encode_png
 from repairops.data.records import Clusters, FailureBatch, FailureSplit, ImageSet
 from repairops.data.split import split_failures
 from repairops.model.network import Classifier
-from repairops.outcome import from_plain, to_plain
+from repairops.outcome.plain import from_plain, to_plain
 from repairops.outcome.sections import Cluster, Looks, MethodNames, SplitSizes, Training
 from repairops.stages.gallery import StyledSample, style_grid, style_samples
 from repairops.stages.job import Job
