@@ -161,6 +161,7 @@ def test_damage_is_read_or_ends_in_one_line(name: str, seed: int) -> None:
         ('{"schema": 2, "model": {"name": "cls"}}', r"model\.version is missing"),
         ('{"schema": 2, "batches": [{"digest": 5}]}', r"batches\[0\]\.digest is 5, and must be a text"),
         ('{"schema": 2, "policy": 3}', "policy is 3"),
+        ('{"schema": 2, "stages": {"a\\nb": "x"}}', r"stages\.a b is 'x', and must be a number"),
     ],
 )
 def test_what_is_no_outcome_is_refused_in_one_line(text: str, why: str, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 T = TypeVar("T")
 _hints: Callable[[Any], dict[str, Any]] = cache(get_type_hints)
 OTHERS = {"others": True}  # metadata of a field, a mapping, for the keys that no other field has
-LARGEST = 2**63  # whole number: no count is larger, and no figure overflows that is made of it
+LARGEST = 10**300  # whole number; a float that is made of a larger one overflows
 WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
 
 
@@ -83,9 +83,9 @@ def _fitting(hint: Any, value: Any, key: str) -> Any:
         return float(value)
     if hint is Any or (origin is Literal and value in parts):
         return value
-    if hint in WORDS and isinstance(value, hint) and isinstance(value, bool) == (hint is bool):
-        if hint is not int or abs(value) <= LARGEST:
-            return value
+    fits = hint in WORDS and isinstance(value, hint) and isinstance(value, bool) == (hint is bool)
+    if fits and not (hint is int and abs(value) > LARGEST):
+        return value
     wanted = {tuple: "a list", Mapping: "values by name", Literal: f"one of {', '.join(map(str, parts))}"}
     raise Unfit(f"{key} is {_shown(value)}, and must be {WORDS.get(hint) or wanted[origin]}")
 

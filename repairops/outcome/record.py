@@ -12,7 +12,7 @@ from typing import Any
 from repairops.config import GateConfig, config_from_dict
 from repairops.errors import OutcomeUnreadable, UsageError, listing
 from repairops.gate import RULES, decide
-from repairops.gate.evidence import Evidence, PairedCounts, RepairCounts, Verdict
+from repairops.gate.evidence import Evidence, RepairCounts, Verdict
 from repairops.outcome import sections
 from repairops.outcome.plain import Unfit, from_plain, to_plain
 
@@ -80,11 +80,6 @@ class Record:
     seconds: float | None = None
     earlier_run: str | None = None
 
-    @property
-    def clean(self) -> PairedCounts | None:
-        """Champion and challenger on the clean set."""
-        return self.evidence.clean if self.evidence else None
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -102,7 +97,7 @@ class Outcome:
             record = from_plain(Record, {key: value for key, value in values.items() if key != "policy"})
             return record if policy is None else replace(record, policy=_policy(policy))
         except Unfit as error:
-            raise OutcomeUnreadable(self.source, str(error)) from error
+            raise OutcomeUnreadable(self.source, " ".join(str(error).split())) from error
 
     @property
     def kind(self) -> str:
