@@ -15,7 +15,7 @@ from repairops.errors import RepairError, UsageError
 from repairops.model.device import resolve_device
 from repairops.outcome import Outcome
 from repairops.report import Pictures
-from repairops.stages.gallery import changed_answers, negative_flips, repaired_by_class, sample_pairs
+from repairops.stages.gallery import changed_answers, negative_flips, repaired_by_class
 from repairops.stages.job import Job
 from repairops.stages.judge import ask_gate, export_and_compare, judge, weigh
 from repairops.stages.publish import outcome_message, promote_earlier, publish
@@ -119,7 +119,7 @@ def run_job(job: Job, inputs: Inputs) -> Outcome:
     job.record = replace(job.record, confusion=changed, heldout_by_class=by_class)
     pictures = Pictures(
         cluster_grid=job.pictures["clusters.png"],
-        samples=sample_pairs(samples, split.repair),
+        samples=samples,
         negative_flips=negative_flips(evaluation, clean, limit=24),
     )
     return job.conclude(outcome, outcome_message(job, outcome, evidence, verdict), pictures)

@@ -46,8 +46,8 @@ class Record:
     message: str = ""
     job_key: str = ""
     created_at: str = ""  # ISO 8601
-    model: sections.Parent | None = None
-    registered: sections.Registered | None = field(default=None, metadata={"null": True})
+    model: sections.ModelVersion | None = None
+    registered: sections.ModelVersion | None = field(default=None, metadata={"null": True})
     promoted: bool = False
     config: Mapping[str, Any] = field(default_factory=dict)
     config_digest: str = ""

@@ -14,24 +14,14 @@ from repairops.outcome.plain import OTHERS
 
 
 @dataclass(frozen=True)
-class Parent:
-    """The pinned version that was to be repaired; `alias` is '' where it was named by its number."""
+class ModelVersion:
+    """The pinned version that was to be repaired, or the one that was registered; `alias` is '' where it has none."""
 
     name: str
     version: str
     alias: str = ""
     uri: str = ""
-    run_id: str = ""
-
-
-@dataclass(frozen=True)
-class Registered:
-    """The version that was registered, and the alias that it got."""
-
-    name: str
-    version: str
-    alias: str = ""
-    uri: str = ""
+    run_id: str | None = None  # of the pinned one
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def lineage(record: Record) -> list[tuple[str, str, bool]]:
         described += [f"{k} {v}" for k, v in named.items() if v and not (k == "chosen" and v == method.name)]
     rows = [
         ("Parent version", model.uri if model else "", True),
-        ("Parent's run", model.run_id if model else "", True),
+        ("Parent's run", (model and model.run_id) or "", True),
         ("Registered version", new.uri if new else "", True),
         *((name.replace("_", " ").capitalize(), _set(found), False) for name, found in (record.sets or {}).items()),
         ("Method", ", ".join(described), False),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,25 +20,14 @@ from repairops.report import NegativeFlip, SamplePair
 MAX_CONFUSIONS = 12  # wrong answers listed for each set
 
 
-@dataclass(frozen=True, eq=False)
-class StyledSample:
-    """A failure of a cluster, one of its references, a train image, and that image in the reference's style.
-
-    The reference is among the nearest to the cluster's centre, the failure is another member (the same one in a
-    cluster of one): where the styled image looks like the failure too, the style fits the cluster, not one image.
-    """
-
-    cluster: int
-    failure: int  # index into the repair failures
-    reference: int  # likewise
-    content: np.ndarray  # uint8 (C, H, W)
-    styled: np.ndarray
-
-
 def style_samples(
     failures: FailureBatch, clusters: Clusters, train: ImageSet, style: Style, *, per_cluster: int, seed: int
-) -> list[StyledSample]:
-    """Train images, of the references' classes, in the style of each cluster's most central failures."""
+) -> list[SamplePair]:
+    """Train images, of the references' classes, in the style of each cluster's most central failures.
+
+    A reference is among the nearest to the cluster's centre, the failure beside it is another member (the same one in
+    a cluster of one): where the styled image looks like the failure too, the style fits the cluster, not one image.
+    """
     order = np.random.default_rng(derive_seed(seed, "gallery")).permutation(len(train))
     generator = torch.Generator().manual_seed(derive_seed(seed, "gallery", "style"))
     chosen = [
@@ -48,13 +36,24 @@ def style_samples(
         for members in [clusters.members(c)]
         for reference, failure in zip(members, _spread(members, per_cluster), strict=False)
     ]
-    labels = failures.images.labels
+    labels, names = failures.images.labels, failures.images.class_names
     content = np.array([_same_class(train, order, labels[r], n) for n, (_, _, r) in enumerate(chosen)])
     pixels = train.pixels[torch.from_numpy(content)]
     with torch.no_grad():
         styled = style.apply(to_unit(pixels), torch.tensor([r for _, _, r in chosen]), generator)
     shown = styled.mul(255).round().to(torch.uint8).numpy()
-    return [StyledSample(c, f, r, pixels[n].numpy(), shown[n]) for n, (c, f, r) in enumerate(chosen)]
+    return [
+        SamplePair(
+            cluster=cluster,
+            failure=failures.images.pixels[failure].numpy(),
+            reference=failures.images.pixels[reference].numpy(),
+            content=pixels[number].numpy(),
+            styled=shown[number],
+            label=names[labels[failure]],
+            predicted=names[failures.predicted[failure]],
+        )
+        for number, (cluster, failure, reference) in enumerate(chosen)
+    ]
 
 
 def _spread(members: np.ndarray, number: int) -> list[int]:
@@ -64,29 +63,11 @@ def _spread(members: np.ndarray, number: int) -> list[int]:
     return [int(members[rank]) for rank in ranks]
 
 
-def sample_pairs(samples: list[StyledSample], failures: FailureBatch) -> list[SamplePair]:
-    """The samples as the report takes them."""
-    names = failures.images.class_names
-    return [
-        SamplePair(
-            cluster=sample.cluster,
-            failure=failures.images.pixels[sample.failure].numpy(),
-            reference=failures.images.pixels[sample.reference].numpy(),
-            content=sample.content,
-            styled=sample.styled,
-            label=names[failures.images.labels[sample.failure]],
-            predicted=names[failures.predicted[sample.failure]],
-        )
-        for sample in samples
-    ]
-
-
-def style_grid(samples: list[StyledSample], failures: FailureBatch) -> np.ndarray:
+def style_grid(samples: list[SamplePair]) -> np.ndarray:
     """A picture, uint8 (H, W, 3): a row for each cluster, of triples reference, train image, the image in its style."""
     rows: dict[int, list[np.ndarray]] = {}
     for sample in samples:
-        reference = failures.images.pixels[sample.reference].numpy()
-        rows.setdefault(sample.cluster, []).extend([reference, sample.content, sample.styled])
+        rows.setdefault(sample.cluster, []).extend([sample.reference, sample.content, sample.styled])
     return image_grid([torch.from_numpy(np.stack(row)) for row in rows.values()])
 
 

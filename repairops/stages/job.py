@@ -20,7 +20,7 @@ from repairops.config import Config
 from repairops.model.device import resolve_device
 from repairops.outcome import EXIT_CODES, Outcome, Record, write_outcome
 from repairops.outcome.plain import to_plain
-from repairops.outcome.sections import Batch, Environment, Parent, Tracking
+from repairops.outcome.sections import Batch, Environment, ModelVersion, Tracking
 from repairops.report import Pictures, render_markdown, render_page
 from repairops.store.failures import LoggedBatch
 from repairops.store.jobs import JOB_TAG, OUTCOME_TAG, JobRun
@@ -43,7 +43,7 @@ class Job:
         self.record = Record(
             job_key=key,
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            model=Parent(ref.name, ref.version, ref.alias, ref.uri, ref.run_id),
+            model=ModelVersion(ref.name, ref.version, ref.alias, ref.uri, ref.run_id),
             config=config.to_dict(),
             config_digest=config.digest(),
             seed=config.seed,

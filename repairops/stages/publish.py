@@ -9,7 +9,7 @@ from repairops.errors import AliasMoved, PromotionRefused, RegistryRefused
 from repairops.gate.evidence import Evidence, Verdict
 from repairops.model.network import Classifier
 from repairops.outcome import OF_VERDICT, Outcome
-from repairops.outcome.sections import Artifacts, Registered
+from repairops.outcome.sections import Artifacts, ModelVersion
 from repairops.report import render_markdown
 from repairops.stages.job import Job
 from repairops.stages.judge import onnx_file
@@ -83,8 +83,8 @@ def _register(job: Job, client: MlflowClient, champion: Champion, challenger: Cl
     if job.config.gate.policy_sha256:
         tags[POLICY_TAG] = job.config.gate.policy_sha256
 
-    def registered(number: str) -> Registered:
-        return Registered(name, number, alias, f"models:/{name}/{number}")
+    def registered(number: str) -> ModelVersion:
+        return ModelVersion(name, number, alias, f"models:/{name}/{number}")
 
     def describe(number: str) -> str:
         return render_markdown(replace(job.record, outcome="passed", registered=registered(number)))

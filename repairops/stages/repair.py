@@ -26,7 +26,8 @@ from repairops.data.split import split_failures
 from repairops.model.network import Classifier
 from repairops.outcome.plain import from_plain, to_plain
 from repairops.outcome.sections import Cluster, Looks, MethodNames, SplitSizes, Training
-from repairops.stages.gallery import StyledSample, style_grid, style_samples
+from repairops.report import SamplePair
+from repairops.stages.gallery import style_grid, style_samples
 from repairops.stages.job import Job
 from repairops.store.champion import Champion
 
@@ -70,7 +71,7 @@ def cluster(job: Job, failures: FailureBatch) -> Clusters:
 
 def show_style(
     job: Job, champion: Champion, failures: FailureBatch, clusters: Clusters, train_set: ImageSet
-) -> tuple[Style, list[StyledSample]]:
+) -> tuple[Style, list[SamplePair]]:
     """The style that training will use, each cluster's look in a sentence, and train images in it (styles.png).
 
     Before training starts, a glance shows a wrong style: failures, train images, and these restyled, side by side.
@@ -81,7 +82,7 @@ def show_style(
     samples = style_samples(failures, clusters, train_set, style, per_cluster=4, seed=seed)
     looks = describe_looks(style, found, clusters)
     _record_style(job, looks)
-    job.log_picture("styles.png", _png(style_grid(samples, failures)))
+    job.log_picture("styles.png", _png(style_grid(samples)))
     job.say(f"{config.name}, fitted to {len(failures)} failures; {describe_look(found)['look']}")
     return style, samples
 
