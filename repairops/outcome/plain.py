@@ -79,12 +79,11 @@ def _fitting(hint: Any, value: Any, key: str) -> Any:
         return {str(name): _fitting(parts[1], each, f"{key}.{name}") for name, each in value.items()}
     if hint is float and value is None:
         return math.nan
-    if hint is float and type(value) is int and abs(value) <= LARGEST:
-        return float(value)
     if hint is Any or (origin is Literal and value in parts):
         return value
-    fits = hint in WORDS and isinstance(value, hint) and isinstance(value, bool) == (hint is bool)
-    if fits and not (hint is int and abs(value) > LARGEST):
+    kind = int | float if hint is float else hint
+    fits = hint in WORDS and isinstance(value, kind) and isinstance(value, bool) == (hint is bool)
+    if fits and not (isinstance(value, int) and abs(value) > LARGEST):
         return value
     wanted = {tuple: "a list", Mapping: "values by name", Literal: f"one of {', '.join(map(str, parts))}"}
     raise Unfit(f"{key} is {_shown(value)}, and must be {WORDS.get(hint) or wanted[origin]}")
