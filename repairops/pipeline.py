@@ -6,6 +6,7 @@ Read `run_job` first, then open the stage that interests you; from split to fine
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from pathlib import Path
 
 from repairops.config import Config
@@ -15,10 +16,10 @@ from repairops.errors import RepairError, UsageError
 from repairops.model.device import resolve_device
 from repairops.outcome import Outcome
 from repairops.report import Pictures
-from repairops.stages.gallery import changed_answers, negative_flips, sample_pairs
+from repairops.stages.gallery import changed_answers, negative_flips, repaired_by_class
 from repairops.stages.job import Job
 from repairops.stages.judge import ask_gate, export_and_compare, judge, weigh
-from repairops.stages.publish import headline, promote_earlier, publish
+from repairops.stages.publish import outcome_message, promote_earlier, publish
 from repairops.stages.pull import Inputs, pull
 from repairops.stages.repair import repair_champion
 from repairops.stages.validate import validate_failures
@@ -110,10 +111,11 @@ def run_job(job: Job, inputs: Inputs) -> Outcome:
         verdict = ask_gate(job, evidence)
     with job.stage("register"):
         outcome = publish(job, inputs.client, champion, challenger, verdict)
-    job.values |= changed_answers(evaluation, clean, split.heldout)
+    changed, by_class = changed_answers(evaluation, clean, split.heldout), repaired_by_class(evaluation, split.heldout)
+    job.record = replace(job.record, confusion=changed, heldout_by_class=by_class)
     pictures = Pictures(
         cluster_grid=job.pictures["clusters.png"],
-        samples=sample_pairs(samples, split.repair),
+        samples=samples,
         negative_flips=negative_flips(evaluation, clean, limit=24),
     )
-    return job.conclude(outcome, headline(job, outcome), pictures)
+    return job.conclude(outcome, outcome_message(job, outcome, evidence, verdict), pictures)

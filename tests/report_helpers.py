@@ -6,6 +6,7 @@ import copy
 import functools
 import io
 import json
+from collections.abc import Mapping
 from html.parser import HTMLParser
 from typing import Any
 
@@ -17,21 +18,23 @@ from sklearn.datasets import load_digits
 from repairops.config import Config, GateConfig
 from repairops.gate import decide
 from repairops.gate.evidence import Evidence, ParityCounts
+from repairops.outcome import Outcome, Record
+from repairops.outcome.plain import from_plain, to_plain
 from repairops.report import NegativeFlip, Pictures, SamplePair
 
 
 @functools.cache
 def verdict(evidence_json: str) -> str:
     """The gate's answer, asked once: exact tests over many parts take a second."""
-    return json.dumps(decide(Evidence.from_dict(json.loads(evidence_json)), GateConfig()).to_dict())
+    return json.dumps(to_plain(decide(from_plain(Evidence, json.loads(evidence_json)), GateConfig())))
 
 
 def judged(found: Evidence | int) -> dict[str, Any]:
     """The keys of an outcome that evidence and gate give; a number: that many more negative flips in each class."""
     found = page_evidence(found) if isinstance(found, int) else found
     return {
-        "evidence": found.to_dict(),
-        "verdict": json.loads(verdict(json.dumps(found.to_dict()))),
+        "evidence": to_plain(found),
+        "verdict": json.loads(verdict(json.dumps(to_plain(found)))),
         "champion": {"clean_accuracy": found.clean.champion_right / found.clean.n, "clean_n": found.clean.n},
         "challenger": {
             "clean_accuracy": found.clean.challenger_right / found.clean.n,
@@ -251,6 +254,11 @@ OUTCOMES = {
     "error": error,
     "rejected": rejected,
 }
+
+
+def record(values: Mapping[str, Any]) -> Record:
+    """The record of an outcome's values as they are read from a file."""
+    return Outcome(to_plain(values)).record
 
 
 def renamed(outcome: dict[str, Any], name: str) -> dict[str, Any]:

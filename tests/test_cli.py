@@ -21,7 +21,9 @@ from repairops.cli import COMMANDS, main
 from repairops.config import Config, option_names
 from repairops.core.methods import METHODS
 from repairops.errors import OutcomeUnreadable
-from repairops.outcome import SCHEMA, write_outcome
+from repairops.outcome import write_outcome
+from repairops.outcome.plain import to_plain
+from repairops.outcome.record import SCHEMA
 
 ALL = [pytest.param(path, command, id=" ".join(path)) for path, command in commands()]
 
@@ -153,7 +155,7 @@ def test_gate_exits_like_its_verdict(tmp_path: Path, more_lost: int, recorded: s
 
 
 def test_gate_is_inconclusive_with_code_4(tmp_path: Path) -> None:
-    found = page_evidence().to_dict()
+    found = to_plain(page_evidence())
     found["clean"] = {"both_right": 180, "champion_only": 2, "challenger_only": 2, "both_wrong": 16}
     path = write(tmp_path / "outcome.json", 0, evidence=found, verdict={"result": "INCONCLUSIVE", "checks": []})
     result = CliRunner().invoke(main, ["gate", str(path)])

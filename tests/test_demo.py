@@ -18,6 +18,7 @@ from repairops.demo.data import SHOTS, SIDE, demo_data, photograph, scanner
 from repairops.demo.story import MARK, DemoResult, repair_command, run_demo, shown, summary
 from repairops.errors import UnreadableDataset, UsageError
 from repairops.model.network import to_unit
+from repairops.outcome import Outcome
 
 
 def test_no_scan_is_in_two_of_the_demos_sets() -> None:
@@ -100,23 +101,25 @@ def test_a_folder_that_holds_something_else_is_left_alone(tmp_path: Path) -> Non
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def outcome(**values: object) -> dict[str, object]:
-    return {
+def outcome(**values: object) -> Outcome:
+    whole = {
         "outcome": "passed",
         "message": "The gate passed.",
-        "verdict": {"result": "PASS"},
+        "verdict": {"result": "PASS", "checks": []},
         "policy": {"margin_points": 1.0},
         "registered": {"name": "cls", "version": "2", "alias": "challenger"},
         "evidence": {
             "clean": {"both_right": 770, "champion_only": 10, "challenger_only": 5, "both_wrong": 15},
+            "clean_by_class": {},
             "heldout_total": 200,
             "heldout_repaired": 150,
+            "parity": {},
         },
-        **values,
     }
+    return Outcome({**whole, **values})
 
 
-def result(values: dict[str, object]) -> DemoResult:
+def result(values: Outcome) -> DemoResult:
     uri, report = "sqlite:////tmp/demo/mlflow.db", Path("/tmp/demo/report.html")
     settings = {"MLFLOW_TRACKING_URI": uri}
     return DemoResult(values, uri, report, "mlflow run .", settings, seconds=61.4)
@@ -137,7 +140,7 @@ def test_the_closing_words_of_a_passed_repair() -> None:
 
 
 def test_the_closing_words_of_a_failed_repair_offer_no_promotion() -> None:
-    text = summary(result(outcome(outcome="failed", verdict={"result": "FAIL"}, registered=None)))
+    text = summary(result(outcome(outcome="failed", verdict={"result": "FAIL", "checks": []}, registered=None)))
     assert "nothing was registered" in text
     assert "FAIL" in text
     assert "promote" not in text

@@ -23,6 +23,7 @@ from repairops.gate.evidence import (
     Slice,
 )
 from repairops.gate.exact import exact_p_value
+from repairops.outcome.plain import from_plain, to_plain
 
 POLICY = GateConfig()
 OFF = dict.fromkeys(RULES, "off")
@@ -217,9 +218,9 @@ def test_figures_are_plain_json_and_the_verdict_survives_a_round_trip():
         good_evidence(parity=ParityCounts(5, 0, math.nan)),
         good_evidence(champion_finite=False),
     ):
-        text = json.dumps(decide(made, POLICY).to_dict(), allow_nan=False)
-        again = Evidence.from_dict(json.loads(json.dumps(made.to_dict())))
-        assert json.dumps(decide(again, POLICY).to_dict()) == text
+        text = json.dumps(to_plain(decide(made, POLICY)), allow_nan=False)
+        again = from_plain(Evidence, json.loads(json.dumps(to_plain(made))))
+        assert json.dumps(to_plain(decide(again, POLICY))) == text
 
 
 def test_evidence_that_is_not_recorded_takes_its_default_and_null_is_nan():

@@ -30,6 +30,7 @@ from repairops.data import write_parquet
 from repairops.errors import LossNotFinite
 from repairops.model.evaluation import predict
 from repairops.model.network import Classifier
+from repairops.outcome.plain import to_plain
 from repairops.pipeline import repair
 from repairops.promotion.move import rollback
 from repairops.report import render_terminal
@@ -90,7 +91,7 @@ def test_a_repair_registers_one_complete_version_and_repeats_nothing(
     for name in ("clusters.png", "styles.png"):
         assert scene.artifact(run.info.run_id, name).read_bytes().startswith(b"\x89PNG")
     stored = scene.outcome(run.info.run_id)
-    assert stored == json.loads(json.dumps(outcome.values))
+    assert stored == outcome.values == to_plain(outcome.record)
     report = scene.artifact(run.info.run_id, "report.html").read_text(encoding="utf-8")
     assert all(check["summary"][:40] in report for check in stored["verdict"]["checks"])
     assert [row["batch_size"] for row in stored["evidence"]["latency"]] == [1, 32]
@@ -246,7 +247,7 @@ def test_a_refused_promotion_is_no_error_and_is_made_up_for(scene: Scene) -> Non
         assert run.data.tags["repairops.outcome"] == ("not_promoted" if rerun else "repeated:not_promoted")
         assert run.info.status == "FINISHED"
         assert scene.outcome(run.info.run_id)["message"] == refused.message
-    told = render_terminal(refused.values)
+    told = render_terminal(refused.record)
     assert "its weights are not what its gate judged" in told
     assert "run the same command again: it repairs nothing anew" in told
 

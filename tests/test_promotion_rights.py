@@ -15,6 +15,7 @@ from store_helpers import add_version, in_processes, judged_version
 import repairops
 from repairops.config import load_config
 from repairops.errors import AliasBeingMoved, AliasMoved, PromotionRefused, RegistryRefused
+from repairops.outcome import Outcome
 from repairops.promotion.history import OUTSIDE, Promotion, close_move, open_move, promotions
 from repairops.promotion.move import move_alias, rival_of
 from repairops.stages.job import Job
@@ -133,7 +134,7 @@ def test_a_job_without_the_right_leaves_the_alias_and_says_so(
     run = JobRun(client, client.create_run(experiment_id(client, f"repairs/{model}")).info.run_id)
     config = load_config(overrides=["register.promote=auto", "training.device=cpu"])
     job = Job(run, "key", tmp_path, ModelRef(model, "1", "prod", ""), [], config)
-    earlier = {"registered": {"version": "2"}, "earlier_run": run.run_id}
+    earlier = Outcome({"registered": {"name": model, "version": "2"}, "earlier_run": run.run_id})
     sign_in(MAY_NOT)
     found = promote_earlier(job, client, earlier)
     assert found["outcome"] == "not_promoted"

@@ -71,7 +71,9 @@ class Opened:
 def written(folder: Path, outcome: dict[str, Any], pictures: Pictures | None = None) -> str:
     """The URI of the outcome's page, written into the folder."""
     file = folder / "report.html"
-    file.write_text(render_page(outcome, made.pictures() if pictures is None else pictures), encoding="utf-8")
+    file.write_text(
+        render_page(made.record(outcome), made.pictures() if pictures is None else pictures), encoding="utf-8"
+    )
     return file.as_uri()
 
 
@@ -115,11 +117,12 @@ def test_every_outcome_shows_and_is_accessible(name: str, opened: Opened, tmp_pa
     axe checks landmarks, names, alternative texts, order of headings, contrast, tables, what scrolls by keyboard.
     """
     page, outcome = opened.page, made.OUTCOMES[name]()
+    word = facts.verdict_word(made.record(outcome))
     uri = written(tmp_path, outcome)
     page.goto(uri)
     assert {width: too_wide(page) for width in resized(page)} == NOWHERE
     assert page.get_by_role("heading", level=1).is_visible()
-    assert page.get_by_role("banner").get_by_text(facts.verdict_word(outcome), exact=False).first.is_visible()
+    assert page.get_by_role("banner").get_by_text(word, exact=False).first.is_visible()
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
         assert violations(page) == []
@@ -202,7 +205,8 @@ def test_keyboard_reaches_everything_in_reading_order(opened: Opened, tmp_path: 
 def test_a_command_is_copied_as_it_is(opened: Opened, tmp_path: Path) -> None:
     opened.page.set_viewport_size({"width": 320, "height": 900})
     opened.page.goto(written(tmp_path, made.passed()))
-    wanted = [commands.promote_command(made.passed()), commands.reproduce_command(made.passed())]
+    record = made.record(made.passed())
+    wanted = [commands.promote_command(record), commands.reproduce_command(record)]
     for command in wanted:
         shown = opened.page.locator("pre", has_text=command).first
         shown.click()
@@ -237,7 +241,7 @@ def test_in_the_artifact_view_of_a_running_mlflow_ui(opened: Opened, server_regi
     element = page.wait_for_selector("iframe[sandbox]", timeout=60_000)
     frame = element.content_frame()
     assert element.get_attribute("sandbox") == "allow-scripts"
-    playwright.expect(frame.get_by_role("banner")).to_contain_text(facts.headline(made.passed()))
+    playwright.expect(frame.get_by_role("banner")).to_contain_text(facts.headline(made.record(made.passed())))
     grounds = []
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from report_helpers import Page, attributes
 
-from repairops.report.charts import Bin, Curve, TradeOff, line_chart, reliability_chart, trade_off_chart
+from repairops.gate.evidence import ConfidenceBin
+from repairops.outcome.sections import Point
+from repairops.report.charts import Curve, line_chart, reliability_chart, trade_off_chart
 from repairops.report.figures import axis, dots, dumbbell, interval, row, row_scale, share_bar
 from repairops.report.svg import Scale, nice_ticks, share_ticks
 
@@ -166,19 +168,21 @@ def test_shares_get_ticks_of_shares() -> None:
 
 
 def test_reliability_is_drawn_with_areas_by_the_number_of_images() -> None:
-    svg = reliability_chart([Bin(0.5, 0.25, 25)], [Bin(0.5, 0.5, 100), Bin(0.9, 0.9, 0)], label="x", side=260)
+    before = [ConfidenceBin(0.4, 0.6, 100, 25, 0.5)]
+    after = [ConfidenceBin(0.4, 0.6, 400, 200, 0.5), ConfidenceBin(0.8, 1.0, 4, 3, 0.9), ConfidenceBin(0, 0.2, 0, 0, 0)]
+    svg = reliability_chart(before, after, label="x", side=260)
     (ring,) = attributes(svg, "ring")
     assert (ring["cx"], ring["cy"], ring["r"]) == ("168", "184.5", "5")  # x 44..292, y 242..12; 2 + 6 * sqrt(1/4)
-    assert [dot["r"] for dot in attributes(svg, "dot")] == ["8", "2"]
+    assert [dot["r"] for dot in attributes(svg, "dot")] == ["8", "2.6"]  # none for the empty bin
     assert reliability_chart([], [], label="x") == ""
 
 
 def test_the_trade_off_stands_at_the_right_pixels() -> None:
-    points = [TradeOff(1.0, 0.90, 1.0, False), TradeOff(0.5, 0.94, 0.5, True), TradeOff(0.0, 0.94, 0.0, False)]
-    svg = trade_off_chart(points, label="x", width=480, height=240)
+    points = [Point(1.0, 0.90, 1.0, False), Point(0.5, 0.94, 0.5, True), Point(0.0, 0.94, 0.0, False)]
+    svg = trade_off_chart(points, width=480, height=240)
     (line,) = Page(svg).all("polyline")
     assert line["points"] == "58,22 258,22 458,202"  # by weight; x 50 + 8 to 480 - 14 - 8, y from 240 - 38 up to 22
     (chosen,) = attributes(svg, "point")
     assert (chosen["cx"], chosen["cy"]) == ("258", "22")
     assert "chosen, weight 0.5" in Page(svg).text
-    assert trade_off_chart(points[:1], label="x") == ""
+    assert trade_off_chart(points[:1]) == ""

@@ -11,9 +11,17 @@ from repairops.config import StyleConfig
 from repairops.core.styles import Style, fit_style
 from repairops.data import from_arrays
 from repairops.data.records import CleanSet, Clusters, FailureBatch, HeldOutFailures, ImageSet
+from repairops.gate.evidence import RepairCounts
 from repairops.model.evaluation import Evaluation, judge
 from repairops.model.network import to_unit
-from repairops.stages.gallery import changed_answers, negative_flips, sample_pairs, style_grid, style_samples
+from repairops.outcome.sections import Confusion, WrongAnswer
+from repairops.stages.gallery import (
+    changed_answers,
+    negative_flips,
+    repaired_by_class,
+    style_grid,
+    style_samples,
+)
 
 NAMES = tuple("0123456789")
 
@@ -56,7 +64,9 @@ def test_samples_are_a_failure_a_reference_and_a_train_image_in_its_style() -> N
         per_cluster=3,
         seed=0,
     )
-    assert [(s.cluster, s.failure, s.reference) for s in found] == [
+    number = {pixels.tobytes(): n for n, pixels in enumerate(failures.images.pixels.numpy())}
+    places = [(s.cluster, number[s.failure.tobytes()], number[s.reference.tobytes()]) for s in found]
+    assert places == [
         (0, 3, 0),  # the reference is nearest to the centre, the failure from the middle of the cluster outwards
         (0, 4, 1),
         (0, 6, 2),
@@ -64,14 +74,14 @@ def test_samples_are_a_failure_a_reference_and_a_train_image_in_its_style() -> N
         (1, 8, 8),
     ]
     known = {image.tobytes(): label for image, label in zip(train.pixels.numpy(), train.labels, strict=True)}
-    assert [known[s.content.tobytes()] for s in found] == failures.images.labels[[s.reference for s in found]].tolist()
-    pair = sample_pairs(found, failures)[0]
+    assert [known[s.content.tobytes()] for s in found] == failures.images.labels[[r for _, _, r in places]].tolist()
+    pair = found[0]
     assert [role for role, _ in pair.images] == ["failure", "reference", "content", "styled"]
     assert np.array_equal(pair.failure, failures.images.pixels[3].numpy())
     assert np.array_equal(pair.reference, failures.images.pixels[0].numpy())
     assert (pair.label, pair.predicted) == (NAMES[failures.images.labels[3]], NAMES[failures.predicted[3]])
     assert not np.array_equal(pair.styled, pair.content)
-    grid = style_grid(found, failures)
+    grid = style_grid(found)
     assert grid.dtype == np.uint8
     assert grid.shape[1] > 4 * grid.shape[0]  # two rows of nine pictures, the second one shorter
 
@@ -81,7 +91,8 @@ def test_a_cluster_of_one_is_its_own_reference() -> None:
     (only,) = style_samples(
         failures, clusters([0]), train, fitted("subband_wct", failures, train), per_cluster=4, seed=0
     )
-    assert (only.failure, only.reference) == (0, 0)
+    assert np.array_equal(only.failure, only.reference)
+    assert np.array_equal(only.failure, failures.images.pixels[0].numpy())
 
 
 def evaluation() -> tuple[Evaluation, CleanSet, HeldOutFailures]:
@@ -101,14 +112,13 @@ def evaluation() -> tuple[Evaluation, CleanSet, HeldOutFailures]:
 def test_changed_answers_are_counts_of_the_wrong_ones_that_differ() -> None:
     found, clean, heldout = evaluation()
     threes = int((heldout.batch.images.labels == 3).sum())
-    changed = changed_answers(found, clean, heldout)
-    assert changed["confusion"] == {
-        "heldout": [{"true": "3", "answer": "8", "champion": threes, "challenger": 0}],
-        "clean": [{"true": "5", "answer": "6", "champion": 0, "challenger": 2}],
-    }
-    assert changed["heldout_by_class"]["3"] == {"repaired": threes, "total": threes}
-    assert sum(counts["total"] for counts in changed["heldout_by_class"].values()) == 60
-    assert sum(counts["repaired"] for counts in changed["heldout_by_class"].values()) == threes
+    assert changed_answers(found, clean, heldout) == Confusion(
+        heldout=(WrongAnswer("3", "8", threes, 0),), clean=(WrongAnswer("5", "6", 0, 2),)
+    )
+    by_class = repaired_by_class(found, heldout)
+    assert by_class["3"] == RepairCounts(threes, threes)
+    assert sum(counts.total for counts in by_class.values()) == 60
+    assert sum(counts.repaired for counts in by_class.values()) == threes
 
 
 def test_negative_flips_come_with_both_answers_most_confident_first() -> None:

@@ -17,7 +17,9 @@ from repairops.cli import main
 from repairops.config import Config
 from repairops.errors import NoReview, PromotionRefused
 from repairops.gate import decide
-from repairops.outcome import SCHEMA, write_outcome
+from repairops.outcome import write_outcome
+from repairops.outcome.plain import to_plain
+from repairops.outcome.record import SCHEMA
 from repairops.promotion.history import OUTSIDE, Promotion, open_move, promotions, with_outside
 from repairops.promotion.review import fetch_report, review
 from repairops.store.connection import connect
@@ -40,9 +42,9 @@ def challenger(client: MlflowClient, tmp_path: Path) -> str:
         "schema": SCHEMA,
         "outcome": "passed",
         "message": "231 of 300 repaired.",
-        "evidence": page_evidence().to_dict(),
+        "evidence": to_plain(page_evidence()),
         "policy": asdict(Config().gate),
-        "verdict": decide(page_evidence(), Config().gate).to_dict(),
+        "verdict": to_plain(decide(page_evidence(), Config().gate)),
     }
     write_outcome(outcome, tmp_path / "outcome.json")
     (tmp_path / "report.html").write_text("<html>the page</html>")

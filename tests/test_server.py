@@ -110,10 +110,12 @@ def test_a_models_life(client: MlflowClient, tmp_path: Path) -> None:
     with job_run(client, ref) as job:
         version = register(client, champion, repaired, tmp_path, job.run_id, tags=tags)
         job.set_tags({"repairops.job_key": "s" * 64, "repairops.outcome": "passed"})
-        (tmp_path / "outcome.json").write_text('{"outcome": "passed"}')
+        (tmp_path / "outcome.json").write_text('{"schema": 2, "outcome": "passed"}')
         job.log_file(tmp_path / "outcome.json")
     runs = runs_of_job(client, "s" * 64)
-    assert earlier_outcome(client, runs) == {"outcome": "passed", "earlier_run": job.run_id}
+    earlier = earlier_outcome(client, runs)
+    assert earlier
+    assert (earlier.kind, earlier.record.earlier_run) == ("passed", job.run_id)
     assert aliases_of(client, "signs") == {"prod": "1", "challenger": "2"}
     assert client.get_model_version("signs", "2").description.startswith("# Version 2")
     assert repaired_batches(client, ModelRef("signs", "2", "", "")) == {batch.digest[:16]}

@@ -433,7 +433,7 @@ def test_a_users_open_run_stays_open_beside_the_job(client: MlflowClient) -> Non
 def finished_job(client: MlflowClient, tmp_path: Path, outcome: str, key: str = "k" * 64) -> str:
     with job_run(client, REF) as job:
         job.set_tags({"repairops.job_key": key, "repairops.outcome": outcome})
-        (tmp_path / "outcome.json").write_text(json.dumps({"outcome": outcome}))
+        (tmp_path / "outcome.json").write_text(json.dumps({"schema": 2, "outcome": outcome, "later": 1}))
         job.log_file(tmp_path / "outcome.json")
     return job.run_id
 
@@ -445,9 +445,13 @@ def test_an_earlier_outcome_is_found_by_the_jobs_key(client: MlflowClient, tmp_p
     finished_job(client, tmp_path, "passed", key="o" * 64)
     runs = runs_of_job(client, "k" * 64)
     assert len(runs) == 2
-    assert earlier_outcome(client, runs) == {"outcome": "failed", "earlier_run": failed}
+    earlier = earlier_outcome(client, runs)
+    assert earlier
+    assert earlier.values == {"schema": 2, "outcome": "failed", "later": 1, "earlier_run": failed}  # nothing is lost
     passed = finished_job(client, tmp_path, "passed")
-    assert earlier_outcome(client, runs_of_job(client, "k" * 64)) == {"outcome": "passed", "earlier_run": passed}
+    earlier = earlier_outcome(client, runs_of_job(client, "k" * 64))
+    assert earlier
+    assert (earlier.kind, earlier.record.earlier_run) == ("passed", passed)
 
 
 def test_runs_that_died_are_closed(client: MlflowClient) -> None:

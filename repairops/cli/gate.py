@@ -18,12 +18,13 @@ def gate(outcome: str, as_json: bool) -> None:
     Exits like the repair: 0 PASS, 3 FAIL, 4 INCONCLUSIVE; 1 where the recorded verdict is another one.
     """
     from repairops.outcome import EXIT_CODES, OF_VERDICT, read_outcome, recompute
+    from repairops.outcome.plain import to_plain
 
-    values = read_outcome(outcome)
-    verdict = recompute(values, outcome)
-    recorded = (values.get("verdict") or {}).get("result")
+    found = read_outcome(outcome)
+    verdict = recompute(found)
+    recorded = found.record.verdict.result if found.record.verdict else None
     if as_json:
-        print_json({**verdict.to_dict(), "recorded": recorded})
+        print_json({**to_plain(verdict), "recorded": recorded})
     else:
         rows = [{"check": c.name, "level": c.level, "result": c.result, "why": c.summary} for c in verdict.checks]
         print_table(rows, ["check", "level", "result", "why"])

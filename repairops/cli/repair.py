@@ -65,6 +65,6 @@ def repair(
         outcome = run_repair(
             config=load_config(config_file, [*overrides, *options]), tracking_uri=tracking_uri, **given
         )
-    text = outcome.message if outcome.repeated else render_terminal(outcome.values)
+    text = outcome.message if outcome.repeated else render_terminal(outcome.record)
     answer(as_json, {**outcome.values, "repeated": outcome.repeated}, text)
     sys.exit(outcome.exit_code)

@@ -12,13 +12,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from repairops.demo.champion import train_champion
 from repairops.demo.data import DemoData, demo_data, photograph
 from repairops.errors import RepairError, UsageError
+from repairops.outcome import Outcome, read_outcome
 from repairops.store.connection import connect, experiment_id
 from repairops.store.runs import all_runs
 
@@ -46,7 +46,7 @@ training:  # small steps for a small train set
 class DemoResult:
     """What the demo shows at its end."""
 
-    outcome: dict[str, Any]
+    outcome: Outcome
     tracking_uri: str
     report: Path
     command: str
@@ -81,30 +81,27 @@ def run_demo(folder: Path, *, data: Path | None = None, seed: int = 0, tracking_
 
 def summary(result: DemoResult) -> str:
     """Before and after, the verdict, the version, where the report is, and how to go on."""
-    outcome = result.outcome
-    evidence = outcome.get("evidence")
-    if not evidence:
-        return f"The repair came to no verdict: {outcome['message']}"
-    clean, total, repaired = evidence["clean"], evidence["heldout_total"], evidence["heldout_repaired"]
-    n = sum(clean.values())
-    before = clean["both_right"] + clean["champion_only"]
-    after = clean["both_right"] + clean["challenger_only"]
-    registered = outcome.get("registered")
+    record = result.outcome.record
+    evidence, registered = record.evidence, record.registered
+    if evidence is None or record.verdict is None or record.policy is None:
+        return f"The repair came to no verdict: {record.message}"
+    clean, total, repaired = evidence.clean, evidence.heldout_total, evidence.heldout_repaired
+    before, after = clean.champion_right / clean.n, clean.challenger_right / clean.n
     version = (
-        f"version {registered['version']} of {registered['name']}, alias {registered['alias']}"
+        f"version {registered.version} of {registered.name}, alias {registered.alias}"
         if registered
         else "nothing was registered"
     )
-    margin = outcome["policy"]["margin_points"]
+    margin = record.policy.margin_points
     served = result.tracking_uri.startswith("http")
     browse = result.tracking_uri if served else f"mlflow ui --backend-store-uri {result.tracking_uri}"
     lines = [
         "",
         f"{'':<28}{'before':>12}{'after':>12}",
         f"{'held-out failures right':<28}{f'0 / {total}':>12}{f'{repaired} / {total}':>12}",
-        f"{'clean accuracy':<28}{before / n:>12.1%}{after / n:>12.1%}   ({n} images, margin {margin:g} points)",
+        f"{'clean accuracy':<28}{before:>12.1%}{after:>12.1%}   ({clean.n} images, margin {margin:g} points)",
         "",
-        f"verdict   {outcome['verdict']['result']}",
+        f"verdict   {record.verdict.result}",
         f"version   {version}",
         f"report    {result.report}",
         f"browse    {browse}",
@@ -205,11 +202,9 @@ def _environ(values: dict[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _result(folder: Path) -> tuple[dict[str, Any], Path]:
+def _result(folder: Path) -> tuple[Outcome, Path]:
     """The job's outcome and report, fetched from its run into the folder."""
     import mlflow
-
-    from repairops.outcome import read_outcome
 
     runs = all_runs(connect(), EXPERIMENT, "tags.`repairops.kind` = 'repair'")
     if not runs:

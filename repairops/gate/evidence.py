@@ -1,15 +1,15 @@
 """What the gate decides from, and what it says: counts and figures, no tensors; plain JSON in outcome.json.
 
-Standard library only. Each value has `to_dict` and `from_dict`, which are each other's inverse.
+Standard library only. Where the JSON of a value is not its fields, `to_dict` gives it, and `unfolded` its fields'
+values from it; "null" marks a field that is null in JSON where it is None (see `outcome.plain`).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
-from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
 
 from repairops.config import Level
 
@@ -63,11 +63,9 @@ class Slice:
     def to_dict(self) -> dict[str, Any]:
         return {"set": self.of, "column": self.column, "value": self.value, **asdict(self.counts)}
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Slice:
-        kind = RepairCounts if values["set"] == "failures" else PairedCounts
-        counts = kind(**{k: v for k, v in values.items() if k not in ("set", "column", "value")})
-        return cls(values["column"], values["value"], counts)
+    @staticmethod
+    def unfolded(values: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {**values, "counts": values}
 
 
 @dataclass(frozen=True)
@@ -103,9 +101,10 @@ class Calibration:
     def to_dict(self) -> dict[str, Any]:
         return {"champion_ece": self.champion_ece, "challenger_ece": self.challenger_ece, "bins": asdict(self)}
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
-        return cls(**_fields(cls, values["bins"]))
+    @staticmethod
+    def unfolded(values: Mapping[str, Any]) -> Mapping[str, Any]:
+        bins = values.get("bins")
+        return bins if isinstance(bins, Mapping) else {}
 
 
 def expected_calibration_error(bins: Sequence[ConfidenceBin]) -> float:
@@ -135,10 +134,6 @@ class OnnxAccuracy:
             "n": n,
             "counts": asdict(self.counts),
         }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> OnnxAccuracy:
-        return cls(PairedCounts(**values["counts"]))
 
 
 @dataclass(frozen=True)
@@ -186,24 +181,13 @@ class Evidence:
     heldout_by_cluster: Mapping[str, RepairCounts] = field(default_factory=dict)
     slices: tuple[Slice, ...] = ()
     corruptions: Mapping[str, PairedCounts] = field(default_factory=dict)
-    calibration: Calibration | None = None
-    onnx_accuracy: OnnxAccuracy | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {
-            "slices": [part.to_dict() for part in self.slices],
-            "calibration": self.calibration.to_dict() if self.calibration else None,
-            "onnx_accuracy": self.onnx_accuracy.to_dict() if self.onnx_accuracy else None,
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Evidence:
-        """What is not there takes its default, what is not known is left out. Raises KeyError or TypeError where
-        something else is missing."""
-        return cls(**_fields(cls, values))
+    calibration: Calibration | None = field(default=None, metadata={"null": True})
+    onnx_accuracy: OnnxAccuracy | None = field(default=None, metadata={"null": True})
 
 
 Result = Literal["PASS", "FAIL", "INCONCLUSIVE"]
+Figure = int | float | str | None
+Figures = Mapping[str, Figure | tuple[Mapping[str, Figure], ...]]  # rows by name where a check looks at many things
 
 
 @dataclass(frozen=True)
@@ -214,7 +198,7 @@ class Check:
     level: Level
     result: Result
     summary: str  # one sentence for a reviewer, with the figures in words
-    figures: Mapping[str, Any] = field(default_factory=dict)
+    figures: Figures = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -223,27 +207,3 @@ class Verdict:
 
     result: Result
     checks: tuple[Check, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def _fields(cls: Any, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a dataclass that are there, from plain JSON."""
-    return {name: _read(hint, values[name]) for name, hint in get_type_hints(cls).items() if name in values}
-
-
-def _read(kind: Any, value: Any) -> Any:
-    """A value of this kind from plain JSON; null is NaN where a number is wanted."""
-    origin, inside = get_origin(kind), get_args(kind)
-    if origin is UnionType:  # of a kind and None
-        return None if value is None else _read(inside[0], value)
-    if kind is float:
-        return math.nan if value is None else value
-    if origin is tuple:
-        return tuple(_read(inside[0], each) for each in value)
-    if origin is Mapping:
-        return {key: _read(inside[1], each) for key, each in value.items()}
-    if hasattr(kind, "from_dict"):
-        return kind.from_dict(value)
-    return kind(**_fields(kind, value)) if isinstance(kind, type) and is_dataclass(kind) else value

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from repairops.config import GateConfig, config_from_dict
 from repairops.errors import OutcomeUnreadable, UsageError, listing
-from repairops.gate.evidence import Evidence, Verdict
+from repairops.gate import RULES, decide
+from repairops.gate.evidence import Evidence, RepairCounts, Verdict
+from repairops.outcome import sections
+from repairops.outcome.plain import Unfit, from_plain, to_plain
 
 SCHEMA = 2
 READABLE = (1, 2)
@@ -28,16 +31,77 @@ OF_VERDICT = {"PASS": "passed", "FAIL": "failed", "INCONCLUSIVE": "inconclusive"
 
 
 @dataclass(frozen=True)
+class Record:
+    """All that is known of a repair, and what outcome.json holds; None where the job did not get there.
+
+    outcome: passed, failed, inconclusive, nothing_to_repair or error; alias_moved and not_promoted are passed and
+    registered, but the production alias was not moved.
+    config: the resolved options by stage. stages: seconds by stage. warning: what is known before the training.
+    not_moved: why the alias was not moved, '' where it was. earlier_run: the run that came to this outcome.
+    """
+
+    schema: int = SCHEMA
+    outcome: str = "error"
+    exit_code: int = 1
+    message: str = ""
+    job_key: str = ""
+    created_at: str = ""  # ISO 8601
+    model: sections.ModelVersion | None = None
+    registered: sections.ModelVersion | None = field(default=None, metadata={"null": True})
+    promoted: bool = False
+    config: Mapping[str, Any] = field(default_factory=dict)
+    config_digest: str = ""
+    seed: int | None = None
+    batches: tuple[sections.Batch, ...] = ()
+    environment: sections.Environment = field(default_factory=sections.Environment)
+    tracking: sections.Tracking = field(default_factory=sections.Tracking)
+    commit: str = ""
+    stages: Mapping[str, float] = field(default_factory=dict)
+    sets: Mapping[str, sections.DataSet] | None = None
+    clean_validation: sections.CleanValidation | None = None
+    champion: sections.ChampionFigures | None = None
+    power: tuple[sections.PowerAt, ...] | None = None
+    warning: str | None = None
+    validation: sections.Validation | None = None
+    split: sections.SplitSizes | None = None
+    clusters: tuple[sections.Cluster, ...] | None = None
+    method: sections.MethodNames | None = None
+    style: sections.Looks | None = None
+    training: sections.Training | None = None
+    challenger: sections.ChallengerFigures | None = None
+    negative_flips: int | None = None
+    artifacts: sections.Artifacts | None = None
+    evidence: Evidence | None = None
+    policy: GateConfig | None = None
+    verdict: Verdict | None = None
+    not_moved: str | None = None
+    confusion: sections.Confusion | None = None
+    heldout_by_class: Mapping[str, RepairCounts] | None = None
+    seconds: float | None = None
+    earlier_run: str | None = None
+
+
+@dataclass(frozen=True)
 class Outcome:
-    """The values of outcome.json, plain JSON. `repeated` is True where an earlier run had done the job."""
+    """The values of outcome.json, plain JSON, and as a `record`. repeated: an earlier run had done the job."""
 
     values: Mapping[str, Any]
     repeated: bool = False
+    source: object = "outcome.json"  # for messages
+
+    @cached_property
+    def record(self) -> Record:
+        """The values as a record. Raises OutcomeUnreadable, which names the key that does not fit."""
+        values, policy = _upgraded(self.values), self.values.get("policy")
+        try:
+            record = from_plain(Record, {key: value for key, value in values.items() if key != "policy"})
+            return record if policy is None else replace(record, policy=_policy(policy))
+        except Unfit as error:
+            raise OutcomeUnreadable(self.source, " ".join(str(error).split())) from error
 
     @property
     def kind(self) -> str:
-        """passed, failed, inconclusive, nothing_to_repair or error; alias_moved and not_promoted are passed and
-        registered, but the production alias was not moved."""
+        """See `Record.outcome`."""
         return str(self.values["outcome"])
 
     @property
@@ -56,73 +120,55 @@ class Outcome:
 
 def write_outcome(values: Mapping[str, Any], path: Path) -> None:
     """Writes outcome.json; NaN and infinity become null, since JSON has neither."""
-    path.write_text(json.dumps(_finite(values), indent=1, allow_nan=False), encoding="utf-8")
+    path.write_text(json.dumps(to_plain(values), indent=1, allow_nan=False), encoding="utf-8")
 
 
-def read_outcome(path: str | Path) -> dict[str, Any]:
-    """An outcome.json as plain values, of this schema or an earlier one. Raises OutcomeUnreadable."""
+def read_outcome(path: str | Path, source: object = "") -> Outcome:
+    """An outcome.json of this schema or an earlier one. Raises OutcomeUnreadable; `source` names it, else the path."""
+    source = source or path
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
-        raise OutcomeUnreadable(path, error.strerror or str(error)) from error
-    except ValueError as error:
-        raise OutcomeUnreadable(path, f"it is not JSON ({error})") from error
-    if not isinstance(values, dict) or values.get("schema") not in READABLE:
-        found = values.get("schema") if isinstance(values, dict) else None
-        raise OutcomeUnreadable(path, f"its schema is {found!r}, and this version reads {listing(READABLE)}")
-    return values
+        raise OutcomeUnreadable(source, error.strerror or str(error)) from error
+    except (ValueError, RecursionError) as error:
+        raise OutcomeUnreadable(source, f"it is not JSON ({error})") from error
+    schema = values.get("schema") if isinstance(values, dict) else None
+    if isinstance(schema, bool) or schema not in READABLE:
+        raise OutcomeUnreadable(source, f"its schema is {schema!r}, and this version reads {listing(READABLE)}")
+    outcome = Outcome(values, source=source)
+    _ = outcome.record  # whatever does not fit is said now
+    return outcome
 
 
-def recompute(values: Mapping[str, Any], path: object = "outcome.json") -> Verdict:
+def recompute(outcome: Outcome) -> Verdict:
     """The verdict from an outcome's own counts and policy, computed anew. Raises OutcomeUnreadable.
 
-    Checks that an outcome of schema 1 does not know are off. It was judged by the score test, and is judged by the
-    exact one here, so that the two can differ where the evidence is at the edge.
+    A check that its policy does not name is off: the gate did not ask it then. An outcome of schema 1 was judged by
+    the score test, and is judged by the exact one here, so that the two can differ where the evidence is at the edge.
     """
-    from repairops.gate import RULES, decide
+    record = outcome.record
+    if record.evidence is None or record.policy is None:
+        raise OutcomeUnreadable(outcome.source, f"it holds no evidence of a gate (outcome {record.outcome!r})")
+    try:
+        return decide(record.evidence, record.policy)
+    except (ArithmeticError, ValueError) as error:
+        raise OutcomeUnreadable(outcome.source, f"its counts cannot be judged ({error})") from error
 
-    if not values.get("evidence") or not values.get("policy"):
-        raise OutcomeUnreadable(path, f"it holds no evidence of a gate (outcome {values.get('outcome')!r})")
-    levels = dict.fromkeys(RULES, "off") if values.get("schema") == 1 else {}
+
+def _policy(values: Any) -> GateConfig:
+    """The recorded policy; checks that it does not name are off."""
+    if not isinstance(values, Mapping):
+        raise Unfit(f"policy is {values!r}, and must hold values by name")
     try:
-        policy: GateConfig = config_from_dict({"gate": {**levels, **values["policy"]}}).gate
+        return config_from_dict({"gate": {**dict.fromkeys(RULES, "off"), **values}}).gate
     except UsageError as error:
-        raise OutcomeUnreadable(path, f"its policy is none that this version knows ({error})") from error
-    try:
-        evidence = Evidence.from_dict(_numbers(_upgraded(values)))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise OutcomeUnreadable(path, f"its evidence is incomplete ({error!r})") from error
-    return decide(evidence, policy)
+        raise Unfit(f"its policy is none that this version knows ({error})") from error
 
 
 def _upgraded(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The evidence in the present shape: schema 1 had one latency or none, and none of what came later."""
-    evidence: Mapping[str, Any] = values["evidence"]
-    if values.get("schema") != 1:
-        return evidence
-    later: dict[str, Any] = {
-        "heldout_by_cluster": {},
-        "slices": [],
-        "corruptions": {},
-        "calibration": None,
-        "onnx_accuracy": None,
-    }
+    """The values in the present shape: schema 1 had one latency or none."""
+    evidence = values.get("evidence")
+    if values.get("schema") != 1 or not isinstance(evidence, Mapping):
+        return values
     latency = evidence.get("latency")
-    return {**later, **evidence, "latency": [latency] if latency else []}
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    if hasattr(value, "item") and not isinstance(value, str | bytes):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _numbers(evidence: Mapping[str, Any]) -> dict[str, Any]:
-    """Evidence with the nulls that stand for NaN turned back."""
-    parity = {k: math.nan if v is None else v for k, v in evidence["parity"].items()}
-    latency = [{k: math.nan if v is None else v for k, v in one.items()} for one in evidence["latency"]]
-    return {**evidence, "parity": parity, "latency": latency}
+    return {**values, "evidence": {**evidence, "latency": [latency] if latency else []}}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ class Review:
     message: str
     hindrance: str
     links: dict[str, str]
-    outcome: dict[str, Any]
+    outcome: Mapping[str, Any]
 
 
 def review(
@@ -54,7 +55,7 @@ def review(
         file = fetch_artifact(client, run_id, "outcome.json", Path(folder))
         if file is None:
             raise NoReview(name, wanted, f"its run {run_id} holds no outcome.json")
-        outcome = read_outcome(file)
+        outcome = read_outcome(file, f"outcome.json of run {run_id}")
     verdict = recompute(outcome)
     current = version_at(client, name, alias) or ""
     hindrance = "" if current != wanted else f"the alias {alias!r} is there already"
@@ -67,13 +68,13 @@ def review(
         alias,
         current,
         wanted,
-        str((outcome.get("verdict") or {}).get("result", "")),
+        outcome.record.verdict.result if outcome.record.verdict else "",
         verdict.result,
         verdict.checks,
-        str(outcome.get("message", "")),
+        outcome.record.message,
         hindrance,
         links(client, name, wanted, run_id),
-        outcome,
+        outcome.values,
     )
 
 

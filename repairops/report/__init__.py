@@ -1,7 +1,7 @@
-"""The review page, the registered version's description and the terminal summary, all from one outcome.
+"""The review page, the registered version's description and the terminal summary, all from one record.
 
-An outcome is the plain dict that `outcome.json` holds. Every key may be missing: an outcome that stopped early
-still gives a page that says why and shows what exists.
+Every section of the record (`outcome.Record`) may be missing: a job that stopped early still gives a page that says
+why and shows what exists.
 """
 
 from repairops.report.markdown import render_markdown

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+from repairops.gate.evidence import ConfidenceBin
+from repairops.outcome.sections import Point
 from repairops.report.svg import CHARACTER, Scale, circle, drawing, line, nice_ticks, path, share_ticks, text
 from repairops.report.wording import number, percent
 
@@ -86,21 +88,13 @@ def _tick(value: float, percents: bool) -> str:
     return f"{100 * value:.4g}%" if percents else f"{value:.4g}"
 
 
-@dataclass(frozen=True)
-class TradeOff:
-    """One point between champion (weight 0) and fine-tuned network (weight 1); accuracies on the validation parts."""
-
-    weight: float
-    accuracy: float  # clean, 0..1
-    repair_rate: float  # 0..1
-    chosen: bool
-
-
-def trade_off_chart(points: Sequence[TradeOff], *, label: str, width: float = 440, height: float = 240) -> Markup:
+def trade_off_chart(points: Sequence[Point], *, width: float = 440, height: float = 240) -> Markup:
     """Validation accuracy over validation repair rate along the line of weights; the chosen point is marked."""
+    points = [p for p in points if math.isfinite(p.validation_accuracy + p.validation_repair_rate)]
+    points.sort(key=lambda p: p.weight)
     if len(points) < 2:
         return Markup("")
-    rates, accuracies = [p.repair_rate for p in points], [p.accuracy for p in points]
+    rates, accuracies = [p.validation_repair_rate for p in points], [p.validation_accuracy for p in points]
     xs, ys = share_ticks(min(rates), max(rates)), share_ticks(min(accuracies), max(accuracies))
     left, right, top, bottom = 50.0, width - 14, 22.0, height - 38
     across, up = Scale(xs[0], xs[-1], left + 8, right - 8), Scale(ys[0], ys[-1], bottom, top)
@@ -108,16 +102,15 @@ def trade_off_chart(points: Sequence[TradeOff], *, label: str, width: float = 44
     parts += [text(across(tick), bottom + 16, _tick(tick, True)) for tick in xs]
     parts.append(text((left + right) / 2, height - 4, "validation repair rate", kind="dim"))
     parts.append(text(0, 10, "validation accuracy", "start", "dim"))
-    ordered = sorted(points, key=lambda p: p.weight)
-    parts.append(path([(across(p.repair_rate), up(p.accuracy)) for p in ordered], "curve c1"))
-    for p in ordered:
-        x, y = across(p.repair_rate), up(p.accuracy)
+    places = [(across(rate), up(accuracy)) for rate, accuracy in zip(rates, accuracies, strict=True)]
+    parts.append(path(places, "curve c1"))
+    for p, (x, y) in zip(points, places, strict=True):
         parts.append(circle(x, y, 6 if p.chosen else 3, "point" if p.chosen else "mark c1"))
         parts += _named(p, x, y, right, bottom)
-    return drawing(width, height, label, parts, "chart")
+    return drawing(width, height, trade_off_words(points), parts, "chart")
 
 
-def _named(point: TradeOff, x: float, y: float, right: float, bottom: float) -> list[str]:
+def _named(point: Point, x: float, y: float, right: float, bottom: float) -> list[str]:
     """The names of the ends and of the chosen point, below the line: it falls where more is repaired."""
     ends = {0.0: "champion", 1.0: "fine-tuned"}
     words = f"chosen, weight {point.weight:g}" if point.chosen else ends.get(point.weight, "")
@@ -129,28 +122,21 @@ def _named(point: TradeOff, x: float, y: float, right: float, bottom: float) -> 
     return [text(x - 11, y + 5, words, "end", kind) if y + 21 > bottom else text(x - 3, y + 19, words, "end", kind)]
 
 
-def trade_off_words(points: Sequence[TradeOff]) -> str:
+def trade_off_words(points: Sequence[Point]) -> str:
     """The chart in one sentence, for those who do not see it."""
     said = [
-        f"weight {p.weight:g}: accuracy {percent(p.accuracy)}, repair rate {percent(p.repair_rate)}"
-        + (" (chosen)" if p.chosen else "")
+        f"weight {p.weight:g}: accuracy {percent(p.validation_accuracy)}, "
+        f"repair rate {percent(p.validation_repair_rate)}{' (chosen)' if p.chosen else ''}"
         for p in points
     ]
     return f"Trade-off on the validation parts, {len(points)} points. {'; '.join(said)}."
 
 
-@dataclass(frozen=True)
-class Bin:
-    """Clean images of one range of confidence: mean confidence and accuracy in 0..1, and how many."""
-
-    confidence: float
-    accuracy: float
-    n: float
-
-
-def reliability_chart(champion: Sequence[Bin], challenger: Sequence[Bin], *, label: str, side: float = 260) -> Markup:
+def reliability_chart(
+    champion: Sequence[ConfidenceBin], challenger: Sequence[ConfidenceBin], *, label: str, side: float = 260
+) -> Markup:
     """Accuracy over confidence: champion as rings, challenger as dots, larger where there are more images."""
-    most = max((b.n for b in (*champion, *challenger)), default=0.0)
+    most = max((b.n for b in (*champion, *challenger)), default=0)
     if most <= 0:
         return Markup("")
     across, up = Scale(0, 1, 44, side + 32), Scale(0, 1, side - 18, 12)
@@ -159,10 +145,10 @@ def reliability_chart(champion: Sequence[Bin], challenger: Sequence[Bin], *, lab
     parts += [text(across(0.5), side + 14, "mean confidence", kind="dim"), text(50, 24, "accuracy", "start", "dim")]
     parts.append(line(across(0), up(0), across(1), up(1), "chosen"))
     for bins, kind in ((champion, "ring"), (challenger, "dot")):
-        parts += [circle(across(b.confidence), up(b.accuracy), _radius(b.n, most), kind) for b in bins]
+        parts += [circle(across(b.confidence), up(b.right / b.n), _radius(b.n, most), kind) for b in bins if b.n]
     return drawing(side + 44, side + 20, label, parts, "chart")
 
 
-def _radius(n: float, most: float) -> float:
+def _radius(n: int, most: int) -> float:
     """Pixels of a dot whose area grows with n."""
     return round(2 + 6 * math.sqrt(n / most), 2)

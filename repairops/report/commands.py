@@ -2,71 +2,75 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from repairops.report.facts import Outcome, production_alias
-from repairops.report.wording import dig, mapping, mappings, number, plain
+from repairops.outcome import Record
+from repairops.report.facts import production_alias
+from repairops.report.wording import plain
 
 DEFAULT_ALIAS = "prod"  # what `repairops promote MODEL` moves
-GATE_COMMAND = "repairops gate outcome.json"
 
 
-def promote_command(outcome: Outcome) -> str:
+def promote_command(record: Record) -> str:
     """The command that promotes the registered version; empty where there is none or it is promoted."""
-    new = mapping(outcome.get("registered"))
-    if not new or outcome.get("promoted") or outcome.get("outcome") != "passed":
-        return ""
-    version = shlex.quote(plain(new.get("version")))
-    return f"repairops promote {_target(outcome)} --version {version} --by NAME --reason TEXT"
+    return f"repairops promote {_version(record)} --by NAME --reason TEXT" if _waits(record) else ""
 
 
-def review_command(outcome: Outcome) -> str:
+def review_command(record: Record) -> str:
     """The command that shows the evidence again, and whether a promotion would be refused now; empty as above."""
-    new = mapping(outcome.get("registered"))
-    version = shlex.quote(plain(new.get("version")))
-    return f"repairops review {_target(outcome)} --version {version}" if promote_command(outcome) else ""
+    return f"repairops review {_version(record)}" if _waits(record) else ""
 
 
-def rollback_command(outcome: Outcome) -> str:
+def rollback_command(record: Record) -> str:
     """The command that undoes the last promotion; empty where nothing was registered."""
-    return f"repairops rollback {_target(outcome)}" if mapping(outcome.get("registered")) else ""
+    return f"repairops rollback {_target(record)}" if record.registered else ""
 
 
-def _target(outcome: Outcome) -> str:
+def gate_command(record: Record) -> str:
+    """The command that computes the verdict again; empty where the gate was not asked."""
+    return "repairops gate outcome.json" if record.evidence else ""
+
+
+def _waits(record: Record) -> bool:
+    """Whether a passed version waits for its promotion."""
+    return bool(record.registered and not record.promoted and record.outcome == "passed")
+
+
+def _version(record: Record) -> str:
+    number = plain(record.registered.version) if record.registered else ""
+    return f"{_target(record)} --version {shlex.quote(number)}"
+
+
+def _target(record: Record) -> str:
     """The registered model, with its production alias where that is not the default, as a shell word."""
-    name, alias = plain(dig(outcome, "registered", "name")), production_alias(outcome)
+    name, alias = plain(record.registered.name) if record.registered else "", production_alias(record)
     return shlex.quote(f"{name}@{alias}" if alias not in ("", DEFAULT_ALIAS) else name)
 
 
-def reproduce_command(outcome: Outcome) -> str:
+def reproduce_command(record: Record) -> str:
     """The command that runs the very job again: version, batches, image sets that were given as paths, seed and
     changed options; empty without a model.
     """
-    model = mapping(outcome.get("model"))
-    if model.get("name") is None or model.get("version") is None:
+    if not record.model:
         return ""
-    sets = mapping(outcome.get("sets"))
-    batches = [b.get("run_id") or b.get("digest") for b in mappings(outcome.get("batches"))]
     values = {
-        "model": f"models:/{plain(model['name'])}/{plain(model['version'])}",
-        "failures": ",".join(plain(b) for b in batches if b),
-        **{plain(name): plain(found["uri"]) for name, found in sets.items() if mapping(found).get("given")},
-        "seed": plain(outcome["seed"]) if number(outcome.get("seed")) is not None else "",
-        "set": ";".join(changed_options(outcome)),
+        "model": f"models:/{plain(record.model.name)}/{plain(record.model.version)}",
+        "failures": ",".join(plain(b.run_id or b.digest) for b in record.batches),
+        **{plain(name): plain(found.uri) for name, found in (record.sets or {}).items() if found.given},
+        "seed": "" if record.seed is None else str(record.seed),
+        "set": ";".join(changed_options(record)),
         "rerun": "true",
     }
     return " ".join(["mlflow run ."] + [f"-P {shlex.quote(f'{k}={v}')}" for k, v in values.items() if v])
 
 
-def changed_options(outcome: Outcome) -> list[str]:
+def changed_options(record: Record) -> list[str]:
     """The configuration's options that differ from the defaults, as `key=value`, without the seed."""
     from repairops.config import Config
 
-    defaults = _flat(dataclasses.asdict(Config()))
-    given = _flat(mapping(outcome.get("config")))
+    defaults, given = _flat(Config().to_dict()), _flat(record.config)
     return [f"{k}={_value(v)}" for k, v in given.items() if k != "seed" and (k not in defaults or defaults[k] != v)]
 
 

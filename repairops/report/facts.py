@@ -1,28 +1,14 @@
-"""What an outcome says, in the words that page, Markdown and terminal share."""
+"""What a record says, in the words that page, Markdown and terminal share."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from repairops.config import RULES
-from repairops.report.wording import (
-    DASH,
-    count,
-    dig,
-    fixed,
-    mapping,
-    mappings,
-    number,
-    of,
-    percent,
-    plain,
-    ratio,
-    series,
-    signed,
-)
-
-Outcome = Mapping[str, Any]
+from repairops.gate.evidence import Check
+from repairops.outcome import Record
+from repairops.report.wording import DASH, count, fixed, of, percent, plain, ratio, series, signed
 
 VERDICT_WORDS = {
     "passed": "Passed",
@@ -34,199 +20,183 @@ VERDICT_WORDS = {
 SIGNS = {"PASS": "✓", "FAIL": "✕", "INCONCLUSIVE": "?"}
 
 
-def kind(outcome: Outcome) -> str:
+@dataclass(frozen=True)
+class Effect:
+    """What a repair changed, in numbers; None where unknown. Accuracies of champion and challenger are in 0..1.
+
+    lost, won: clean images that only the champion, only the challenger has right.
+    """
+
+    images: int | None = None
+    before: float | None = None
+    after: float | None = None
+    lost: int | None = None
+    won: int | None = None
+    repaired: int | None = None
+    failures: int | None = None
+
+    @property
+    def points(self) -> float | None:
+        """The change of clean accuracy in percentage points."""
+        return None if self.before is None or self.after is None else 100 * (self.after - self.before)
+
+
+def effect(record: Record) -> Effect:
+    """From the gate's evidence, or from what was noted before it where the job ended sooner."""
+    if found := record.evidence:
+        clean, right, total = found.clean, found.heldout_repaired, found.heldout_total
+        before, after = ratio(clean.champion_right, clean.n), ratio(clean.challenger_right, clean.n)
+        return Effect(clean.n, before, after, clean.champion_only, clean.challenger_only, right, total)
+    noted = Effect(lost=record.negative_flips)
+    if champion := record.champion:
+        noted = replace(noted, images=champion.clean_n, before=champion.clean_accuracy)
+    if challenger := record.challenger:
+        repaired, failures = challenger.heldout_repaired, challenger.heldout_total
+        noted = replace(noted, after=challenger.clean_accuracy, repaired=repaired, failures=failures)
+    return noted
+
+
+def kind(record: Record) -> str:
     """One of VERDICT_WORDS; an unknown outcome counts as an error.
 
     'alias_moved' and 'not_promoted' are passed repairs that were not promoted; their exit code tells them apart.
     """
-    value = outcome.get("outcome")
-    if value in ("alias_moved", "not_promoted"):
+    if record.outcome in ("alias_moved", "not_promoted"):
         return "passed"
-    return value if value in VERDICT_WORDS else "error"
+    return record.outcome if record.outcome in VERDICT_WORDS else "error"
 
 
-def batch_rejected(outcome: Outcome) -> bool:
-    """Whether the job ended because the failure batch did not pass validation."""
-    return kind(outcome) == "error" and bool(dig(outcome, "validation", "broken"))
+def broken_rules(record: Record) -> tuple[str, ...]:
+    """What the failure batch broke, where the job ended because it did not pass validation."""
+    return record.validation.broken if record.validation and kind(record) == "error" else ()
 
 
-def verdict_word(outcome: Outcome) -> str:
-    return "Batch rejected" if batch_rejected(outcome) else VERDICT_WORDS[kind(outcome)]
+def verdict_word(record: Record) -> str:
+    return "Batch rejected" if broken_rules(record) else VERDICT_WORDS[kind(record)]
 
 
-def checks(outcome: Outcome) -> list[Mapping[str, Any]]:
-    return mappings(dig(outcome, "verdict", "checks"))
+def checks(record: Record) -> tuple[Check, ...]:
+    return record.verdict.checks if record.verdict else ()
 
 
-def check(outcome: Outcome, name: str) -> Mapping[str, Any]:
-    """The check of this name; empty where the gate did not ask it."""
-    return next((c for c in checks(outcome) if c.get("name") == name), {})
+def check(record: Record, name: str) -> Check | None:
+    """The check of this name; None where the gate did not ask it."""
+    return next((c for c in checks(record) if c.name == name), None)
 
 
-def by_level(outcome: Outcome) -> dict[str, list[Mapping[str, Any]]]:
+def by_level(record: Record) -> dict[str, list[Check]]:
     """The checks by level, required ones first, in the gate's order."""
     levels = ("required", "advisory")
-    return {level: found for level in levels if (found := [c for c in checks(outcome) if c.get("level") == level])}
+    return {level: found for level in levels if (found := [c for c in checks(record) if c.level == level])}
 
 
-def tally(found: Sequence[Mapping[str, Any]]) -> str:
+def tally(found: Sequence[Check]) -> str:
     """How many of some checks pass, and what the others say: '3 of 4 pass; ONNX parity fails'."""
-    passed = sum(c.get("result") == "PASS" for c in found)
     words = {"FAIL": ("fails", "fail"), "INCONCLUSIVE": ("is inconclusive", "are inconclusive")}
     rest = []
     for result, (one, many) in words.items():
-        names = [check_name(c) for c in found if c.get("result") == result]
+        names = [check_name(c) for c in found if c.result == result]
         if names:
             rest.append(f"{series(names)} {one if len(names) == 1 else many}")
-    return "; ".join([f"{passed} of {len(found)} pass", *rest])
+    return "; ".join([f"{passes(found)} of {len(found)} pass", *rest])
 
 
-def check_name(check: Mapping[str, Any]) -> str:
-    name = plain(check.get("name"))
-    return RULES[name].title if name in RULES else name.replace("_", " ").capitalize()
+def passes(found: Sequence[Check]) -> int:
+    return sum(c.result == "PASS" for c in found)
 
 
-def deciding(outcome: Outcome, *results: str) -> list[Mapping[str, Any]]:
+def check_name(check: Check) -> str:
+    return RULES[check.name].title if check.name in RULES else check.name.replace("_", " ").capitalize()
+
+
+def deciding(record: Record, *results: str) -> list[Check]:
     """The required checks that have one of these results."""
-    return [c for c in checks(outcome) if c.get("level") == "required" and c.get("result") in results]
+    return [c for c in checks(record) if c.level == "required" and c.result in results]
 
 
-def clean_accuracy(outcome: Outcome, who: str) -> float | None:
-    """Clean accuracy in 0..1 of 'champion' or 'challenger', from the evidence where it is not written out."""
-    written = number(dig(outcome, who, "clean_accuracy"))
-    if written is not None:
-        return written
-    clean = mapping(dig(outcome, "evidence", "clean"))
-    both, lost, won, wrong = (
-        number(clean.get(k)) for k in ("both_right", "champion_only", "challenger_only", "both_wrong")
-    )
-    if both is None or lost is None or won is None or wrong is None:
-        return None
-    return ratio(both + (lost if who == "champion" else won), both + lost + won + wrong)
-
-
-def clean_images(outcome: Outcome) -> float | None:
-    written = number(dig(outcome, "champion", "clean_n"))
-    counts = [number(v) for v in mapping(dig(outcome, "evidence", "clean")).values()]
-    return written if written is not None or not counts else sum(c or 0 for c in counts)
-
-
-def repaired(outcome: Outcome) -> tuple[float | None, float | None]:
-    """Held-out failures that are right now, and all of them."""
-    own = [number(dig(outcome, "challenger", f"heldout_{k}")) for k in ("repaired", "total")]
-    evidence = [number(dig(outcome, "evidence", f"heldout_{k}")) for k in ("repaired", "total")]
-    return (own[0], own[1]) if None not in own else (evidence[0], evidence[1])
-
-
-def negative_flips(outcome: Outcome) -> float | None:
-    written = number(outcome.get("negative_flips"))
-    return written if written is not None else number(dig(outcome, "evidence", "clean", "champion_only"))
-
-
-def positive_flips(outcome: Outcome) -> float | None:
-    """Clean images that the champion had wrong and the challenger has right."""
-    return number(dig(outcome, "evidence", "clean", "challenger_only"))
-
-
-def clean_change_points(outcome: Outcome) -> float | None:
-    before, after = clean_accuracy(outcome, "champion"), clean_accuracy(outcome, "challenger")
-    return None if before is None or after is None else 100 * (after - before)
-
-
-def clean_validation(outcome: Outcome) -> str:
-    """Which clean images chose, in a sentence; empty where the outcome does not say."""
-    note = dig(outcome, "clean_validation", "note")
-    return plain(note) if note else ""
-
-
-def headline(outcome: Outcome) -> str:
+def headline(record: Record) -> str:
     """The verdict as one plain sentence."""
-    match kind(outcome):
+    match kind(record):
         case "passed":
-            return f"The repair passed its gate: {_effect(outcome)}."
+            return f"The repair passed its gate: {_effect(effect(record))}."
         case "failed":
-            named = _named(outcome, "FAIL")
+            named = _named(record, "FAIL")
             return f"The repair failed its gate: {named} failed." if named else "The repair failed its gate."
         case "inconclusive":
-            named = _named(outcome, "INCONCLUSIVE")
+            named = _named(record, "INCONCLUSIVE")
             return f"The gate could not decide{f': the evidence on {named} is too thin' if named else ''}."
         case "nothing_to_repair":
             return "There was nothing to repair."
-    if batch_rejected(outcome):
+    if broken_rules(record):
         return "The failure batch was rejected by validation, so no repair was tried."
     return "The repair stopped with an error."
 
 
-def _named(outcome: Outcome, result: str) -> str:
-    return series(check_name(c).lower().replace("onnx", "ONNX") for c in deciding(outcome, result))
+def _named(record: Record, result: str) -> str:
+    return series(check_name(c).lower().replace("onnx", "ONNX") for c in deciding(record, result))
 
 
-def _effect(outcome: Outcome) -> str:
-    right, total = repaired(outcome)
-    change = clean_change_points(outcome)
-    before, after = (clean_accuracy(outcome, who) for who in ("champion", "challenger"))
-    repair = f"{of(right, total)} held-out failures are right now" if total else "every required check passes"
-    if change is None:
+def _effect(found: Effect) -> str:
+    told = f"{of(found.repaired, found.failures)} held-out failures are right now"
+    repair = told if found.failures else "every required check passes"
+    if found.points is None:
         return repair
-    if fixed(change) == "0.00":
-        return f"{repair}, and clean accuracy stays at {percent(after, 2)}"
-    return f"{repair}, and clean accuracy goes from {percent(before, 2)} to {percent(after, 2)}"
+    if fixed(found.points) == "0.00":
+        return f"{repair}, and clean accuracy stays at {percent(found.after, 2)}"
+    return f"{repair}, and clean accuracy goes from {percent(found.before, 2)} to {percent(found.after, 2)}"
 
 
-def standing(outcome: Outcome) -> str:
+def standing(record: Record) -> str:
     """What this job registered and which alias it moved, as one sentence. It says nothing of what others did since."""
-    new = mapping(outcome.get("registered"))
+    new = record.registered
     if not new:
         return "Nothing was registered and no alias was moved."
-    version = f"Version {plain(new.get('version'))} of {plain(new.get('name'))} is registered"
-    alias = production_alias(outcome)
+    version = f"Version {plain(new.version)} of {plain(new.name)} is registered"
+    alias = production_alias(record)
     production = f"the alias {alias}" if alias else "the production alias"
-    if outcome.get("promoted"):
+    if record.promoted:
         return f"{version} and promoted: {production} was moved to it."
-    waits = f" under the alias {plain(new['alias'])}" if new.get("alias") else ""
+    waits = f" under the alias {plain(new.alias)}" if new.alias else ""
     return f"{version}{waits}; {production} was not moved."
 
 
-def production_alias(outcome: Outcome) -> str:
+def production_alias(record: Record) -> str:
     """The alias that the champion was found under; empty where it was named by its version."""
-    alias = dig(outcome, "model", "alias")
-    return plain(alias) if alias else ""
+    return plain(record.model.alias) if record.model and record.model.alias else ""
 
 
-def why(outcome: Outcome) -> list[str]:
+def why(record: Record) -> list[str]:
     """The reasons behind anything that is no plain pass, most important first."""
-    if kind(outcome) in ("failed", "inconclusive"):
-        reasons = [f"{check_name(c)}: {plain(c.get('summary'))}" for c in deciding(outcome, "FAIL", "INCONCLUSIVE")]
-        return reasons or _beyond_checks(outcome)
-    if kind(outcome) == "passed" and not number(outcome.get("exit_code")):
+    if kind(record) in ("failed", "inconclusive"):
+        reasons = [f"{check_name(c)}: {plain(c.summary)}" for c in deciding(record, "FAIL", "INCONCLUSIVE")]
+        return reasons or _beyond_checks(record)
+    if kind(record) == "passed" and not record.exit_code:
         return []
-    broken = [plain(b) for b in dig(outcome, "validation", "broken") or []] if batch_rejected(outcome) else []
-    message = plain(outcome.get("message"))
-    return broken or ([message] if message != DASH else [])
+    return [plain(reason) for reason in broken_rules(record) or (record.message,) if reason]
 
 
-def _beyond_checks(outcome: Outcome) -> list[str]:
+def _beyond_checks(record: Record) -> list[str]:
     """What no level can switch off: outputs that are not finite, and a missing baseline."""
-    found = mapping(outcome.get("evidence"))
-    words = {"challenger_finite": "challenger", "champion_finite": "champion"}
-    reasons = [f"The {who}'s outputs hold NaN or infinity." for key, who in words.items() if found.get(key) is False]
-    return reasons or (["There is no clean image to compare on."] if found and not clean_images(outcome) else [])
+    if not (found := record.evidence):
+        return []
+    finite = {"challenger": found.challenger_finite, "champion": found.champion_finite}
+    reasons = [f"The {who}'s outputs hold NaN or infinity." for who, all_finite in finite.items() if not all_finite]
+    return reasons or ([] if found.clean.n else ["There is no clean image to compare on."])
 
 
-def before_after(outcome: Outcome) -> list[tuple[str, str, str, str]]:
+def before_after(record: Record) -> list[tuple[str, str, str, str]]:
     """Rows (what, champion, challenger, change). Held-out failures are wrong for the champion by validation."""
-    right, total = repaired(outcome)
-    n, flips = clean_images(outcome), negative_flips(outcome)
-    champion, challenger = (clean_accuracy(outcome, who) for who in ("champion", "challenger"))
-    change = clean_change_points(outcome)
-    rows = []
-    if champion is not None or challenger is not None:
-        moved = DASH if change is None else f"{signed(change)} points"
-        rows.append((f"Clean accuracy (n = {count(n)})", percent(champion, 2), percent(challenger, 2), moved))
-    if total:
+    found, rows = effect(record), []
+    if found.before is not None or found.after is not None:
+        moved = DASH if found.points is None else f"{signed(found.points)} points"
+        what = f"Clean accuracy (n = {count(found.images)})"
+        rows.append((what, percent(found.before, 2), percent(found.after, 2), moved))
+    if found.failures:
+        share = f"{percent(ratio(found.repaired, found.failures))} repaired"
         rows.append(
-            ("Held-out failures right", of(0, total), of(right, total), f"{percent(ratio(right, total))} repaired")
+            ("Held-out failures right", of(0, found.failures), of(found.repaired, found.failures), share),
         )
-    if flips is not None:
-        rows.append(("Negative flips on the clean set", DASH, of(flips, n), percent(ratio(flips, n), 2)))
+    if found.lost is not None:
+        share = percent(ratio(found.lost, found.images), 2)
+        rows.append(("Negative flips on the clean set", DASH, of(found.lost, found.images), share))
     return rows

@@ -2,103 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from repairops.report import compare, facts
-from repairops.report.facts import Outcome
+from repairops.outcome import Record
+from repairops.outcome.sections import Cluster, WrongAnswer
+from repairops.report import comparisons, facts
 from repairops.report.figures import dumbbell, interval
 from repairops.report.pictures import Pictures, SamplePair, data_uri, fitted_png, png_size, png_uri
-from repairops.report.wording import count, dig, mapping, mappings, number, of, percent, plain, ratio, signed
+from repairops.report.wording import count, of, percent, plain, ratio
 
 MAX_LABELS = 5  # class names listed for one cluster
-CAPTIONS = {"failure": "failure", "reference": "reference", "content": "train image", "styled": "styled"}
+CAPTIONS = {  # of a sample's images, and their descriptions
+    "failure": ("failure", "Failure of cluster {}"),
+    "reference": ("reference", "Reference of cluster {}"),
+    "content": ("train image", "Train image before styling"),
+    "styled": ("styled", "Train image in the style of cluster {}"),
+}
 
 
-def clusters(outcome: Outcome, pictures: Pictures) -> list[dict[str, Any]]:
-    """The outcome's clusters, and those that only have pictures, each with its samples."""
-    samples: dict[float, list[dict[str, Any]]] = {}
+def clusters(record: Record, pictures: Pictures) -> list[dict[str, Any]]:
+    """The record's clusters, and those that only have pictures, each with its samples."""
+    samples: dict[int, list[dict[str, Any]]] = {}
     for sample in pictures.shown_samples():
-        samples.setdefault(float(sample.cluster), []).append(_sample(sample, pictures.side))
-    rows = [_cluster(cluster, i, outcome) for i, cluster in enumerate(mappings(outcome.get("clusters")))]
-    known = {row["id"] for row in rows}
-    for number_ in sorted(set(samples) - known):
-        rows.append(_cluster({"id": number_}, 0, outcome))
-    return [{**row, "samples": samples.get(row["id"], [])} for row in rows]
+        samples.setdefault(sample.cluster, []).append(_sample(sample, pictures.side))
+    known = list(record.clusters or ())
+    known += [Cluster(number) for number in sorted(samples.keys() - {cluster.id for cluster in known})]
+    return [{**_cluster(cluster, record), "samples": samples.get(cluster.id, [])} for cluster in known]
 
 
-def _cluster(cluster: Mapping[str, Any], index: int, outcome: Outcome) -> dict[str, Any]:
-    labels = sorted(mapping(cluster.get("labels")).items(), key=lambda item: -(number(item[1]) or 0.0))
+def _cluster(cluster: Cluster, record: Record) -> dict[str, Any]:
+    labels = sorted(cluster.labels.items(), key=lambda item: -item[1])
     named = ", ".join(f"{plain(name)} ({count(n)})" for name, n in labels[:MAX_LABELS])
     left = len(labels) - MAX_LABELS
     more = f" and {left} more {'class' if left == 1 else 'classes'}" if left > 0 else ""
-    identity = number(cluster.get("id"))
-    identity = float(index) if identity is None else identity
     return {
-        "id": identity,
-        "title": f"Cluster {identity:g}",
-        "size": count(cluster["size"]) if number(cluster.get("size")) is not None else "",
+        "title": f"Cluster {cluster.id}",
+        "size": "" if cluster.size is None else count(cluster.size),
         "labels": named + more,
-        "look": plain(cluster["look"]) if cluster.get("look") else "",
-        "styles": _styles(identity, outcome),
-        **_repaired(f"{identity:g}", outcome),
+        "look": cluster.look or "",
+        "styles": _styles(cluster.id, record),
+        **_repaired(str(cluster.id), record),
     }
 
 
-def _styles(identity: float, outcome: Outcome) -> str:
+def _styles(cluster: int, record: Record) -> str:
     """The styles that `style.name=auto` mixed for this cluster, with their shares; empty for a single style."""
-    for entry in mappings(dig(outcome, "style", "clusters")):
-        if number(entry.get("cluster")) == identity:
-            mixed = [(row, number(row.get("share"))) for row in mappings(entry.get("styles"))]
-            return ", ".join(f"{plain(row.get('style'))} {percent(share, 0)}" for row, share in mixed if share)
-    return ""
+    looks = [look for look in (record.style.clusters if record.style else ()) if look.cluster == cluster]
+    mixed = [style for look in looks for style in look.styles or () if style.share]
+    return ", ".join(f"{plain(style.style)} {percent(style.share, 0)}" for style in mixed)
 
 
-def _repaired(identity: str, outcome: Outcome) -> dict[str, Any]:
+def _repaired(cluster: str, record: Record) -> dict[str, Any]:
     """Held-out failures nearest to this cluster that are right now, with the bounds of their share."""
-    counts = mapping(dig(outcome, "evidence", "heldout_by_cluster", identity))
-    row = compare.rate(identity, counts, compare.confidence(outcome))
-    if row.rate is None:
+    counts = record.evidence.heldout_by_cluster.get(cluster) if record.evidence else None
+    if not counts or not counts.total:
         return {"repaired": "", "figure": ""}
-    least = number(dig(facts.check(outcome, "cluster_repair"), "figures", "min_rate"))
+    rate, least = ratio(counts.repaired, counts.total), comparisons.allowed(record, "cluster_repair", "min_rate")
+    lower, upper = comparisons.rate_bounds(counts, comparisons.confidence(record))
     figure = interval(
-        row.lower,
-        row.rate,
-        row.upper,
+        lower,
+        rate,
+        upper,
         least,
-        label=f"Repair rate of cluster {identity}: {percent(row.rate)}, {percent(row.lower)} to {percent(row.upper)}.",
+        label=f"Repair rate of cluster {cluster}: {percent(rate)}, {percent(lower)} to {percent(upper)}.",
         limit_text="" if least is None else f"at least {percent(least, 0)}",
-        texts=(percent(row.lower, 0), percent(row.upper, 0)),
+        texts=(percent(lower, 0), percent(upper, 0)),
         domain=(0.0, 1.0),
         width=220,
     )
-    return {"repaired": f"{of(row.repaired, row.total)} held-out ({percent(row.rate, 0)})", "figure": figure}
+    return {"repaired": f"{of(counts.repaired, counts.total)} held-out ({percent(rate, 0)})", "figure": figure}
 
 
 def _sample(sample: SamplePair, side: int) -> dict[str, Any]:
+    """The sample's images with their captions, and what the failure is and was taken for."""
+    names = f"{plain(sample.label)}, taken for {plain(sample.predicted)}" if sample.predicted else sample.label
     images = [
-        {"src": png_uri(image, side), "caption": CAPTIONS[role], "alt": _alt(role, sample)}
+        {"src": png_uri(image, side), "caption": CAPTIONS[role][0], "alt": CAPTIONS[role][1].format(sample.cluster)}
         for role, image in sample.images
     ]
-    return {"images": images, "text": _sample_text(sample)}
-
-
-def _alt(role: str, sample: SamplePair) -> str:
-    words = {
-        "failure": f"Failure of cluster {sample.cluster}",
-        "reference": f"Reference of cluster {sample.cluster}",
-        "content": "Train image before styling",
-        "styled": f"Train image in the style of cluster {sample.cluster}",
-    }
-    named = f": {plain(sample.label)}" if role == "failure" and sample.label else ""
-    return words[role] + named
-
-
-def _sample_text(sample: SamplePair) -> str:
-    if not sample.label:
-        return ""
-    taken = f", taken for {plain(sample.predicted)}" if sample.predicted else ""
-    return f"{plain(sample.label)}{taken}"
+    images[0]["alt"] += f": {plain(sample.label)}" if sample.label else ""
+    return {"images": images, "text": names if sample.label else ""}
 
 
 def grid(pictures: Pictures) -> dict[str, Any] | None:
@@ -109,55 +92,31 @@ def grid(pictures: Pictures) -> dict[str, Any] | None:
     return {"src": data_uri(png), "width": width, "height": height}
 
 
-def flips(outcome: Outcome, pictures: Pictures) -> dict[str, Any]:
-    shown = pictures.shown_flips()
-    total, n = facts.negative_flips(outcome), facts.clean_images(outcome)
+def flips(record: Record, pictures: Pictures) -> dict[str, Any]:
+    shown, found = pictures.shown_flips(), facts.effect(record)
     return {
-        "known": total is not None or bool(shown),
-        "any": bool(total or shown),
-        "total": of(total, n) if n else count(total),
-        "share": percent(ratio(total, n), 2),
-        "gained": count(gained) if (gained := facts.positive_flips(outcome)) else "",
-        "shown": len(shown),
-        "images": [
-            {
-                "src": png_uri(flip.image, pictures.side),
-                "alt": f"Clean image of {plain(flip.label)}",
-                "label": plain(flip.label),
-                "champion": plain(flip.champion),
-                "challenger": plain(flip.challenger),
-            }
-            for flip in shown
-        ],
+        "known": found.lost is not None or bool(shown),
+        "any": bool(found.lost or shown),
+        "total": of(found.lost, found.images) if found.images else count(found.lost),
+        "share": percent(ratio(found.lost, found.images), 2),
+        "gained": count(found.won) if found.won else "",
+        "images": [{**flip._asdict(), "src": png_uri(flip.image, pictures.side)} for flip in shown],
     }
 
 
-def confusion(outcome: Outcome) -> list[dict[str, Any]]:
+def confusion(record: Record) -> list[dict[str, Any]]:
     """For each set the wrong answers whose number changed most: true class, answer, and counts before and after."""
-    found = {key: mappings(dig(outcome, "confusion", key)) for key in ("heldout", "clean")}
-    counts = [
-        number(row.get(who)) or 0.0 for rows in found.values() for row in rows for who in ("champion", "challenger")
-    ]
-    tables = []
-    for key, title in (("heldout", "Held-out failures"), ("clean", "Clean set")):
-        rows = [shown for row in found[key] if (shown := _answer(row, max(counts)))]
-        if rows:
-            tables.append({"title": title, "rows": rows})
-    return tables
+    found = record.confusion
+    if not found:
+        return []
+    most = max((n for row in found.heldout + found.clean for n in (row.champion, row.challenger)), default=0)
+    tables = (("Held-out failures", found.heldout), ("Clean set", found.clean))
+    return [{"title": title, "rows": [_answer(row, most) for row in rows]} for title, rows in tables if rows]
 
 
-def _answer(row: Mapping[str, Any], most: float) -> dict[str, Any]:
-    before, after = number(row.get("champion")), number(row.get("challenger"))
-    if before is None or after is None:
-        return {}
-    true, answer = plain(row.get("true")), plain(row.get("answer"))
-    label = f"{true} taken for {answer}: {count(before)} before, {count(after)} after."
-    return {
-        "true": true,
-        "answer": answer,
-        "champion": count(before),
-        "challenger": count(after),
-        "change": signed(after - before, 0),
-        "worse": after > before,
-        "figure": dumbbell(before, after, (0.0, max(most, 1.0)), label=label, beyond=after > before),
-    }
+def _answer(row: WrongAnswer, most: int) -> dict[str, Any]:
+    worse = row.challenger > row.champion
+    changed = f"{count(row.champion)} before, {count(row.challenger)} after"
+    label = f"{plain(row.true)} taken for {plain(row.answer)}: {changed}."
+    figure = dumbbell(row.champion, row.challenger, (0.0, max(most, 1.0)), label=label, beyond=worse)
+    return {"counts": row, "figure": figure}

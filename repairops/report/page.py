@@ -10,20 +10,28 @@ from typing import Any
 
 from markupsafe import Markup
 
-from repairops.report import check_figures, commands, facts, gallery, learning, lineage, sections
+from repairops.outcome import Record
+from repairops.report import check_figures, commands, comparisons, facts, gallery, learning, lineage, wording
 from repairops.report.advice import next_steps
-from repairops.report.facts import Outcome
 from repairops.report.pictures import Pictures
-from repairops.report.wording import count, mapping, of, percent, plain, ratio, signed, when
+from repairops.report.wording import count, fixed, of, percent, plain, ratio, signed
+
+COMMANDS = (
+    ("Review", commands.review_command, "Asks the gate again, and says whether the version can be promoted now."),
+    ("Promote", commands.promote_command, "Moves the production alias; refused when it moved meanwhile."),
+    ("Roll back", commands.rollback_command, "Undoes the last promotion: only after this version was promoted."),
+    ("Reproduce", commands.reproduce_command, "Runs this job again: same version, batches, seed and options."),
+    ("Recompute the verdict", commands.gate_command, "From the counts alone."),
+)
 
 
-def render_page(outcome: Outcome, pictures: Pictures | None = None) -> str:
-    """The page as HTML. Every key of the outcome and every picture may be missing.
+def render_page(record: Record, pictures: Pictures | None = None) -> str:
+    """The page as HTML. Every section of the record and every picture may be missing.
 
     At most about 3 MB: pictures are scaled down to fit `pictures.PICTURE_BYTES`, long lists are cut and say so.
     Raises ValueError where a picture is no uint8 (C, H, W) image.
     """
-    return str(_template().render(_view(outcome, pictures or Pictures()), **_script()))
+    return str(_template().render(_view(record, pictures or Pictures()), **_script()))
 
 
 @cache
@@ -36,7 +44,12 @@ def _template() -> Any:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=_shown,
     )
+    words = ("count", "duration", "fixed", "of", "percent", "ratio", "short", "signed", "when")
+    environment.filters |= {name: getattr(wording, name) for name in words}
+    environment.filters |= {"digits": _digits, "milliseconds": _milliseconds, "stage_bar": lineage.stage_bar}
+    environment.filters |= {"check_name": facts.check_name, "figure": check_figures.figure, "tally": facts.tally}
     return environment.get_template("page.html.j2")
 
 
@@ -48,115 +61,89 @@ def _script() -> dict[str, str]:
     return {"script": Markup(script), "script_digest": f"sha256-{digest}"}  # noqa: S704, a file of this package
 
 
-def _view(outcome: Outcome, pictures: Pictures) -> dict[str, Any]:
+def _shown(value: Any) -> Any:
+    """What the template prints: texts on one line without control characters, and a dash for what is missing."""
+    return value if isinstance(value, Markup) or value == "" else plain(value)
+
+
+def _digits(value: float | None) -> str:
+    """Three digits that say something, for learning rates."""
+    return wording.DASH if value is None else f"{value:.3g}"
+
+
+def _milliseconds(value: float) -> str:
+    return fixed(value, 3 if value < 10 else 1)
+
+
+def _view(record: Record, pictures: Pictures) -> dict[str, Any]:
     return {
-        **_verdict(outcome),
-        "key_figures": _key_figures(outcome),
-        "groups": check_figures.checks(outcome),
-        "confidence": percent(mapping(outcome.get("policy")).get("confidence"), 0),
-        "warning": plain(outcome["warning"]) if outcome.get("warning") else "",
-        "classes": sections.classes(outcome),
-        "failure_classes": sections.failure_classes(outcome),
-        "slices": sections.slices(outcome),
-        "corruptions": sections.corruptions(outcome),
-        "serving": sections.serving(outcome),
-        "clusters": gallery.clusters(outcome, pictures),
+        "record": record,
+        "model": record.model,
+        "trained": record.training,
+        "kind": facts.kind(record),
+        "word": facts.verdict_word(record),
+        "headline": facts.headline(record),
+        "standing": facts.standing(record),
+        "why": facts.why(record),
+        "next_steps": next_steps(record),
+        "promote": commands.promote_command(record),
+        "key_figures": _key_figures(record),
+        "groups": facts.by_level(record),
+        "levels": check_figures.LEVELS,
+        "signs": facts.SIGNS,
+        "classes": comparisons.classes(record),
+        "failure_classes": comparisons.failure_classes(record),
+        "slices": comparisons.slices(record),
+        "corruptions": comparisons.corruptions(record),
+        "calibration": comparisons.calibration(record),
+        "clusters": gallery.clusters(record, pictures),
         "grid": gallery.grid(pictures),
-        "flips": gallery.flips(outcome, pictures),
-        "confusion": gallery.confusion(outcome),
-        "training": learning.training(outcome),
-        "quality": lineage.quality(outcome),
-        "lineage": lineage.lineage(outcome),
-        "commands": _commands(outcome),
+        "flips": gallery.flips(record, pictures),
+        "confusion": gallery.confusion(record),
+        "training": learning.training(record),
+        "quality": lineage.quality(record),
+        "meanings": lineage.RULES,
+        "lineage": lineage.lineage(record),
+        "max_batches": lineage.MAX_BATCHES,
+        "longest": max(record.stages.values(), default=0.0),
+        "options": commands.changed_options(record),
+        "commands": _commands(record),
     }
 
 
-def _verdict(outcome: Outcome) -> dict[str, Any]:
-    model, new = mapping(outcome.get("model")), mapping(outcome.get("registered"))
-    return {
-        "kind": facts.kind(outcome),
-        "word": facts.verdict_word(outcome),
-        "model": plain(model.get("name")) if model else "Model repair",
-        "version": plain(model.get("version")) if model else "",
-        "alias": plain(model["alias"]) if model.get("alias") else "",
-        "new_version": plain(new.get("version")) if new else "",
-        "new_alias": plain(new["alias"]) if new.get("alias") else "",
-        "made": when(outcome.get("created_at")),
-        "headline": facts.headline(outcome),
-        "standing": facts.standing(outcome),
-        "why": facts.why(outcome),
-        "next_steps": next_steps(outcome),
-        "promote": commands.promote_command(outcome),
-    }
-
-
-def _key_figures(outcome: Outcome) -> list[dict[str, Any]]:
+def _key_figures(record: Record) -> list[dict[str, Any]]:
     """What a release manager reads first: failures, clean accuracy, what broke, and how many checks pass."""
-    return [found for found in (_failures(outcome), _clean(outcome), _flips(outcome), _tally(outcome)) if found]
+    found, keys = facts.effect(record), []
+    share = percent(ratio(found.repaired, found.failures))
+    if found.failures:
+        note, drawn = f"{of(found.repaired, found.failures)} held-out", _drawn("repair_rate", record)
+        keys.append(_key("Failures repaired", share, note, drawn=drawn))
+    before, after, images = percent(found.before, 2), percent(found.after, 2), count(found.images)
+    if found.before is not None and found.after is None:
+        keys.append(_key("Clean accuracy", before, f"of the champion, on {images} images"))
+    elif found.before is not None:
+        note, drawn = f"{signed(found.points)} points, {images} images", _drawn("clean_non_regression", record)
+        keys.append(_key("Clean accuracy", after, note, was=before, drawn=drawn))
+    if found.lost is not None:
+        back = "" if found.won is None else f", {count(found.won)} the other way"
+        note, drawn = f"{percent(ratio(found.lost, found.images), 2)}{back}", _drawn("negative_flips", record)
+        keys.append(_key("Negative flips", count(found.lost), note, drawn=drawn))
+    levels = {level: of(facts.passes(found), len(found)) for level, found in facts.by_level(record).items()}
+    if "required" in levels:
+        note = f"{levels['advisory']} advisory ones" if "advisory" in levels else ""
+        keys.append(_key("Required checks passed", levels["required"], note))
+    return keys
+
+
+def _drawn(check: str, record: Record) -> Markup:
+    return check_figures.check_figure(check, record, width=220)
 
 
 def _key(title: str, figure: str, note: str, *, was: str = "", drawn: Markup | None = None) -> dict[str, Any]:
     return {"title": title, "was": was, "figure": figure, "note": note, "drawn": drawn or Markup("")}
 
 
-def _failures(outcome: Outcome) -> dict[str, Any] | None:
-    right, total = facts.repaired(outcome)
-    if right is None or not total:
-        return None
-    drawn = check_figures.check_figure("repair_rate", outcome, width=220)
-    return _key("Failures repaired", percent(ratio(right, total)), f"{of(right, total)} held-out", drawn=drawn)
-
-
-def _clean(outcome: Outcome) -> dict[str, Any] | None:
-    before, after = (facts.clean_accuracy(outcome, who) for who in ("champion", "challenger"))
-    if before is None:
-        return None
-    n = count(facts.clean_images(outcome))
-    if after is None:
-        return _key("Clean accuracy", percent(before, 2), f"of the champion, on {n} images")
-    moved = signed(facts.clean_change_points(outcome))
-    drawn = check_figures.check_figure("clean_non_regression", outcome, width=220)
-    return _key("Clean accuracy", percent(after, 2), f"{moved} points, {n} images", was=percent(before, 2), drawn=drawn)
-
-
-def _flips(outcome: Outcome) -> dict[str, Any] | None:
-    lost, won = facts.negative_flips(outcome), facts.positive_flips(outcome)
-    if lost is None:
-        return None
-    n = facts.clean_images(outcome)
-    back = f", {count(won)} the other way" if won is not None else ""
-    drawn = check_figures.check_figure("negative_flips", outcome, width=220)
-    return _key("Negative flips", count(lost), f"{percent(ratio(lost, n), 2)}{back}", drawn=drawn)
-
-
-def _tally(outcome: Outcome) -> dict[str, Any] | None:
-    groups = facts.by_level(outcome)
-    if "required" not in groups:
-        return None
-    passed = {level: sum(c.get("result") == "PASS" for c in found) for level, found in groups.items()}
-    note = f"{of(passed['advisory'], len(groups['advisory']))} advisory ones" if "advisory" in groups else ""
-    return _key("Required checks passed", of(passed["required"], len(groups["required"])), note)
-
-
-def _commands(outcome: Outcome) -> list[tuple[str, str, str]]:
-    """Rows (title, command, remark) of the commands that exist for this outcome."""
-    rows = [
-        (
-            "Review",
-            commands.review_command(outcome),
-            "Asks the gate again, and says whether the version can be promoted now.",
-        ),
-        ("Promote", commands.promote_command(outcome), "Moves the production alias; refused when it moved meanwhile."),
-        (
-            "Roll back",
-            commands.rollback_command(outcome),
-            "Undoes the last promotion: only after this version was promoted.",
-        ),
-        (
-            "Reproduce",
-            commands.reproduce_command(outcome),
-            "Runs this job again: same version, batches, seed and options.",
-        ),
-        ("Recompute the verdict", commands.GATE_COMMAND if outcome.get("evidence") else "", "From the counts alone."),
-    ]
+def _commands(record: Record) -> list[tuple[str, str, str]]:
+    """Rows (title, command, remark) of the commands that exist for this record."""
+    rows = [(title, command(record), remark) for title, command, remark in COMMANDS]
     return [row for row in rows if row[1]]

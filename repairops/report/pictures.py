@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import isqrt
 from typing import Any, NamedTuple
 
@@ -57,7 +57,7 @@ class Pictures:
 
     cluster_grid: bytes | None = None
     samples: Sequence[SamplePair] = ()
-    negative_flips: Sequence[NegativeFlip | tuple[Any, str, str, str]] = field(default=())
+    negative_flips: Sequence[NegativeFlip] = ()
 
     def shown_samples(self) -> list[SamplePair]:
         """At most SAMPLES_A_CLUSTER of each cluster and MAX_SAMPLES in all, in the order given."""
@@ -69,8 +69,8 @@ class Pictures:
                 shown.append(sample)
         return shown
 
-    def shown_flips(self) -> list[NegativeFlip]:
-        return [NegativeFlip(*flip) for flip in self.negative_flips[:MAX_FLIPS]]
+    def shown_flips(self) -> Sequence[NegativeFlip]:
+        return self.negative_flips[:MAX_FLIPS]
 
     @property
     def side(self) -> int:

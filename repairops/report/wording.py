@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,34 +11,11 @@ DASH = "–"
 MINUS = "−"
 
 
-def number(value: Any) -> float | None:
-    """`value` as a finite float; None for everything else (None, NaN, infinity, text, booleans)."""
-    if isinstance(value, bool) or value is None:
+def number(value: object) -> float | None:
+    """`value` where it is a finite number (no boolean), else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    try:
-        result = float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return result if math.isfinite(result) else None
-
-
-def mapping(value: Any) -> Mapping[str, Any]:
-    """`value` where it is a mapping, else an empty one."""
-    return value if isinstance(value, Mapping) else {}
-
-
-def mappings(value: Any) -> list[Mapping[str, Any]]:
-    """The mappings in a list; an empty list for anything else."""
-    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list | tuple) else []
-
-
-def dig(values: Any, *keys: str) -> Any:
-    """values[key][key]..., or None where one of them is missing."""
-    for key in keys:
-        if not isinstance(values, Mapping):
-            return None
-        values = values.get(key)
-    return values
+    return float(value) if math.isfinite(value) else None
 
 
 def plain(value: Any) -> str:
@@ -49,7 +26,7 @@ def plain(value: Any) -> str:
     return text or DASH
 
 
-def fixed(value: Any, digits: int = 2) -> str:
+def fixed(value: float | None, digits: int = 2) -> str:
     """A number with `digits` decimals and a true minus sign."""
     x = number(value)
     if x is None:
@@ -58,36 +35,35 @@ def fixed(value: Any, digits: int = 2) -> str:
     return f"{MINUS}{text}" if x < 0 and float(text.replace(",", "")) != 0 else text
 
 
-def signed(value: Any, digits: int = 2) -> str:
+def signed(value: float | None, digits: int = 2) -> str:
     """As `fixed`, with a plus sign where it rounds to something above zero."""
     x = number(value)
     text = fixed(x, digits)
     return f"+{text}" if x is not None and x > 0 and float(text.replace(",", "")) != 0 else text
 
 
-def percent(value: Any, digits: int = 1) -> str:
+def percent(value: float | None, digits: int = 1) -> str:
     """A share in 0..1 as a percentage."""
     x = number(value)
     return DASH if x is None else f"{fixed(100 * x, digits)}%"
 
 
-def count(value: Any) -> str:
+def count(value: float | None) -> str:
     """A whole number with thousands separators."""
     return fixed(value, 0)
 
 
-def of(part: Any, whole: Any) -> str:
+def of(part: float | None, whole: float | None) -> str:
     """'231 of 300'; a dash where either is missing."""
-    return DASH if number(part) is None or number(whole) is None else f"{count(part)} of {count(whole)}"
+    return DASH if part is None or whole is None else f"{count(part)} of {count(whole)}"
 
 
-def ratio(part: Any, whole: Any) -> float | None:
+def ratio(part: float | None, whole: float | None) -> float | None:
     """part / whole, None where that is not a number."""
-    a, b = number(part), number(whole)
-    return None if a is None or not b else a / b
+    return None if part is None or not whole else part / whole
 
 
-def duration(seconds: Any) -> str:
+def duration(seconds: float | None) -> str:
     """'0.4 s', '41 s', '3 min 12 s', '1 h 04 min'."""
     s = number(seconds)
     if s is None or s < 0:
@@ -102,17 +78,15 @@ def duration(seconds: Any) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def short(digest: Any) -> str:
+def short(digest: str) -> str:
     """The first 12 characters of a digest or run id."""
     return plain(digest)[:12]
 
 
-def when(value: Any) -> str:
+def when(value: str) -> str:
     """An ISO 8601 time as '2026-03-02 14:05 UTC'; other text as it is."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and number(value) is not None:
-        value = datetime.fromtimestamp(value / 1000 if value > 1e11 else value, UTC).isoformat()
     try:
-        moment = datetime.fromisoformat(str(value))
+        moment = datetime.fromisoformat(value)
     except ValueError:
         return plain(value)
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,32 +11,23 @@ from repairops.config import derive_seed
 from repairops.core.styles import Style
 from repairops.data.contact_sheet import image_grid
 from repairops.data.records import CleanSet, Clusters, FailureBatch, HeldOutFailures, ImageSet, Predictions
-from repairops.model.evaluation import Evaluation
+from repairops.gate.evidence import RepairCounts
+from repairops.model.evaluation import Evaluation, repaired_by
 from repairops.model.network import to_unit
+from repairops.outcome.sections import Confusion, WrongAnswer
 from repairops.report import NegativeFlip, SamplePair
 
 MAX_CONFUSIONS = 12  # wrong answers listed for each set
 
 
-@dataclass(frozen=True, eq=False)
-class StyledSample:
-    """A failure of a cluster, one of its references, a train image, and that image in the reference's style.
-
-    The reference is among the nearest to the cluster's centre, the failure is another member (the same one in a
-    cluster of one): where the styled image looks like the failure too, the style fits the cluster, not one image.
-    """
-
-    cluster: int
-    failure: int  # index into the repair failures
-    reference: int  # likewise
-    content: np.ndarray  # uint8 (C, H, W)
-    styled: np.ndarray
-
-
 def style_samples(
     failures: FailureBatch, clusters: Clusters, train: ImageSet, style: Style, *, per_cluster: int, seed: int
-) -> list[StyledSample]:
-    """Train images, of the references' classes, in the style of each cluster's most central failures."""
+) -> list[SamplePair]:
+    """Train images, of the references' classes, in the style of each cluster's most central failures.
+
+    A reference is among the nearest to the cluster's centre, the failure beside it is another member (the same one in
+    a cluster of one): where the styled image looks like the failure too, the style fits the cluster, not one image.
+    """
     order = np.random.default_rng(derive_seed(seed, "gallery")).permutation(len(train))
     generator = torch.Generator().manual_seed(derive_seed(seed, "gallery", "style"))
     chosen = [
@@ -47,13 +36,24 @@ def style_samples(
         for members in [clusters.members(c)]
         for reference, failure in zip(members, _spread(members, per_cluster), strict=False)
     ]
-    labels = failures.images.labels
+    labels, names = failures.images.labels, failures.images.class_names
     content = np.array([_same_class(train, order, labels[r], n) for n, (_, _, r) in enumerate(chosen)])
     pixels = train.pixels[torch.from_numpy(content)]
     with torch.no_grad():
         styled = style.apply(to_unit(pixels), torch.tensor([r for _, _, r in chosen]), generator)
     shown = styled.mul(255).round().to(torch.uint8).numpy()
-    return [StyledSample(c, f, r, pixels[n].numpy(), shown[n]) for n, (c, f, r) in enumerate(chosen)]
+    return [
+        SamplePair(
+            cluster=cluster,
+            failure=failures.images.pixels[failure].numpy(),
+            reference=failures.images.pixels[reference].numpy(),
+            content=pixels[number].numpy(),
+            styled=shown[number],
+            label=names[labels[failure]],
+            predicted=names[failures.predicted[failure]],
+        )
+        for number, (cluster, failure, reference) in enumerate(chosen)
+    ]
 
 
 def _spread(members: np.ndarray, number: int) -> list[int]:
@@ -63,29 +63,11 @@ def _spread(members: np.ndarray, number: int) -> list[int]:
     return [int(members[rank]) for rank in ranks]
 
 
-def sample_pairs(samples: list[StyledSample], failures: FailureBatch) -> list[SamplePair]:
-    """The samples as the report takes them."""
-    names = failures.images.class_names
-    return [
-        SamplePair(
-            cluster=sample.cluster,
-            failure=failures.images.pixels[sample.failure].numpy(),
-            reference=failures.images.pixels[sample.reference].numpy(),
-            content=sample.content,
-            styled=sample.styled,
-            label=names[failures.images.labels[sample.failure]],
-            predicted=names[failures.predicted[sample.failure]],
-        )
-        for sample in samples
-    ]
-
-
-def style_grid(samples: list[StyledSample], failures: FailureBatch) -> np.ndarray:
+def style_grid(samples: list[SamplePair]) -> np.ndarray:
     """A picture, uint8 (H, W, 3): a row for each cluster, of triples reference, train image, the image in its style."""
     rows: dict[int, list[np.ndarray]] = {}
     for sample in samples:
-        reference = failures.images.pixels[sample.reference].numpy()
-        rows.setdefault(sample.cluster, []).extend([reference, sample.content, sample.styled])
+        rows.setdefault(sample.cluster, []).extend([sample.reference, sample.content, sample.styled])
     return image_grid([torch.from_numpy(np.stack(row)) for row in rows.values()])
 
 
@@ -106,28 +88,22 @@ def negative_flips(evaluation: Evaluation, clean: CleanSet, limit: int) -> list[
     ]
 
 
-def changed_answers(evaluation: Evaluation, clean: CleanSet, heldout: HeldOutFailures) -> dict[str, Any]:
-    """How the answers changed, as counts of images for outcome.json.
-
-    confusion: for each set the wrong answers whose number changed most, {"true", "answer", "champion", "challenger"}.
-    heldout_by_class: held-out failures that are right now, and all, by true class; classes without any are left out.
-    """
-    sets = {
-        "heldout": (heldout.batch.images, evaluation.champion_heldout, evaluation.challenger_heldout),
-        "clean": (clean.images, evaluation.champion_clean, evaluation.challenger_clean),
-    }
-    images, right = heldout.batch.images, evaluation.challenger_heldout.right
-    by_class = {
-        name: {"repaired": int(right[images.labels == k].sum()), "total": int((images.labels == k).sum())}
-        for k, name in enumerate(images.class_names)
-    }
-    return {
-        "confusion": {name: _confusions(*parts) for name, parts in sets.items()},
-        "heldout_by_class": {name: counts for name, counts in by_class.items() if counts["total"]},
-    }
+def changed_answers(evaluation: Evaluation, clean: CleanSet, heldout: HeldOutFailures) -> Confusion:
+    """For each set the wrong answers whose number changed most."""
+    return Confusion(
+        heldout=_changed(heldout.batch.images, evaluation.champion_heldout, evaluation.challenger_heldout),
+        clean=_changed(clean.images, evaluation.champion_clean, evaluation.challenger_clean),
+    )
 
 
-def _confusions(images: ImageSet, champion: Predictions, challenger: Predictions) -> list[dict[str, Any]]:
+def repaired_by_class(evaluation: Evaluation, heldout: HeldOutFailures) -> dict[str, RepairCounts]:
+    """Held-out failures that are right now, and all, by true class; classes without any are left out."""
+    images = heldout.batch.images
+    found = repaired_by(evaluation.challenger_heldout.right, images.labels, images.class_names)
+    return {name: counts for name, counts in found.items() if counts.total}
+
+
+def _changed(images: ImageSet, champion: Predictions, challenger: Predictions) -> tuple[WrongAnswer, ...]:
     """The wrong answers whose number differs, largest difference first; ties in the order of the classes."""
     before, after = (
         Counter(zip(images.labels[~p.right].tolist(), p.labels[~p.right].tolist(), strict=True))
@@ -136,10 +112,7 @@ def _confusions(images: ImageSet, champion: Predictions, challenger: Predictions
     changed = [pair for pair in sorted(before | after) if before[pair] != after[pair]]
     changed.sort(key=lambda pair: -abs(after[pair] - before[pair]))
     names = images.class_names
-    return [
-        {"true": names[t], "answer": names[a], "champion": before[t, a], "challenger": after[t, a]}
-        for t, a in changed[:MAX_CONFUSIONS]
-    ]
+    return tuple(WrongAnswer(names[t], names[a], before[t, a], after[t, a]) for t, a in changed[:MAX_CONFUSIONS])
 
 
 def _same_class(train: ImageSet, order: np.ndarray, label: int, number: int) -> int:

@@ -8,6 +8,7 @@ import math
 import platform
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ import numpy as np
 from repairops import __version__
 from repairops.config import Config
 from repairops.model.device import resolve_device
-from repairops.outcome import EXIT_CODES, SCHEMA, Outcome, write_outcome
+from repairops.outcome import EXIT_CODES, Outcome, Record, write_outcome
+from repairops.outcome.plain import to_plain
+from repairops.outcome.sections import Batch, Environment, ModelVersion, Tracking
 from repairops.report import Pictures, render_markdown, render_page
 from repairops.store.batches import LoggedBatch
 from repairops.store.jobs import JOB_TAG, OUTCOME_TAG, JobRun
@@ -27,7 +30,7 @@ log = logging.getLogger("repairops")
 
 
 class Job:
-    """State of one repair: `values` is what outcome.json will hold, `folder` keeps its files across restarts."""
+    """State of one repair: `record` is what outcome.json will hold, `folder` keeps its files across restarts."""
 
     def __init__(
         self, run: JobRun, key: str, folder: Path, ref: ModelRef, batches: list[LoggedBatch], config: Config
@@ -37,31 +40,18 @@ class Job:
         self._said = ""
         self.device = str(resolve_device(config.training.device))
         self.pictures: dict[str, bytes] = {}
-        self.values: dict[str, Any] = {
-            "schema": SCHEMA,
-            "outcome": "error",
-            "exit_code": 1,
-            "message": "",
-            "job_key": key,
-            "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "model": {
-                "name": ref.name,
-                "version": ref.version,
-                "alias": ref.alias,
-                "uri": ref.uri,
-                "run_id": ref.run_id,
-            },
-            "registered": None,
-            "promoted": False,
-            "config": config.to_dict(),
-            "config_digest": config.digest(),
-            "seed": config.seed,
-            "batches": [_describe(batch) for batch in batches],
-            "environment": _environment(),
-            "tracking": {"run_id": run.run_id},
-            "commit": run.tag("mlflow.source.git.commit"),
-            "stages": {},
-        }
+        self.record = Record(
+            job_key=key,
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            model=ModelVersion(ref.name, ref.version, ref.alias, ref.uri, ref.run_id),
+            config=config.to_dict(),
+            config_digest=config.digest(),
+            seed=config.seed,
+            batches=tuple(_describe(batch) for batch in batches),
+            environment=_environment(),
+            tracking=Tracking(run.run_id),
+            commit=run.tag("mlflow.source.git.commit"),
+        )
         run.set_tags({JOB_TAG: key, "repairops.config_digest": config.digest()})
 
     @contextlib.contextmanager
@@ -71,7 +61,7 @@ class Job:
         self._said = ""
         yield
         seconds = time.perf_counter() - start
-        self.values["stages"][name] = round(seconds, 3)
+        self.record = replace(self.record, stages={**self.record.stages, name: round(seconds, 3)})
         log.info("%-10s %s (%.1f s)", name, self._said, seconds)
 
     def say(self, text: str) -> None:
@@ -107,73 +97,58 @@ class Job:
 
     def conclude(self, outcome: str, message: str, pictures: Pictures | None = None) -> Outcome:
         """Writes outcome.json and report.html, logs both, and only then tags the run with its outcome."""
-        self.values |= {
-            "outcome": outcome,
-            "exit_code": EXIT_CODES[outcome],
-            "message": message,
-            "seconds": round(time.perf_counter() - self._began, 3),
-        }
-        folder = self.scratch("outcome")
-        write_outcome(self.values, folder / "outcome.json")
-        (folder / "report.html").write_text(render_page(self.values, pictures or Pictures()), encoding="utf-8")
-        self.run.log_folder(folder)
-        self.run.set_tags(
-            {
-                OUTCOME_TAG: outcome,
-                "repairops.exit_code": str(EXIT_CODES[outcome]),
-                "mlflow.note.content": render_markdown(self.values)[:5000],
-            }
-        )
-        return Outcome(self.values)
+        seconds = round(time.perf_counter() - self._began, 3)
+        record = replace(self.record, outcome=outcome, exit_code=EXIT_CODES[outcome], message=message, seconds=seconds)
+        page = render_page(record, pictures or Pictures())
+        return self._log(Outcome(to_plain(record)), render_markdown(record)[:5000], page)
 
-    def repeat(self, earlier: Mapping[str, Any], changed: Mapping[str, Any]) -> Outcome:
+    def repeat(self, earlier: Outcome, changed: Mapping[str, Any]) -> Outcome:
         """The earlier outcome of the same job: nothing is repaired again.
 
-        changed: values of the outcome that a promotion, made or refused just now, has changed.
+        changed: fields of its record that a promotion, made or refused just now, has changed.
         """
-        registered = earlier.get("registered") or {}
-        version = f" and registered version {registered['version']}" if registered else ""
-        start, refusal = "Nothing to do", str(changed.get("not_moved", ""))
+        version = f" and registered version {earlier.version}" if earlier.version else ""
+        start, refusal, run_id = "Nothing to do", str(changed.get("not_moved", "")), earlier.record.earlier_run
         if refusal or changed.get("promoted"):
             start = f"The alias {self.ref.alias!r} " + ("was not moved" if refusal else "moved to it now")
         refusal = f" {refusal}" if refusal else ""
         message = (
-            f"{start}: this repair of {self.ref} came to '{earlier['outcome']}'{version} in run "
-            f"{earlier['earlier_run']}.{refusal} New failures or another configuration make a new repair; --rerun "
-            "repeats it."
+            f"{start}: this repair of {self.ref} came to '{earlier.kind}'{version} in run {run_id}.{refusal} "
+            "New failures or another configuration make a new repair; --rerun repeats it."
         )
-        values = {**earlier, **changed, "message": message}
+        values = {**earlier.values, **changed, "message": message}
         values["exit_code"] = EXIT_CODES[values["outcome"]]
-        self.run.set_tags(
-            {
-                OUTCOME_TAG: f"repeated:{values['outcome']}",
-                "repairops.exit_code": str(values["exit_code"]),
-                "repairops.earlier_run": str(earlier["earlier_run"]),
-                "mlflow.note.content": message,
-            }
-        )
+        return self._log(Outcome(values, repeated=True), message, "")
+
+    def _log(self, outcome: Outcome, note: str, page: str) -> Outcome:
+        """Logs the outcome's files, and only then tags the run with it."""
         folder = self.scratch("outcome")
-        write_outcome(values, folder / "outcome.json")
+        write_outcome(outcome.values, folder / "outcome.json")
+        if page:
+            (folder / "report.html").write_text(page, encoding="utf-8")
         self.run.log_folder(folder)
-        return Outcome(values, repeated=True)
+        tags = {"repairops.exit_code": str(outcome.exit_code), "mlflow.note.content": note}
+        if outcome.repeated:
+            tags["repairops.earlier_run"] = str(outcome.record.earlier_run)
+        self.run.set_tags({**tags, OUTCOME_TAG: f"repeated:{outcome.kind}" if outcome.repeated else outcome.kind})
+        return outcome
 
 
-def _describe(batch: LoggedBatch) -> dict[str, Any]:
+def _describe(batch: LoggedBatch) -> Batch:
     logged = datetime.fromtimestamp(batch.logged_at / 1000, UTC).isoformat(timespec="seconds")
-    return {"digest": batch.digest, "run_id": batch.run_id, "rows": batch.rows, "logged_at": logged}
+    return Batch(batch.digest, batch.run_id, batch.rows, logged)
 
 
-def _environment() -> dict[str, str]:
+def _environment() -> Environment:
     import mlflow
     import torch
 
-    return {
-        "repairops": __version__,
-        "mlflow": mlflow.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": f"{platform.system()} {platform.machine()}",
-        "device": torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else f"{torch.get_num_threads()} CPU threads",
-    }
+    on_gpu = torch.cuda.is_available()
+    return Environment(
+        repairops=__version__,
+        mlflow=mlflow.__version__,
+        torch=str(torch.__version__),  # a class of its own
+        python=platform.python_version(),
+        machine=f"{platform.system()} {platform.machine()}",
+        device=torch.cuda.get_device_name() if on_gpu else f"{torch.get_num_threads()} CPU threads",
+    )

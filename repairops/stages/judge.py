@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from repairops.model.corrupted import corrupted_counts
 from repairops.model.evaluation import Evaluation, evaluate, paired_counts, predictions, reliability, repaired_by
 from repairops.model.network import Classifier
 from repairops.model.onnx import compare, export_onnx, measure_latency, run_onnx
+from repairops.outcome.sections import Artifacts, ChallengerFigures
 from repairops.stages.job import Job
 from repairops.store.champion import Champion
 from repairops.store.runs import file_sha256
@@ -35,8 +36,8 @@ def judge(
     evaluation = evaluate(champion.classifier, challenger, clean, heldout, device=job.device)
     repaired, total = int(evaluation.challenger_heldout.right.sum()), len(heldout.batch)
     before, after = evaluation.champion_clean.accuracy, evaluation.challenger_clean.accuracy
-    job.values["challenger"] = {"clean_accuracy": after, "heldout_repaired": repaired, "heldout_total": total}
-    job.values["negative_flips"] = evaluation.clean.champion_only
+    figures, flips = ChallengerFigures(after, repaired, total), evaluation.clean.champion_only
+    job.record = replace(job.record, challenger=figures, negative_flips=flips)
     rate = repaired / total if total else float("nan")
     job.run.log_metrics(
         0, {"champion_clean_accuracy": before, "challenger_clean_accuracy": after, "heldout_repair_rate": rate}
@@ -96,7 +97,7 @@ def export_and_compare(
     except ExportImpossible as error:
         job.say(f"no ONNX file: {error}")
         return replace(evidence, parity=ParityCounts(reason=str(error)))
-    job.values["artifacts"] = {"onnx_sha256": file_sha256(file)}
+    job.record = replace(job.record, artifacts=Artifacts(onnx_sha256=file_sha256(file)))
     sets = [clean.images.pixels, heldout.batch.images.pixels]
     parity = compare(challenger, file, sets, tolerance=job.config.gate.parity_tolerance, device=job.device)
     job.say(f"{parity.n} images, {parity.decisions_differ} decisions differ, at most {parity.max_difference:.1e}")
@@ -107,9 +108,7 @@ def export_and_compare(
 def ask_gate(job: Job, evidence: Evidence) -> Verdict:
     """The gate's verdict, with the evidence and the policy that it can be computed from again."""
     verdict = decide(evidence, job.config.gate)
-    job.values["evidence"] = evidence.to_dict()
-    job.values["policy"] = asdict(job.config.gate)
-    job.values["verdict"] = verdict.to_dict()
+    job.record = replace(job.record, evidence=evidence, policy=job.config.gate, verdict=verdict)
     reasons = [check.summary for check in verdict.checks if check.level == "required" and check.result != "PASS"]
     job.say(verdict.result + (": " + " ".join(reasons) if reasons else ""))
     return verdict

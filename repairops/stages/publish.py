@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from repairops.errors import AliasMoved, PromotionRefused, RegistryRefused
-from repairops.gate.evidence import Verdict
+from repairops.gate.evidence import Evidence, Verdict
 from repairops.model.network import Classifier
-from repairops.outcome import OF_VERDICT
+from repairops.outcome import OF_VERDICT, Outcome
+from repairops.outcome.sections import Artifacts, ModelVersion
 from repairops.promotion.history import promotions
 from repairops.promotion.move import move_alias
 from repairops.report import render_markdown
@@ -27,47 +28,46 @@ def publish(job: Job, client: MlflowClient, champion: Champion, challenger: Clas
     if outcome != "passed":
         job.say(f"nothing: the gate says {verdict.result}")
         return outcome
-    _register(job, client, champion, challenger)
+    version = _register(job, client, champion, challenger)
     if job.config.register.promote == "auto":
-        job.values |= _promote(job, client, job.values["registered"]["version"], job.run.run_id)
-        return str(job.values["outcome"])
+        changed = _promote(job, client, version, job.run.run_id)
+        job.record = replace(job.record, **changed)
+        return job.record.outcome
     return outcome
 
 
-def promote_earlier(job: Job, client: MlflowClient, earlier: Mapping[str, Any]) -> dict[str, Any]:
-    """With promote=auto, moves the alias to what an earlier run of this job registered; what changes in its outcome.
+def promote_earlier(job: Job, client: MlflowClient, earlier: Outcome) -> dict[str, Any]:
+    """With promote=auto, moves the alias to what an earlier run of this job registered; what changes in its record.
 
     A version that was promoted since stays where it is: somebody rolled it back.
     """
-    version = (earlier.get("registered") or {}).get("version")
+    version = earlier.version
     if job.config.register.promote != "auto" or not version:
         return {}
-    if any(move.version_to == str(version) for move in promotions(client, job.ref.name)):
+    if any(move.version_to == version for move in promotions(client, job.ref.name)):
         return {"outcome": "passed"}
-    return _promote(job, client, str(version), str(earlier["earlier_run"]))
+    return _promote(job, client, version, str(earlier.record.earlier_run))
 
 
-def headline(job: Job, outcome: str) -> str:
+def outcome_message(job: Job, outcome: str, evidence: Evidence, verdict: Verdict) -> str:
     """The outcome in one line."""
-    evidence, registered = job.values["evidence"], job.values["registered"]
-    counts = f"{evidence['heldout_repaired']} of {evidence['heldout_total']} held-out failures repaired"
+    record, alias = job.record, job.ref.alias
+    registered = record.registered
+    counts = f"{evidence.heldout_repaired} of {evidence.heldout_total} held-out failures repaired"
     if outcome == "passed" and registered:
-        place = f"version {registered['version']} of {job.ref.name!r}, alias {registered['alias']!r}"
-        promoted = f"; the alias {job.ref.alias!r} moved to it" if job.values["promoted"] else ""
+        place = f"version {registered.version} of {registered.name!r}, alias {registered.alias!r}"
+        promoted = f"; the alias {alias!r} moved to it" if record.promoted else ""
         return f"The gate passed: {counts}; registered as {place}{promoted}."
-    if registered and job.values.get("not_moved"):
-        place = f"version {registered['version']} is registered under the alias {registered['alias']!r}"
-        return f"The gate passed and {place}, but {job.ref.alias!r} was not moved to it. {job.values['not_moved']}"
-    reasons = " ".join(
-        check["summary"]
-        for check in job.values["verdict"]["checks"]
-        if check["level"] == "required" and check["result"] != "PASS"
-    )
+    if registered and record.not_moved:
+        place = f"version {registered.version} is registered under the alias {registered.alias!r}"
+        return f"The gate passed and {place}, but {alias!r} was not moved to it. {record.not_moved}"
+    reasons = " ".join(c.summary for c in verdict.checks if c.level == "required" and c.result != "PASS")
     word = "failed" if outcome == "failed" else "is inconclusive"
     return f"The gate {word}; nothing was registered. {counts[0].upper()}{counts[1:]}. {reasons}"
 
 
-def _register(job: Job, client: MlflowClient, champion: Champion, challenger: Classifier) -> None:
+def _register(job: Job, client: MlflowClient, champion: Champion, challenger: Classifier) -> str:
+    """Registers the challenger; the version's number."""
     name, alias = job.ref.name, job.config.register.alias
     tags = {
         "repairops.kind": "repair",
@@ -77,16 +77,16 @@ def _register(job: Job, client: MlflowClient, champion: Champion, challenger: Cl
         registry.RUN_TAG: job.run.run_id,
         "repairops.method": f"{job.config.method.name}/{job.config.method.recipe}",
         "repairops.seed": str(job.config.seed),
-        **registry.batch_tags([batch["digest"] for batch in job.values["batches"]]),
+        **registry.batch_tags([batch.digest for batch in job.record.batches]),
     }
     if job.config.gate.policy_sha256:
         tags[registry.POLICY_TAG] = job.config.gate.policy_sha256
 
-    def registered(number: str) -> dict[str, str]:
-        return {"name": name, "version": number, "alias": alias, "uri": f"models:/{name}/{number}"}
+    def registered(number: str) -> ModelVersion:
+        return ModelVersion(name, number, alias, f"models:/{name}/{number}")
 
     def describe(number: str) -> str:
-        return render_markdown({**job.values, "outcome": "passed", "registered": registered(number)})
+        return render_markdown(replace(job.record, outcome="passed", registered=registered(number)))
 
     version = registry.register_repair(
         client,
@@ -100,16 +100,15 @@ def _register(job: Job, client: MlflowClient, champion: Champion, challenger: Cl
         alias=alias,
     )
     number = str(version.version)
-    job.values["registered"] = registered(number)
-    job.values["artifacts"] = {
-        f"{part}_sha256": version.tags.get(tag, "") for part, tag in registry.DIGEST_TAGS.items()
-    }
+    files = Artifacts(*(version.tags.get(tag, "") for tag in registry.DIGEST_TAGS.values()))
+    job.record = replace(job.record, registered=registered(number), artifacts=files)
     job.run.set_tags({"repairops.registered_version": number})
     job.say(f"version {number} of {name!r}, alias {alias!r}")
+    return number
 
 
 def _promote(job: Job, client: MlflowClient, version: str, run_id: str) -> dict[str, Any]:
-    """Moves the alias that the champion was found by; what became of it, as values of the outcome.
+    """Moves the alias that the champion was found by; what became of it, as fields of the record.
 
     The version is registered whatever comes of it. So a refusal is no error of the job: its outcome says that the
     alias was not moved, and `not_moved` why.

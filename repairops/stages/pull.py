@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from repairops.data import load_image_set, peek_class_names
 from repairops.data.records import CleanSet, ImageSet
 from repairops.data.sources import read_column
+from repairops.outcome.sections import DataSet
 from repairops.stages.job import Job
 from repairops.stages.roles import assign_clean_roles
 from repairops.store.batches import LoggedBatch, fetch_rows
@@ -51,15 +52,11 @@ def pull(job: Job, inputs: Inputs) -> tuple[Champion, ImageSet, ImageSet | None,
     for context, found in inputs.sets.items():
         log_reference(inputs.client, job.run.run_id, context, found)
     rows = fetch_rows(inputs.client, inputs.batches)
-    job.values["sets"] = {
-        OPTION[c]: {
-            "uri": inputs.sets[c].uri,
-            "given": inputs.sets[c].given,
-            "digest": images.digest,
-            "images": len(images),
-        }
+    recorded = {
+        OPTION[c]: DataSet(inputs.sets[c].uri, inputs.sets[c].given, images.digest, len(images))
         for c, images in sets.items()
     }
+    job.record = replace(job.record, sets=recorded)
     train_set = sets["training"]
     unseen, clean = assign_clean_roles(job, train_set, sets["evaluation"], sets.get("validation"))
     chosen = f" and {len(unseen)} that choose" if unseen else ""

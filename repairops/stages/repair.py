@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +21,10 @@ from repairops.core.styles import Style
 from repairops.data.decoding import encode_png
 from repairops.data.records import Clusters, FailureBatch, FailureSplit
 from repairops.model.network import Classifier
-from repairops.stages.gallery import StyledSample, style_grid, style_samples
+from repairops.outcome.plain import from_plain, to_plain
+from repairops.outcome.sections import Cluster, Looks, MethodNames, SplitSizes, Training
+from repairops.report import SamplePair
+from repairops.stages.gallery import style_grid, style_samples
 from repairops.stages.job import Job
 
 log = logging.getLogger("repairops")
@@ -29,7 +34,7 @@ NO_POINT = (
 )
 
 
-def repair_champion(job: Job, champion: Classifier, inputs: RepairInputs) -> tuple[Repaired, list[StyledSample]]:
+def repair_champion(job: Job, champion: Classifier, inputs: RepairInputs) -> tuple[Repaired, list[SamplePair]]:
     """Splits the failures, clusters them, fits their style and fine-tunes, on all of torchrun's processes.
 
     Also returns train images in the style, for the report. Raises what `repair_network` raises.
@@ -46,7 +51,7 @@ class JobWatch(Watch):
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.samples: list[StyledSample] = []
+        self.samples: list[SamplePair] = []
 
     def step(self, name: str) -> AbstractContextManager[None]:
         return self.job.stage(name)
@@ -60,23 +65,16 @@ class JobWatch(Watch):
         for role, part in parts.items():
             self.job.log_role(f"{role}_failures", part.images.sample_ids)
         counts = {role: len(part) for role, part in parts.items()}
-        self.job.values["split"] = counts
+        self.job.record = replace(self.job.record, split=SplitSizes(**counts))
         self.job.say(", ".join(f"{count} {part}" for part, count in counts.items()))
 
     def on_clusters(self, failures: FailureBatch, clusters: Clusters) -> None:
         """Sizes and labels, with a picture of each cluster's nearest members (clusters.png)."""
         names, labels = failures.images.class_names, failures.images.labels
-        self.job.values["clusters"] = [
-            {
-                "id": number,
-                "size": len(members),
-                "labels": {names[label]: count for label, count in Counter(labels[members].tolist()).most_common()},
-            }
-            for number in range(clusters.count)
-            for members in [clusters.members(number)]
-        ]
+        found = tuple(_cluster(number, names, labels[clusters.members(number)]) for number in range(clusters.count))
+        self.job.record = replace(self.job.record, clusters=found)
         self.job.log_picture("clusters.png", _png(cluster_grid(failures.images, clusters)))
-        self.job.say("sizes " + ", ".join(str(entry["size"]) for entry in self.job.values["clusters"]))
+        self.job.say("sizes " + ", ".join(str(each.size) for each in found))
 
     def on_style(self, parts: TrainingParts, style: Style | None) -> None:
         """Each cluster's look in a sentence, and train images in its style beside its failures (styles.png)."""
@@ -86,34 +84,55 @@ class JobWatch(Watch):
         self.samples = style_samples(
             parts.failures, parts.clusters, parts.train_set, style, per_cluster=4, seed=config.seed
         )
-        looks = describe_looks(style, found, parts.clusters)
-        job.values["method"] = {
-            "name": config.method.name,
-            "recipe": config.method.recipe,
-            "style": config.style.name,
-        }
-        job.values["style"] = {"name": config.style.name, "clusters": looks}
-        job.values["clusters"] = [{**c, "look": k["look"]} for c, k in zip(job.values["clusters"], looks, strict=True)]
-        job.log_picture("styles.png", _png(style_grid(self.samples, parts.failures)))
+        _record_style(job, describe_looks(style, found, parts.clusters))
+        job.log_picture("styles.png", _png(style_grid(self.samples)))
         job.say(f"{config.style.name}, fitted to {len(parts.failures)} failures; {describe_look(found)['look']}")
 
     def on_repaired(self, repaired: Repaired) -> None:
         """The training's figures, the line between the weights, and what was chosen."""
-        job, result, points = self.job, repaired.training, repaired.points
-        training = dataclasses.asdict(result)
-        training["tradeoff"] = [dataclasses.asdict(point) for point in points]
-        if points and repaired.weight < 1:
+        result = repaired.training
+        if repaired.points and repaired.weight < 1:
             log.info("           weights %.0f%% of the way from the champion chosen", 100 * repaired.weight)
-        if points and repaired.weight == 0:
-            training["note"] = f"{result.note} {NO_POINT}".strip()
-        job.values["clean_validation"]["images"] = result.validation_images
-        training["history"] = [{"epoch": number, **figures} for number, figures in enumerate(result.history, 1)]
-        job.values["training"] = training | {"trials": repaired.trials}
-        job.values["method"] |= {"chosen": repaired.method.name}
-        job.say(
+        note = _record_training(self.job, repaired)
+        self.job.say(
             f"{len(result.history)} epochs on {result.device}, {result.images_per_second:.0f} images/s; "
-            f"epoch {result.best_epoch} chosen" + (f". {training['note']}" if training["note"] else "")
+            f"epoch {result.best_epoch} chosen" + (f". {note}" if note else "")
         )
+
+
+def _cluster(number: int, names: Sequence[str], labels: np.ndarray) -> Cluster:
+    """A cluster whose members have these labels, int64 (n,)."""
+    counts = {names[label]: count for label, count in Counter(labels.tolist()).most_common()}
+    return Cluster(number, len(labels), counts)
+
+
+def _record_style(job: Job, looks: Sequence[Mapping[str, Any]]) -> None:
+    """The method that will train, the style, and each cluster's look (`describe_looks`)."""
+    name, method = job.config.style.name, job.config.method
+    found = from_plain(Looks, to_plain({"name": name, "clusters": looks}))
+    clusters = zip(job.record.clusters or (), found.clusters, strict=True)
+    job.record = replace(
+        job.record,
+        method=MethodNames(method.name, method.recipe, name),
+        style=found,
+        clusters=tuple(replace(cluster, look=look.look) for cluster, look in clusters),
+    )
+
+
+def _record_training(job: Job, repaired: Repaired) -> str:
+    """How the challenger came about, by which method, and by how many clean images; what a reviewer must know of it."""
+    result, points = repaired.training, repaired.points
+    note = f"{result.note} {NO_POINT}".strip() if points and repaired.weight == 0 else result.note
+    history = [{"epoch": number, **figures} for number, figures in enumerate(result.history, 1)]
+    values = {**vars(result), "history": history, "note": note, "tradeoff": points, "trials": repaired.trials}
+    method, account = job.record.method, job.record.clean_validation
+    job.record = replace(
+        job.record,
+        training=from_plain(Training, to_plain(values)),
+        method=method and replace(method, chosen=repaired.method.name),
+        clean_validation=account and replace(account, images=result.validation_images),
+    )
+    return note
 
 
 def _png(picture: np.ndarray) -> bytes:

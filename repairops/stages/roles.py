@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from repairops.config import Config, derive_seed
 from repairops.data import pick_images
 from repairops.data.records import CleanSet, ImageSet
 from repairops.data.split import choose_rows, cut_rows
 from repairops.errors import NoUnseenImages
+from repairops.outcome.sections import CleanValidation
 from repairops.stages.job import Job
 
 REMEMBERED = "A part of the train set chooses, which the champion probably remembers: "
@@ -43,8 +46,7 @@ def _take(job: Job, train_set: ImageSet, clean: ImageSet, given: ImageSet) -> tu
     if refused:
         note += f" {found.in_train_set:,} that stand in the train set and {found.in_clean_set:,} that judge do not."
     unseen = given.subset(found.rows)
-    _record(job, "validation set", unseen, note)
-    job.values["clean_validation"] |= {"in_train_set": found.in_train_set, "in_clean_set": found.in_clean_set}
+    _record(job, "validation set", unseen, note, in_train_set=found.in_train_set, in_clean_set=found.in_clean_set)
     return unseen, CleanSet(clean)
 
 
@@ -69,8 +71,10 @@ def _cut(job: Job, train_set: ImageSet, clean: ImageSet) -> tuple[ImageSet | Non
     note = f"{len(cut):,} of {len(clean):,} images of the clean set choose; the other {len(rest):,} judge."
     _record(job, "clean set", unseen, note)
     judging = pick_images(clean, rest, config.images, role="clean set", cache_dir=job.folder / "mapped")
-    whole = job.values["sets"]["clean_set"]
-    job.values["sets"]["clean_set"] = whole | {"digest": judging.digest, "images": len(rest), "whole": whole}
+    sets = job.record.sets or {}
+    whole = sets["clean_set"]
+    part = replace(whole, digest=judging.digest, images=len(rest), whole=whole)
+    job.record = replace(job.record, sets={**sets, "clean_set": part})
     return unseen, CleanSet(judging, rest)
 
 
@@ -87,7 +91,8 @@ def _too_little(images: int, config: Config) -> str:
     return ""
 
 
-def _record(job: Job, source: str, unseen: ImageSet | None, note: str) -> None:
+def _record(job: Job, source: str, unseen: ImageSet | None, note: str, **left_out: int) -> None:
     """The outcome's account of it; how many of the train set choose is known after training."""
-    known = {"images": len(unseen), "digest": unseen.digest} if unseen else {}
-    job.values["clean_validation"] = {"source": source, "unseen": unseen is not None, **known, "note": note}
+    images, digest = (len(unseen), unseen.digest) if unseen else (None, None)
+    account = CleanValidation(source, unseen is not None, images, digest, note, **left_out)
+    job.record = replace(job.record, clean_validation=account)

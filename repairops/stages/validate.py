@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 
 import numpy as np
 from torch import Tensor
@@ -12,6 +13,7 @@ from repairops.data.records import CleanSet, FailureBatch, ImageSet
 from repairops.errors import FailureBatchRejected
 from repairops.gate import CHANGED, power, power_warning
 from repairops.model.evaluation import check_not_at_chance, predict
+from repairops.outcome.sections import ChampionFigures, PowerAt, Validation
 from repairops.stages.job import Job
 from repairops.store.champion import Champion
 from repairops.store.failure_rows import FailureRows
@@ -30,13 +32,15 @@ def validate_failures(
     """
     answers = predict(champion.classifier, clean.images.pixels, clean.images.labels, device=job.device)
     check_not_at_chance(answers, clean.images.labels, champion.spec.classes)
-    job.values["champion"] = {"clean_accuracy": answers.accuracy, "clean_n": len(clean.images)}
-    job.values["power"] = [
-        {"changed": share, "power": power(len(clean.images), share, job.config.gate)} for share in CHANGED
-    ]
-    warning = power_warning(len(clean.images), answers.accuracy, job.config.gate)
+    images, policy = len(clean.images), job.config.gate
+    warning = power_warning(images, answers.accuracy, policy)
+    job.record = replace(
+        job.record,
+        champion=ChampionFigures(answers.accuracy, images),
+        power=tuple(PowerAt(share, power(images, share, policy)) for share in CHANGED),
+        warning=warning or None,
+    )
     if warning:
-        job.values["warning"] = warning
         log.warning("Warning: %s", warning)
 
     def classify(pixels: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -53,7 +57,7 @@ def validate_failures(
         validation_ids=set(unseen.sample_ids.tolist()) if unseen else (),
         images=job.config.images,
         config=job.config.validation,
-        digests=tuple(batch["digest"] for batch in job.values["batches"]),
+        digests=tuple(batch.digest for batch in job.record.batches),
         docs_dir=folder / "data_docs" if job.config.validation.data_docs else None,
     )
     report.quarantine.to_parquet(folder / "quarantine.parquet")
@@ -61,12 +65,8 @@ def validate_failures(
     job.run.log_folder(folder, "validation")
     accepted = len(report.accepted) if report.accepted is not None else 0
     quarantined = {rule: count for rule, count in report.counts.items() if count}
-    job.values["validation"] = {
-        "rows": report.rows,
-        "accepted": accepted,
-        "quarantined": quarantined,
-        "broken": list(report.broken),
-    }
+    found = Validation(report.rows, accepted, quarantined, tuple(report.broken))
+    job.record = replace(job.record, validation=found)
     reasons = ", ".join(f"{count} {rule}" for rule, count in quarantined.items())
     job.say(f"{accepted} of {report.rows} failures accepted" + (f"; quarantined: {reasons}" if reasons else ""))
     if report.accepted is None or report.broken:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from repairops.config import Config
 from repairops.errors import JobRunning
+from repairops.outcome import Outcome, read_outcome
 from repairops.store.connection import experiment_id, home_folder, talking
 from repairops.store.models import ModelRef
 
@@ -133,8 +133,8 @@ def runs_of_job(client: MlflowClient, key: str) -> list[Run]:
         )
 
 
-def earlier_outcome(client: MlflowClient, runs: Sequence[Run]) -> dict[str, Any] | None:
-    """The outcome.json of the newest run of the job that came to a verdict, with its run's id; else None.
+def earlier_outcome(client: MlflowClient, runs: Sequence[Run]) -> Outcome | None:
+    """The outcome of the newest run of the job that came to a verdict, with its run's id; else None.
 
     The outcome's tag is set last, so it alone says that a run is whole: `mlflow run` marks a run FAILED for every
     exit code but 0, a failed or inconclusive gate's too.
@@ -149,8 +149,8 @@ def earlier_outcome(client: MlflowClient, runs: Sequence[Run]) -> dict[str, Any]
                 path = mlflow.artifacts.download_artifacts(
                     run_id=run.info.run_id, artifact_path="outcome.json", dst_path=folder
                 )
-                outcome: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-                return {**outcome, "earlier_run": run.info.run_id}
+                found = read_outcome(path, f"outcome.json of run {run.info.run_id}")
+            return Outcome({**found.values, "earlier_run": run.info.run_id})
     return None
 
 

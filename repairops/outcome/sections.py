@@ -1,0 +1,242 @@
+"""The sections of outcome.json, a frozen record each. What a job did not get to is None in `record.Record`.
+
+Figures that are no number (NaN) are null in JSON. Shares, accuracies and rates are in 0..1, times in seconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from repairops.outcome.plain import OTHERS
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """The pinned version that was to be repaired, or the one that was registered; `alias` is '' where it has none."""
+
+    name: str
+    version: str
+    alias: str = ""
+    uri: str = ""
+    run_id: str | None = None  # of the pinned one
+
+
+@dataclass(frozen=True)
+class Batch:
+    digest: str
+    run_id: str = ""
+    rows: int | None = None
+    logged_at: str = ""  # ISO 8601
+
+
+@dataclass(frozen=True)
+class Environment:
+    repairops: str = ""
+    mlflow: str = ""
+    torch: str = ""
+    python: str = ""
+    machine: str = ""
+    device: str = ""
+
+
+@dataclass(frozen=True)
+class Tracking:
+    run_id: str = ""
+    experiment: str | None = None
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """An image set. given: named by the one who ran the job. whole: the set that this is a part of."""
+
+    uri: str = ""
+    given: bool = False
+    digest: str = ""
+    images: int | None = None
+    whole: DataSet | None = None
+
+
+@dataclass(frozen=True)
+class CleanValidation:
+    """The clean images that choose and never judge. unseen: new to the champion; else a part of the train set."""
+
+    source: str = ""
+    unseen: bool = False
+    images: int | None = None
+    digest: str | None = None
+    note: str = ""
+    in_train_set: int | None = None  # of a given validation set, left out
+    in_clean_set: int | None = None
+
+
+@dataclass(frozen=True)
+class ChampionFigures:
+    clean_accuracy: float
+    clean_n: int | None = None
+
+
+@dataclass(frozen=True)
+class PowerAt:
+    """The chance that the gate passes a repair that changes nothing but this share of the answers."""
+
+    changed: float
+    power: float
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The failure batch's contract: rows by what became of them, and the rules that the batch broke."""
+
+    rows: int | None = None
+    accepted: int | None = None
+    quarantined: Mapping[str, int] = field(default_factory=dict)  # by rule
+    broken: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SplitSizes:
+    repair: int
+    validation: int
+    heldout: int
+
+
+@dataclass(frozen=True)
+class Cluster:
+    id: int
+    size: int | None = None
+    labels: Mapping[str, int] = field(default_factory=dict)
+    look: str | None = None
+
+
+@dataclass(frozen=True)
+class StyleShare:
+    style: str
+    share: float
+    more: Mapping[str, Any] = field(default_factory=dict, metadata=OTHERS)  # the figures that it was weighed by
+
+
+@dataclass(frozen=True)
+class Look:
+    """What shows in a cluster's failures, in a sentence and in figures, and the styles that `auto` mixed for it."""
+
+    cluster: int
+    look: str = ""
+    findings: tuple[Mapping[str, Any], ...] = ()
+    unexplained: float = math.nan
+    styles: tuple[StyleShare, ...] | None = None
+    more: Mapping[str, Any] = field(default_factory=dict, metadata=OTHERS)
+
+
+@dataclass(frozen=True)
+class Looks:
+    name: str
+    clusters: tuple[Look, ...] = ()
+
+
+@dataclass(frozen=True)
+class MethodNames:
+    """chosen: the method that trained, where `auto` chose one."""
+
+    name: str
+    recipe: str = ""
+    style: str = ""
+    chosen: str | None = None
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """An epoch's figures on the validation parts, or the champion's; what a method adds of its own is in `more`."""
+
+    epoch: int | None = None
+    loss: float | None = None
+    validation_accuracy: float | None = None
+    validation_repair_rate: float | None = None
+    repair_failures_accuracy: float | None = None
+    learning_rate: float | None = None
+    seconds: float | None = None
+    more: Mapping[str, Any] = field(default_factory=dict, metadata=OTHERS)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A point between the champion's weights (0) and the fine-tuned ones (1)."""
+
+    weight: float
+    validation_accuracy: float
+    validation_repair_rate: float
+    chosen: bool = False
+
+
+@dataclass(frozen=True)
+class TrialFigures:
+    """A method's short training, by which `auto` chose."""
+
+    method: str
+    learning_rate: float
+    epochs: int
+    train_images: int
+    seconds: float
+    validation_repaired: float
+    validation_failures: int
+    validation_right: float
+    validation_images: int
+    chosen: bool = False
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the challenger came about; see `core.training.TrainingResult`. best_epoch 0 is the champion itself."""
+
+    best_epoch: int | None = None
+    champion: Epoch | None = None
+    history: tuple[Epoch, ...] = ()
+    note: str = ""
+    seconds: float | None = None
+    images_per_second: float | None = None
+    device: str = ""
+    train_images: int | None = None
+    validation_images: int | None = None
+    validation_failures: int | None = None
+    step_shares: Mapping[str, float] = field(default_factory=dict)
+    peak_memory_mb: Mapping[str, float] = field(default_factory=dict)
+    channels_last: bool | None = None
+    bfloat16: bool | None = None
+    ranks: int | None = None
+    validation_unseen: bool | None = None  # None: an older outcome, which does not say
+    tradeoff: tuple[Point, ...] = ()
+    trials: tuple[TrialFigures, ...] = ()
+    more: Mapping[str, Any] = field(default_factory=dict, metadata=OTHERS)
+
+
+@dataclass(frozen=True)
+class ChallengerFigures:
+    clean_accuracy: float
+    heldout_repaired: int | None = None
+    heldout_total: int | None = None
+
+
+@dataclass(frozen=True)
+class Artifacts:
+    weights_sha256: str | None = None
+    onnx_sha256: str = ""
+
+
+@dataclass(frozen=True)
+class WrongAnswer:
+    """A wrong answer, and how many images of class `true` got it from champion and challenger."""
+
+    true: str
+    answer: str
+    champion: int
+    challenger: int
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """The wrong answers whose number changed most, largest change first."""
+
+    heldout: tuple[WrongAnswer, ...] = ()
+    clean: tuple[WrongAnswer, ...] = ()
