@@ -16,9 +16,9 @@ from repairops.errors import RepairError, UsageError
 from repairops.model.device import resolve_device
 from repairops.outcome import Outcome
 from repairops.report import Pictures
-from repairops.stages.gallery import changed_answers, negative_flips, repaired_by_class
+from repairops.stages.gallery import changed_answers, flipped_images, repaired_by_class
 from repairops.stages.job import Job
-from repairops.stages.judge import ask_gate, export_and_compare, judge, weigh
+from repairops.stages.judge import ask_gate, export_and_compare, measure, weigh
 from repairops.stages.publish import outcome_message, promote_earlier, publish
 from repairops.stages.pull import Inputs, pull
 from repairops.stages.repair import repair_champion
@@ -103,7 +103,7 @@ def run_job(job: Job, inputs: Inputs) -> Outcome:
     repaired, samples = repair_champion(job, champion.classifier, given)  # stages split, cluster, style and fine-tune
     challenger, split, clusters = repaired.network, repaired.split, repaired.clusters
     with job.stage("evaluate"):
-        evaluation = judge(job, champion, challenger, clean, split.heldout)
+        evaluation = measure(job, champion, challenger, clean, split.heldout)
         evidence = weigh(job, champion, challenger, clean, split, clusters, evaluation)
     with job.stage("export"):
         evidence = export_and_compare(job, champion, challenger, clean, split.heldout, evidence)
@@ -116,6 +116,6 @@ def run_job(job: Job, inputs: Inputs) -> Outcome:
     pictures = Pictures(
         cluster_grid=job.pictures["clusters.png"],
         samples=samples,
-        negative_flips=negative_flips(evaluation, clean, limit=24),
+        negative_flips=flipped_images(evaluation, clean, limit=24),
     )
     return job.conclude(outcome, outcome_message(job, outcome, evidence, verdict), pictures)

@@ -17,7 +17,7 @@ from repairops.model.network import to_unit
 from repairops.outcome.sections import Confusion, WrongAnswer
 from repairops.stages.gallery import (
     changed_answers,
-    negative_flips,
+    flipped_images,
     repaired_by_class,
     style_grid,
     style_samples,
@@ -123,8 +123,8 @@ def test_changed_answers_are_counts_of_the_wrong_ones_that_differ() -> None:
 
 def test_negative_flips_come_with_both_answers_most_confident_first() -> None:
     found, clean, _ = evaluation()
-    flips = negative_flips(found, clean, limit=5)
+    flips = flipped_images(found, clean, limit=5)
     places = np.flatnonzero(clean.images.labels == 5)[:2]
     assert [(flip.label, flip.champion, flip.challenger) for flip in flips] == [("5", "5", "6")] * 2
     assert torch.equal(torch.from_numpy(flips[0].image), clean.images.pixels[int(places[1])])
-    assert len(negative_flips(found, clean, limit=1)) == 1
+    assert len(flipped_images(found, clean, limit=1)) == 1

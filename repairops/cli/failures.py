@@ -46,18 +46,13 @@ def list_command(tracking_uri: str | None, model: str, as_json: bool) -> None:
     from repairops.store.batches import list_failures
 
     batches = list_failures(model, tracking_uri=tracking_uri)
-    rows = [
-        {
-            "batch": batch.digest[:8],
-            "rows": batch.rows,
-            "model_version": batch.model_version or "-",
-            "logged_at": datetime.fromtimestamp(batch.logged_at / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            "run": batch.run_id,
-        }
-        for batch in batches
-    ]
-    text = table(rows, ["batch", "rows", "model_version", "logged_at", "run"])
+    rows = [(b.digest[:8], b.rows, b.model_version or "-", _moment(b.logged_at), b.run_id) for b in batches]
+    text = table(("batch", "rows", "model version", "logged at", "run"), rows)
     answer(as_json, [vars(batch) for batch in batches], text)
+
+
+def _moment(milliseconds: int) -> str:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 @failures.command("show")

@@ -10,8 +10,8 @@ from markupsafe import Markup, escape
 
 from repairops.gate.evidence import ConfidenceBin
 from repairops.outcome.sections import Point
+from repairops.report.formats import number, percent
 from repairops.report.svg import CHARACTER, Scale, circle, drawing, line, nice_ticks, path, share_ticks, text
-from repairops.report.wording import number, percent
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from markupsafe import Markup
 
 from repairops.gate.evidence import Check, Figures
 from repairops.outcome import Record
-from repairops.report import facts
+from repairops.report import statements
 from repairops.report.figures import dots, interval
-from repairops.report.wording import fixed, number, percent, signed
+from repairops.report.formats import fixed, number, percent, signed
 
 LEVELS = {"required": "every one must pass before a promotion", "advisory": "for the reviewer to weigh"}
 CEILINGS = {  # figure -> (what it is called after the check's name, its limit, in words)
@@ -26,13 +26,13 @@ CEILINGS = {  # figure -> (what it is called after the check's name, its limit, 
 
 def check_figure(name: str, record: Record, width: float = 260) -> Markup:
     """The figure of the check `name`; empty where the gate did not ask it."""
-    found = facts.check(record, name)
+    found = statements.check(record, name)
     return figure(found, width) if found else Markup("")
 
 
 def figure(check: Check, width: float = 260) -> Markup:
     """The interval, the dots or the limit behind a check; empty where its figures are missing."""
-    values, name = check.figures, facts.check_name(check)
+    values, name = check.figures, statements.check_name(check)
     for key, (called, limit, words) in CEILINGS.items():
         if limit in values:
             return _ceiling(values, key, limit, f"{name}{called}", words, width)

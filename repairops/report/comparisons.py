@@ -18,9 +18,9 @@ from markupsafe import Markup
 from repairops.config import GateConfig
 from repairops.gate.evidence import PairedCounts, RepairCounts
 from repairops.outcome import Record
-from repairops.report import facts, figures
+from repairops.report import figures, statements
 from repairops.report.charts import reliability_chart
-from repairops.report.wording import fixed, number, of, percent, plain, ratio, signed
+from repairops.report.formats import fixed, number, of, percent, plain, ratio, signed
 
 MAX_ROWS = 40
 
@@ -76,7 +76,7 @@ def confidence(record: Record) -> float:
 
 def allowed(record: Record, check: str, key: str) -> float | None:
     """A limit of a check: the largest fall in points, or the lowest rate in 0..1."""
-    found = facts.check(record, check)
+    found = statements.check(record, check)
     return number(found.figures.get(key)) if found else None
 
 

@@ -10,8 +10,8 @@ from typing import Literal
 
 from markupsafe import Markup
 
+from repairops.report.formats import number
 from repairops.report.svg import CHARACTER, Scale, circle, drawing, inside, line, nice_ticks, rect, text
-from repairops.report.wording import number
 
 Side = Literal["above", "below"]  # of the limit: the allowed side
 ROW_HEIGHT = 34.0

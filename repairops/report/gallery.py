@@ -6,10 +6,10 @@ from typing import Any
 
 from repairops.outcome import Record
 from repairops.outcome.sections import Cluster, WrongAnswer
-from repairops.report import comparisons, facts
+from repairops.report import comparisons, statements
 from repairops.report.figures import dumbbell, interval
+from repairops.report.formats import count, of, percent, plain, ratio
 from repairops.report.pictures import Pictures, SamplePair, data_uri, fitted_png, png_size, png_uri
-from repairops.report.wording import count, of, percent, plain, ratio
 
 MAX_LABELS = 5  # class names listed for one cluster
 CAPTIONS = {  # of a sample's images, and their descriptions
@@ -93,7 +93,7 @@ def grid(pictures: Pictures) -> dict[str, Any] | None:
 
 
 def flips(record: Record, pictures: Pictures) -> dict[str, Any]:
-    shown, found = pictures.shown_flips(), facts.effect(record)
+    shown, found = pictures.shown_flips(), statements.effect(record)
     return {
         "known": found.lost is not None or bool(shown),
         "any": bool(found.lost or shown),

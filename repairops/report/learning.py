@@ -8,7 +8,7 @@ from typing import Any
 from repairops.outcome import Record
 from repairops.outcome.sections import Epoch, Training
 from repairops.report.charts import Curve, line_chart, trade_off_chart
-from repairops.report.wording import count, duration, percent, plain
+from repairops.report.formats import count, duration, percent, plain
 
 LOSS = (("loss", "Training loss", "c1"),)
 SHARES = (

@@ -71,7 +71,7 @@ def style_grid(samples: list[SamplePair]) -> np.ndarray:
     return image_grid([torch.from_numpy(np.stack(row)) for row in rows.values()])
 
 
-def negative_flips(evaluation: Evaluation, clean: CleanSet, limit: int) -> list[NegativeFlip]:
+def flipped_images(evaluation: Evaluation, clean: CleanSet, limit: int) -> list[NegativeFlip]:
     """Clean images that the champion had right and the challenger has wrong, most confident mistakes first."""
     champion, challenger, images = evaluation.champion_clean, evaluation.challenger_clean, clean.images
     flips = np.flatnonzero(champion.right & ~challenger.right)

@@ -29,7 +29,7 @@ log = logging.getLogger("repairops")
 MAX_SLICES = 100  # values of a column; one with more is no slice but a name for each image
 
 
-def judge(
+def measure(
     job: Job, champion: Champion, challenger: Classifier, clean: CleanSet, heldout: HeldOutFailures
 ) -> Evaluation:
     """Both networks once over the clean set and the held-out failures."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from repairops.config import RULES
 from repairops.gate.evidence import Check
 from repairops.outcome import Record
-from repairops.report.wording import DASH, count, fixed, of, percent, plain, ratio, series, signed
+from repairops.report.formats import DASH, count, fixed, of, percent, plain, ratio, series, signed
 
 VERDICT_WORDS = {
     "passed": "Passed",
