@@ -369,7 +369,7 @@ def test_classes_come_worst_first_and_mark_what_is_beyond_the_margin() -> None:
     outcome["evidence"]["clean_by_class"]["deer"] = asdict(PairedCounts(870, 63, 2, 65))
     found = comparisons.classes(record(outcome))
     worst = found["rows"][0]
-    assert (worst["name"], signed(worst["points"]), worst["beyond"]) == ("deer", "−6.10", True)
+    assert (worst["name"], signed(worst["value"]), worst["beyond"]) == ("deer", "−6.10", True)
     assert not any(row["beyond"] for row in found["rows"][1:])
 
 
@@ -378,28 +378,28 @@ def test_intervals_are_those_of_the_gate() -> None:
     found = record(made.passed())
     figures = check_of(found, "clean_non_regression").figures
     wanted = [figures["lower_points"], figures["upper_points"]]
-    assert list(comparisons.change_bounds(page_evidence().clean, 0.95)) == pytest.approx(wanted, abs=0.01)
+    assert list(comparisons.bounds(page_evidence().clean, 0.95)) == pytest.approx(wanted, abs=0.01)
     figures = check_of(found, "repair_rate").figures
-    assert comparisons.rate_bounds(RepairCounts(231, 300), 0.95) == (figures["lower"], figures["upper"])
+    assert comparisons.bounds(RepairCounts(231, 300), 0.95) == (figures["lower"], figures["upper"])
 
 
 def test_failures_per_class_come_lowest_rate_first() -> None:
     found = comparisons.failure_classes(record(made.passed()))["rows"]
-    assert (found[0]["name"], found[0]["counts"], percent(found[0]["rate"])) == ("horse", RepairCounts(9, 22), "40.9%")
-    assert [row["rate"] for row in found] == sorted(row["rate"] for row in found)
+    assert (found[0]["name"], found[0]["counts"], percent(found[0]["value"])) == ("horse", RepairCounts(9, 22), "40.9%")
+    assert [row["value"] for row in found] == sorted(row["value"] for row in found)
     assert ["horse", "22", "9", "40.9%"] in [row[:4] for row in cells(page_of("passed"), "Failures repaired per class")]
 
 
 def test_slices_and_corruptions() -> None:
     outcome = made.passed()
     clean, failures = comparisons.slices(record(outcome))
-    assert [(row["name"], row["counts"].n, signed(row["points"])) for row in clean["rows"]] == [
+    assert [(row["name"], row["counts"].n, signed(row["value"])) for row in clean["rows"]] == [
         ("site north", 2000, "−0.15"),
         ("site south", 8000, "−0.04"),
     ]
     rows = cells(page_of("passed"), "Slices of the clean set")
     assert rows[1][:5] == ["site north", "2,000", "92.0%", "91.8%", "−0.15"]
-    assert [(row["name"], percent(row["rate"])) for row in failures["rows"]] == [
+    assert [(row["name"], percent(row["value"])) for row in failures["rows"]] == [
         ("source camera 8", "68.9%"),
         ("source camera 7", "82.3%"),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,19 @@ from report_helpers import Page, attributes
 from repairops.gate.evidence import ConfidenceBin
 from repairops.outcome.sections import Point
 from repairops.report.charts import Curve, line_chart, reliability_chart, trade_off_chart
-from repairops.report.figures import axis, dots, dumbbell, interval, row, row_scale, share_bar
+from repairops.report.figures import (
+    POINTS,
+    RATES,
+    WHOLE_RATES,
+    axis,
+    dots,
+    dumbbell,
+    interval,
+    row,
+    row_scale,
+    share_bar,
+)
+from repairops.report.formats import percent
 from repairops.report.svg import Scale, nice_ticks, share_ticks
 
 
@@ -20,8 +33,8 @@ def interval_parts(**overrides: Any) -> tuple[str, Scale]:
         "point": 0.5,
         "upper": 0.6,
         "limit": 0.3,
+        "unit": RATES,
         "label": "x",
-        "domain": (0.0, 1.0),
     }
     svg = str(interval(**(values | {"width": 212} | overrides)))
     return svg, Scale(0.0, 1.0, 6.0, 206.0)
@@ -38,12 +51,12 @@ def test_interval_stands_at_the_right_pixels() -> None:
 
 
 def test_interval_shades_the_upper_side_of_a_ceiling() -> None:
-    (shaded,) = attributes(interval_parts(allowed="below")[0], "forbidden")
+    (shaded,) = attributes(interval_parts(unit=replace(RATES, allowed="below"))[0], "forbidden")
     assert (float(shaded["x"]), float(shaded["width"])) == (66.0, 140.0)
 
 
 def test_interval_without_a_domain_holds_all_its_values() -> None:
-    svg = str(interval(-0.2, -0.1, 0.1, -0.5, label="x", zero=True, width=212))
+    svg = str(interval(-0.2, -0.1, 0.1, -0.5, POINTS, label="x", width=212))
     # values -0.5..0.1, a quarter of 0.6 on each side: -0.65..0.25 on 200 pixels
     assert float(attributes(svg, "limit")[0]["x1"]) == pytest.approx(6 + 200 * 0.15 / 0.9, abs=0.01)
     assert float(attributes(svg, "zero")[0]["x1"]) == pytest.approx(6 + 200 * 0.65 / 0.9, abs=0.01)
@@ -52,7 +65,7 @@ def test_interval_without_a_domain_holds_all_its_values() -> None:
 
 def test_interval_leaves_out_what_is_missing() -> None:
     nan = float("nan")
-    assert interval(0.1, nan, 0.3, 0.2, label="x") == ""
+    assert interval(0.1, nan, 0.3, 0.2, RATES, label="x") == ""
     svg, _ = interval_parts(lower=None, limit=nan)
     assert len(attributes(svg, "point")) == 1
     assert attributes(svg, "range") + attributes(svg, "limit") + attributes(svg, "forbidden") == []
@@ -60,14 +73,15 @@ def test_interval_leaves_out_what_is_missing() -> None:
 
 @pytest.mark.parametrize(("lower", "upper"), [(0.0, 0.01), (0.98, 1.0), (0.5, 0.5), (0.0, 1.0), (0.02, 0.6)])
 def test_interval_labels_stay_inside_and_apart(lower: float, upper: float) -> None:
-    svg, _ = interval_parts(lower=lower, point=(lower + upper) / 2, upper=upper, texts=("00.0%", "99.9%"))
+    svg, _ = interval_parts(lower=lower, point=(lower + upper) / 2, upper=upper)
     spans = []
-    for text in [a for a in Page(svg).all("text") if a["y"] == "45"]:
-        x, width = float(text["x"] or 0), 6.2 * 5
+    words = [percent(lower), percent(upper)]
+    for text, said in zip([a for a in Page(svg).all("text") if a["y"] == "45"], words, strict=True):
+        x, width = float(text["x"] or 0), 6.2 * len(said)
         spans.append((x - {"start": 0, "middle": width / 2, "end": width}[text["text-anchor"] or ""], width))
-    (first, width), (second, _) = spans
+    (first, width), (second, last) = spans
     assert first >= 0
-    assert second + width <= 212
+    assert second + last <= 212
     assert first + width <= second + 0.1
 
 
@@ -154,11 +168,11 @@ def test_the_axis_of_a_table_stands_over_its_rows() -> None:
 
 
 def test_dots_beyond_the_limit_are_marked() -> None:
-    svg = dots([0.2, 0.5, None, 0.9], 0.3, label="x", domain=(0.0, 1.0), texts=lambda v: f"{v:.0%}", width=212)
+    svg = dots([0.2, 0.5, None, 0.9], 0.3, WHOLE_RATES, label="x", width=212)
     assert [float(a["cx"]) for a in attributes(svg, "dot")] == [46.0, 106.0, 186.0]
     assert [float(a["cx"]) for a in attributes(svg, "beyond")] == [46.0]
-    assert Page(svg).text == "20%90%"
-    assert dots([None, float("nan")], 0.3, label="x") == ""
+    assert Page(svg).text == "20%90%at least 30%"
+    assert dots([None, float("nan")], 0.3, RATES, label="x") == ""
 
 
 def test_shares_get_ticks_of_shares() -> None:
