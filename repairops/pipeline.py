@@ -101,17 +101,17 @@ def run_job(job: Job, inputs: Inputs) -> Outcome:
         failures = validate_failures(job, rows, champion, train_set, unseen, clean)
     given = RepairInputs(train_set, failures, unseen)
     repaired, samples = repair_champion(job, champion.classifier, given)  # stages split, cluster, style and fine-tune
-    challenger, split, clusters = repaired.network, repaired.split, repaired.clusters
     with job.stage("evaluate"):
-        evaluation = measure(job, champion, challenger, clean, split.heldout)
-        evidence = weigh(job, champion, challenger, clean, split, clusters, evaluation)
+        evaluation = measure(job, champion, repaired, clean)
+        evidence = weigh(job, champion, repaired, clean, evaluation)
     with job.stage("export"):
-        evidence = export_and_compare(job, champion, challenger, clean, split.heldout, evidence)
+        evidence = export_and_compare(job, champion, repaired, clean, evidence)
     with job.stage("gate"):
         verdict = ask_gate(job, evidence)
     with job.stage("register"):
-        outcome = publish(job, inputs.client, champion, challenger, verdict)
-    changed, by_class = changed_answers(evaluation, clean, split.heldout), repaired_by_class(evaluation, split.heldout)
+        outcome = publish(job, inputs.client, champion, repaired.network, verdict)
+    heldout = repaired.split.heldout
+    changed, by_class = changed_answers(evaluation, clean, heldout), repaired_by_class(evaluation, heldout)
     job.record = replace(job.record, confusion=changed, heldout_by_class=by_class)
     pictures = Pictures(
         cluster_grid=job.pictures["clusters.png"],

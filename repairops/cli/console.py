@@ -16,14 +16,6 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Fail(click.ClickException):
-    """A known error: one line on stderr and its own exit code."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code  # type: ignore[misc]  # click declares it on the class
-
-
 def json_option(function: F) -> F:
     """The option --json of every reading command."""
     return click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")(function)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -51,9 +51,7 @@ def review(tracking_uri: str | None, model: str, version: str, open_page: bool, 
 @click.option("--stage", default="", help="Set this legacy stage of the version too, for example Production.")
 @json_option
 @click.pass_obj
-def promote(
-    tracking_uri: str | None, model: str, version: str, by: str, reason: str, force: bool, stage: str, as_json: bool
-) -> None:
+def promote(tracking_uri: str | None, /, model: str, as_json: bool, **how: Any) -> None:
     """Move MODEL's production alias (prod/cls, or cls for its alias prod) to a repaired version.
 
     Refuses a version whose gate did not pass, or passed against another version than the alias is at, or judged other
@@ -61,9 +59,7 @@ def promote(
     """
     from repairops.promotion import move
 
-    made = move.promote(
-        model, version=version, by=by, reason=reason, force=force, stage=stage, tracking_uri=tracking_uri
-    )
+    made = move.promote(model, **how, tracking_uri=tracking_uri)
     answer(as_json, vars(made), _moved(made))
 
 

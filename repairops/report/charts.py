@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from markupsafe import Markup, escape
 
@@ -69,17 +70,12 @@ def _rules(ticks: Sequence[float], up: Scale, left: float, right: float, percent
 
 
 def _curve(points: Sequence[tuple[float, float] | None], curve: Curve) -> list[str]:
-    pieces: list[list[tuple[float, float]]] = [[]]
-    for point in points:
-        if point is None:
-            pieces.append([])
-        else:
-            pieces[-1].append(point)
     parts = []
-    for piece in pieces:
+    for known, run in groupby(points, key=lambda point: point is not None):
+        piece = [point for point in run if point is not None]
         if len(piece) > 1:
             parts.append(path(piece, f"curve {escape(curve.kind)}"))
-        if len(points) <= 30 or len(piece) == 1:
+        if known and (len(points) <= 30 or len(piece) == 1):
             parts += [circle(px, py, 2.6, f"mark {curve.kind}") for px, py in piece]
     return parts
 

@@ -11,7 +11,6 @@ from typing import Any
 from markupsafe import Markup
 
 from repairops.gate.evidence import Check, Figures
-from repairops.outcome import Record
 from repairops.report import statements
 from repairops.report.figures import POINTS, RATES, WHOLE_RATES, Unit, dots, interval
 from repairops.report.formats import fixed, number, percent, signed
@@ -22,12 +21,6 @@ CEILINGS = {  # figure -> (what it is called after the check's name, its limit, 
     "ratio": (" ratio", "max_ratio", fixed),
     "rise": (", rise", "max_rise", lambda x: fixed(x, 3)),
 }
-
-
-def check_figure(name: str, record: Record, width: float = 260) -> Markup:
-    """The figure of the check `name`; empty where the gate did not ask it."""
-    found = statements.check(record, name)
-    return figure(found, width) if found else Markup("")
 
 
 def figure(check: Check, width: float = 260) -> Markup:
@@ -41,9 +34,11 @@ def figure(check: Check, width: float = 260) -> Markup:
     return _interval(values, name, width)
 
 
-def _margin(values: Figures) -> float | None:
-    """The limit of a change in points."""
-    margin = number(values.get("margin_points"))
+def limit_of(values: Figures, unit: Unit) -> float | None:
+    """What no value of a check may fall below: a change in points, or a rate in 0..1."""
+    margin, least = number(values.get("margin_points")), number(values.get("min_rate"))
+    if unit is not POINTS:
+        return least
     return None if margin is None else -margin
 
 
@@ -52,21 +47,23 @@ def _dots(rows: Sequence[Mapping[str, Any]], values: Figures, name: str, width: 
     changes, rates = ([number(row.get(key)) for row in rows] for key in ("difference_points", "rate"))
     if falls := [v for v in changes if v is not None]:
         label = f"{name}: {len(rows)} changes in points, the largest fall {signed(min(falls))}."
-        return dots(changes, _margin(values), POINTS, label=label, width=width)
+        return dots(changes, limit_of(values, POINTS), POINTS, label=label, width=width)
     label = f"{name}: {len(rows)} rates, the lowest {percent(min((v for v in rates if v is not None), default=None))}."
-    return dots(rates, number(values.get("min_rate")), WHOLE_RATES, label=label, width=width)
+    return dots(rates, limit_of(values, RATES), WHOLE_RATES, label=label, width=width)
 
 
 def _interval(values: Figures, name: str, width: float) -> Markup:
     """A change in points against its margin, or a rate against the least one."""
     if "margin_points" in values:
-        keys, limit, unit = ("lower_points", "difference_points", "upper_points"), _margin(values), POINTS
-        text = f"{{0}}: {{2}} points, interval {{1}} to {{3}}; the margin is {signed(limit)} points."
+        unit, keys = POINTS, ("lower_points", "difference_points", "upper_points")
+        text = "{}: {} points, interval {} to {}; the margin is {} points."
     else:
-        keys, limit, unit = ("lower", "rate", "upper"), number(values.get("min_rate")), RATES
-        text = f"{{0}} {{2}}, interval {{1}} to {{3}}; at least {percent(limit, 0)} is required."
+        unit, keys = RATES, ("lower", "rate", "upper")
+        text = "{} {}, interval {} to {}; {} is required."
     lower, point, upper = (number(values.get(key)) for key in keys)
-    label = text.format(name, *map(unit.say, (lower, point, upper)))
+    limit = limit_of(values, unit)
+    said = signed(limit) if unit is POINTS else unit.limit(limit)
+    label = text.format(name, *map(unit.say, (point, lower, upper)), said)
     return interval(lower, point, upper, limit, unit, label=label, width=width)
 
 

@@ -20,8 +20,9 @@ from repairops.gate.evidence import PairedCounts, RepairCounts
 from repairops.outcome import Record
 from repairops.report import figures, statements
 from repairops.report.charts import reliability_chart
+from repairops.report.check_figures import limit_of
 from repairops.report.figures import POINTS, RATES, WHOLE_RATES, Unit
-from repairops.report.formats import fixed, number, of, percent, plain, ratio, signed
+from repairops.report.formats import fixed, of, percent, plain, ratio, signed
 from repairops.report.svg import Scale
 
 MAX_ROWS = 40
@@ -45,16 +46,16 @@ def corruptions(record: Record) -> dict[str, Any]:
     """Clean images under corruptions that nobody repaired, largest fall first."""
     found = record.evidence.corruptions if record.evidence else {}
     rows = ((name.replace("_", " "), counts) for name, counts in found.items())
-    return table(rows, POINTS, lowest(record, "corruptions", "margin_points"), "Corruption", confidence(record))
+    return table(rows, POINTS, lowest(record, "corruptions", POINTS), "Corruption", confidence(record))
 
 
 def slices(record: Record) -> list[dict[str, Any]]:
     """One table for each set (clean, failures), with the rows of all its columns."""
     tables = []
-    for judged, unit, limit in (("clean", POINTS, "margin_points"), ("failures", RATES, "min_rate")):
+    for judged, unit in (("clean", POINTS), ("failures", RATES)):
         parts = [part for part in (record.evidence.slices if record.evidence else ()) if part.of == judged]
         rows = ((f"{part.column} {part.value}", part.counts) for part in parts)
-        found = table(rows, unit, lowest(record, "slices", limit), "Slice", confidence(record))
+        found = table(rows, unit, lowest(record, "slices", unit), "Slice", confidence(record))
         tables += [{"set": judged, **found}] if parts else []
     return tables
 
@@ -74,11 +75,10 @@ def confidence(record: Record) -> float:
     return (record.policy or GateConfig()).confidence
 
 
-def lowest(record: Record, check: str, key: str) -> float | None:
-    """A limit of a check, below which no value may fall: a change in points, or a rate in 0..1."""
+def lowest(record: Record, check: str, unit: Unit) -> float | None:
+    """The check's limit (`check_figures.limit_of`); None where the gate did not ask it."""
     found = statements.check(record, check)
-    limit = number(found.figures.get(key)) if found else None
-    return -limit if limit is not None and key == "margin_points" else limit
+    return limit_of(found.figures, unit) if found else None
 
 
 def value_of(counts: Counts) -> float | None:

@@ -57,7 +57,7 @@ def _repaired(cluster: str, record: Record) -> dict[str, Any]:
     counts = record.evidence.heldout_by_cluster.get(cluster) if record.evidence else None
     if not counts or not counts.total:
         return {"repaired": "", "figure": ""}
-    rate, least = ratio(counts.repaired, counts.total), comparisons.lowest(record, "cluster_repair", "min_rate")
+    rate, least = ratio(counts.repaired, counts.total), comparisons.lowest(record, "cluster_repair", WHOLE_RATES)
     lower, upper = comparisons.bounds(counts, comparisons.confidence(record))
     label = f"Repair rate of cluster {cluster}: {percent(rate)}, {percent(lower)} to {percent(upper)}."
     figure = interval(lower, rate, upper, least, WHOLE_RATES, label=label, width=220)

@@ -137,7 +137,8 @@ def _key_figures(record: Record) -> list[dict[str, Any]]:
 
 
 def _drawn(check: str, record: Record) -> Markup:
-    return check_figures.check_figure(check, record, width=220)
+    found = statements.check(record, check)
+    return check_figures.figure(found, width=220) if found else Markup("")
 
 
 def _key(title: str, figure: str, note: str, *, was: str = "", drawn: Markup | None = None) -> dict[str, Any]:
