@@ -15,7 +15,6 @@ from repairops.core.parts import RepairInputs
 from repairops.errors import RepairError, UsageError
 from repairops.model.device import resolve_device
 from repairops.outcome import Outcome
-from repairops.report import Pictures
 from repairops.stages.gallery import changed_answers, flipped_images, repaired_by_class
 from repairops.stages.job import Job
 from repairops.stages.judge import ask_gate, export_and_compare, measure, weigh
@@ -100,7 +99,7 @@ def run_job(job: Job, inputs: Inputs) -> Outcome:
     with job.stage("validate"):
         failures = validate_failures(job, rows, champion, train_set, unseen, clean)
     given = RepairInputs(train_set, failures, unseen)
-    repaired, samples = repair_champion(job, champion.classifier, given)  # stages split, cluster, style and fine-tune
+    repaired, pictures = repair_champion(job, champion.classifier, given)  # stages split, cluster, style and fine-tune
     with job.stage("evaluate"):
         evaluation = measure(job, champion, repaired, clean)
         evidence = weigh(job, champion, repaired, clean, evaluation)
@@ -113,9 +112,5 @@ def run_job(job: Job, inputs: Inputs) -> Outcome:
     heldout = repaired.split.heldout
     changed, by_class = changed_answers(evaluation, clean, heldout), repaired_by_class(evaluation, heldout)
     job.record = replace(job.record, confusion=changed, heldout_by_class=by_class)
-    pictures = Pictures(
-        cluster_grid=job.pictures["clusters.png"],
-        samples=samples,
-        negative_flips=flipped_images(evaluation, clean, limit=24),
-    )
+    pictures = replace(pictures, negative_flips=flipped_images(evaluation, clean, limit=24))
     return job.conclude(outcome, outcome_message(job, outcome, evidence, verdict), pictures)

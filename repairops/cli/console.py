@@ -5,20 +5,15 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
     from repairops.gate.evidence import Check
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-
-def json_option(function: F) -> F:
-    """The option --json of every reading command."""
-    return click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")(function)
+json_option = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")  # of every command
 
 
 def answer(as_json: bool, value: Any, text: str) -> None:

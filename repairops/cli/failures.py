@@ -67,13 +67,12 @@ def show_command(tracking_uri: str | None, model: str, batch: str, as_json: bool
 
     chosen = choose_batches(list_failures(model, tracking_uri=tracking_uri), batch)
     rows = fetch_rows(connect(tracking_uri), chosen)
+    columns = {"labels": rows.label, "predicted": rows.predicted, "sources": rows.source}
     shown = {
         "batch": chosen[0].digest,
         "run": chosen[0].run_id,
         "rows": len(rows),
-        "labels": dict(sorted(Counter(rows.label).items())),
-        "predicted": dict(sorted(Counter(rows.predicted).items())),
-        "sources": dict(sorted(Counter(rows.source).items())),
+        **{name: dict(sorted(Counter(column).items())) for name, column in columns.items()},
         "groups": len(set(rows.group) - {""}),
         "bytes": sum(map(len, rows.image)),
     }

@@ -25,17 +25,10 @@ class Curve:
 
 
 def line_chart(
-    x: Sequence[float],
-    curves: Sequence[Curve],
-    *,
-    label: str,
-    percents: bool = False,
-    marked: float | None = None,
-    marked_text: str = "",
-    width: float = 440,
-    height: float = 200,
+    x: Sequence[float], curves: Sequence[Curve], *, label: str, percents: bool = False, chosen: float | None = None
 ) -> Markup:
-    """Curves over epochs with axes. A missing value (None, NaN) breaks its line; `marked` is a vertical line."""
+    """Curves over epochs with axes. A missing value (None, NaN) breaks its line; `chosen` is a vertical line."""
+    width, height = 440.0, 200.0
     clean = [Curve(c.name, c.kind, tuple(number(v) for v in c.values)) for c in curves]
     present = [v for c in clean for v in c.values if v is not None]
     if not present or not x:
@@ -47,11 +40,10 @@ def line_chart(
     for tick in x[:: max(1, math.ceil(len(x) / 8))]:
         parts.append(text(across(tick), bottom + 16, f"{tick:g}"))
     parts.append(text((left + right) / 2, height - 3, "epoch", kind="dim"))
-    if (where := number(marked)) is not None and min(x) <= where <= max(x):
-        anchor = "end" if across(where) > (left + right) / 2 else "start"
-        side = -4 if anchor == "end" else 4
+    if (where := number(chosen)) is not None and min(x) <= where <= max(x):
+        anchor, side = ("end", -4) if across(where) > (left + right) / 2 else ("start", 4)
         parts += [line(across(where), top - 6, across(where), bottom, "chosen")]
-        parts += [text(across(where) + side, top - 6, marked_text, anchor, "dim")]
+        parts += [text(across(where) + side, top - 6, "chosen", anchor, "dim")]
     for curve in clean:
         parts += _curve(
             [(across(a), up(b)) if b is not None else None for a, b in zip(x, curve.values, strict=False)], curve

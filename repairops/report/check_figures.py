@@ -64,7 +64,7 @@ def _interval(values: Figures, name: str, width: float) -> Markup:
     limit = limit_of(values, unit)
     said = signed(limit) if unit is POINTS else unit.limit(limit)
     label = text.format(name, *map(unit.say, (point, lower, upper)), said)
-    return interval(lower, point, upper, limit, unit, label=label, width=width)
+    return interval((lower, point, upper), limit, unit, label=label, width=width)
 
 
 def _ceiling(
@@ -83,4 +83,4 @@ def _ceiling(
     low, high = 1.4 * min(0.0, *known), 1.4 * max(limit or 0.0, *known) or 1.0
     unit = Unit(words, lambda most: f"at most {words(most)}", (low, high), zero=low < 0, allowed="below")
     bound = "" if limit is None else f"; {unit.limit(limit)} allowed"
-    return interval(lower, value, upper, limit, unit, label=f"{what} {words(value)}{bound}.", width=width)
+    return interval((lower, value, upper), limit, unit, label=f"{what} {words(value)}{bound}.", width=width)

@@ -116,7 +116,7 @@ def table(
     rows = []
     for name, counts, value, lower, upper in shown:
         label = f"{what} {plain(name)}: {_said(counts)}, interval {unit.say(lower)} to {unit.say(upper)}."
-        drawn = figures.row(lower, value, upper, limit, scale, label=label, zero=unit.zero)
+        drawn = figures.row((lower, value, upper), limit, scale, label=label, zero=unit.zero)
         beyond = value is not None and limit is not None and value < limit - 1e-9
         rows.append({"name": name, "counts": counts, "value": value, "beyond": beyond, "figure": drawn})
     return {"rows": rows, "left_off": len(valued) - len(rows), "axis": _axis(scale, ticks, unit, limit)}

@@ -15,6 +15,7 @@ from markupsafe import Markup
 from repairops.report.formats import number, percent, signed
 from repairops.report.svg import CHARACTER, Scale, circle, drawing, inside, line, nice_ticks, rect, text
 
+Range = tuple[float | None, float | None, float | None]  # lower bound, value, upper bound
 ROW_HEIGHT = 34.0
 
 
@@ -47,18 +48,9 @@ RATES = Unit(percent, lambda limit: f"at least {percent(limit, 0)}", (0.0, 1.0))
 WHOLE_RATES = Unit(lambda rate: percent(rate, 0), RATES.limit, RATES.domain)
 
 
-def interval(
-    lower: float | None,
-    point: float | None,
-    upper: float | None,
-    limit: float | None,
-    unit: Unit,
-    *,
-    label: str,
-    width: float = 260,
-) -> Markup:
+def interval(values: Range, limit: float | None, unit: Unit, *, label: str, width: float = 260) -> Markup:
     """A point with its interval, whose bounds are labelled, against a limit. A missing bound leaves only the point."""
-    lower, point, upper, limit = (number(v) for v in (lower, point, upper, limit))
+    lower, point, upper, limit = map(number, (*values, limit))
     if point is None:
         return Markup("")
     bounds = [] if lower is None or upper is None else [lower, upper]
@@ -134,18 +126,9 @@ def row_scale(values: Sequence[float | None], width: float = 300) -> tuple[Scale
     return Scale(ticks[0], ticks[-1], 10.0, width - 10.0), ticks
 
 
-def row(
-    lower: float | None,
-    point: float | None,
-    upper: float | None,
-    limit: float | None,
-    scale: Scale,
-    *,
-    label: str,
-    zero: bool = False,
-) -> Markup:
+def row(values: Range, limit: float | None, scale: Scale, *, label: str, zero: bool = False) -> Markup:
     """One row of many on a shared scale. Limit and zero run from edge to edge, so that they join over the rows."""
-    lower, point, upper, limit = (number(v) for v in (lower, point, upper, limit))
+    lower, point, upper, limit = map(number, (*values, limit))
     if point is None:
         return Markup("")
     middle = ROW_HEIGHT / 2
@@ -182,18 +165,9 @@ def axis(
 
 
 def dumbbell(
-    before: float | None,
-    after: float | None,
-    domain: tuple[float, float],
-    *,
-    label: str,
-    beyond: bool,
-    width: float = 200,
+    before: float, after: float, domain: tuple[float, float], *, label: str, beyond: bool, width: float = 200
 ) -> Markup:
     """Champion (ring) and challenger (dot) on one scale, joined; `beyond` marks a change for the worse."""
-    before, after = number(before), number(after)
-    if before is None or after is None:
-        return Markup("")
     scale = Scale(domain[0], domain[1], 7, width - 7)
     a, b = scale(before), scale(after)
     kind = "beyond" if beyond else "within"

@@ -60,7 +60,7 @@ def _repaired(cluster: str, record: Record) -> dict[str, Any]:
     rate, least = ratio(counts.repaired, counts.total), comparisons.lowest(record, "cluster_repair", WHOLE_RATES)
     lower, upper = comparisons.bounds(counts, comparisons.confidence(record))
     label = f"Repair rate of cluster {cluster}: {percent(rate)}, {percent(lower)} to {percent(upper)}."
-    figure = interval(lower, rate, upper, least, WHOLE_RATES, label=label, width=220)
+    figure = interval((lower, rate, upper), least, WHOLE_RATES, label=label, width=220)
     return {"repaired": f"{of(counts.repaired, counts.total)} held-out ({percent(rate, 0)})", "figure": figure}
 
 

@@ -65,5 +65,5 @@ def _chart(
     chosen = f"; epoch {best} was chosen" if best is not None else ""
     over = f"{epochs[0]} to {epochs[-1]}" if epochs else ""
     label = f"{' and '.join(c.name for c in curves)} over epochs {over}{chosen}."
-    drawn = line_chart(epochs, curves, label=label, percents=percents, marked=best, marked_text="chosen")
+    drawn = line_chart(epochs, curves, label=label, percents=percents, chosen=best)
     return {"figure": drawn, "legend": [(c.name, c.kind) for c in curves] if len(curves) > 1 else []}
