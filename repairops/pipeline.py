@@ -112,5 +112,5 @@ def run_job(job: Job, inputs: Inputs) -> Outcome:
     heldout = repaired.split.heldout
     changed, by_class = changed_answers(evaluation, clean, heldout), repaired_by_class(evaluation, heldout)
     job.record = replace(job.record, confusion=changed, heldout_by_class=by_class)
-    pictures = replace(pictures, negative_flips=flipped_images(evaluation, clean, limit=24))
+    pictures = replace(pictures, negative_flips=flipped_images(evaluation, clean))
     return job.conclude(outcome, outcome_message(job, outcome, evidence, verdict), pictures)

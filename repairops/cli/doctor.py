@@ -41,9 +41,8 @@ def examine(tracking_uri: str | None = None) -> list[Line]:
 
 
 def _python() -> list[Line]:
-    good = (3, 11) <= sys.version_info[:2] <= (3, 13)
-    mend = "" if good else "Use Python 3.11, 3.12 or 3.13."
-    return [Line("python", "ok" if good else "error", platform.python_version(), mend)]
+    mend = "" if (3, 11) <= sys.version_info[:2] <= (3, 13) else "Use Python 3.11, 3.12 or 3.13."
+    return [Line("python", "error" if mend else "ok", platform.python_version(), mend)]
 
 
 def _packages() -> list[Line]:

@@ -16,7 +16,7 @@ from repairops.gate.evidence import RepairCounts
 from repairops.model.evaluation import Evaluation, repaired_by
 from repairops.model.network import to_unit
 from repairops.outcome.sections import Confusion, WrongAnswer
-from repairops.report import NegativeFlip, SamplePair
+from repairops.report.pictures import MAX_FLIPS, NegativeFlip, SamplePair
 
 MAX_CONFUSIONS = 12  # wrong answers listed for each set
 
@@ -71,7 +71,7 @@ def style_grid(samples: list[SamplePair]) -> np.ndarray:
     return image_grid([torch.from_numpy(np.stack(row)) for row in rows.values()])
 
 
-def flipped_images(evaluation: Evaluation, clean: CleanSet, limit: int) -> list[NegativeFlip]:
+def flipped_images(evaluation: Evaluation, clean: CleanSet, limit: int = MAX_FLIPS) -> list[NegativeFlip]:
     """Clean images that the champion had right and the challenger has wrong, most confident mistakes first."""
     champion, challenger, images = evaluation.champion_clean, evaluation.challenger_clean, clean.images
     flips = np.flatnonzero(champion.right & ~challenger.right)

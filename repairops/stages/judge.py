@@ -46,24 +46,18 @@ def weigh(job: Job, champion: Champion, repaired: Repaired, clean: CleanSet, eva
     """The evaluation as counts: overall, by class, cluster and slice, under corruptions, and calibration."""
     heldout, clusters, policy = repaired.split.heldout.batch, repaired.clusters, job.config.gate
     right = evaluation.challenger_heldout.right
-    corrupted = {}
+    corrupted, networks = {}, (champion.classifier, repaired.network)
     if policy.corruptions != "off":
-        corrupted = corrupted_counts(
-            champion.classifier,
-            repaired.network,
-            clean.images,
-            limit=policy.corruption_images,
-            seed=derive_seed(job.config.seed, "gate"),
-            device=job.device,
-        )
+        limit, seed = policy.corruption_images, derive_seed(job.config.seed, "gate")
+        corrupted = corrupted_counts(*networks, clean.images, limit=limit, seed=seed, device=job.device)
     nearest = np.empty(0, np.int64)
     if len(heldout):
         nearest = nearest_clusters(repaired.split.repair, clusters, heldout.images.pixels)
     return Evidence(
         clean=evaluation.clean,
         clean_by_class=evaluation.clean_by_class,
-        heldout_repaired=int(right.sum()),
-        heldout_total=len(heldout),
+        heldout_repaired=evaluation.heldout_repaired,
+        heldout_total=evaluation.heldout_total,
         parity=ParityCounts(),
         champion_finite=evaluation.champion_finite,
         challenger_finite=evaluation.challenger_finite,
