@@ -15,10 +15,9 @@ from repairops.core.parts import RepairInputs
 from repairops.errors import RepairError, UsageError
 from repairops.model.device import resolve_device
 from repairops.outcome import Outcome
-from repairops.report import Pictures
-from repairops.stages.gallery import changed_answers, negative_flips, repaired_by_class
+from repairops.stages.gallery import changed_answers, flipped_images, repaired_by_class
 from repairops.stages.job import Job
-from repairops.stages.judge import ask_gate, export_and_compare, judge, weigh
+from repairops.stages.judge import ask_gate, export_and_compare, measure, weigh
 from repairops.stages.publish import outcome_message, promote_earlier, publish
 from repairops.stages.pull import Inputs, pull
 from repairops.stages.repair import repair_champion
@@ -100,22 +99,18 @@ def run_job(job: Job, inputs: Inputs) -> Outcome:
     with job.stage("validate"):
         failures = validate_failures(job, rows, champion, train_set, unseen, clean)
     given = RepairInputs(train_set, failures, unseen)
-    repaired, samples = repair_champion(job, champion.classifier, given)  # stages split, cluster, style and fine-tune
-    challenger, split, clusters = repaired.network, repaired.split, repaired.clusters
+    repaired, pictures = repair_champion(job, champion.classifier, given)  # stages split, cluster, style and fine-tune
     with job.stage("evaluate"):
-        evaluation = judge(job, champion, challenger, clean, split.heldout)
-        evidence = weigh(job, champion, challenger, clean, split, clusters, evaluation)
+        evaluation = measure(job, champion, repaired, clean)
+        evidence = weigh(job, champion, repaired, clean, evaluation)
     with job.stage("export"):
-        evidence = export_and_compare(job, champion, challenger, clean, split.heldout, evidence)
+        evidence = export_and_compare(job, champion, repaired, clean, evidence)
     with job.stage("gate"):
         verdict = ask_gate(job, evidence)
     with job.stage("register"):
-        outcome = publish(job, inputs.client, champion, challenger, verdict)
-    changed, by_class = changed_answers(evaluation, clean, split.heldout), repaired_by_class(evaluation, split.heldout)
+        outcome = publish(job, inputs.client, champion, repaired.network, verdict)
+    heldout = repaired.split.heldout
+    changed, by_class = changed_answers(evaluation, clean, heldout), repaired_by_class(evaluation, heldout)
     job.record = replace(job.record, confusion=changed, heldout_by_class=by_class)
-    pictures = Pictures(
-        cluster_grid=job.pictures["clusters.png"],
-        samples=samples,
-        negative_flips=negative_flips(evaluation, clean, limit=24),
-    )
+    pictures = replace(pictures, negative_flips=flipped_images(evaluation, clean))
     return job.conclude(outcome, outcome_message(job, outcome, evidence, verdict), pictures)

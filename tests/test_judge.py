@@ -13,6 +13,8 @@ from store_helpers import SPEC, TinyNet, digit_set
 
 from repairops.config import ImagesConfig, derive_seed, load_config
 from repairops.core.clustering import cluster_failures
+from repairops.core.repair import Repaired
+from repairops.core.training import TrainingResult
 from repairops.data import load_image_set, write_parquet
 from repairops.data.records import CleanSet, FailureBatch, FailureSplit, HeldOutFailures
 from repairops.gate.evidence import Calibration
@@ -27,6 +29,7 @@ from repairops.store.jobs import JobRun
 from repairops.store.models import ModelRef
 
 REF = ModelRef("cls", "1", "prod", "")
+TRAINING = TrainingResult(0, {}, [], "", 0.0, 0.0, "cpu", 0, 0, 0, {}, {}, False, False, 1)
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
@@ -53,7 +56,8 @@ def test_each_figure_is_of_the_network_that_it_names(registry: str, tmp_path: Pa
     found = replace(evaluate(champion, challenger, clean, split.heldout), challenger_finite=False)
 
     stored = Champion(REF, champion, tmp_path, "pickle", {}, False)
-    evidence = weigh(job, stored, challenger, clean, split, clusters, found)
+    repaired = Repaired(challenger, challenger, split, clusters, None, job.config.method, TRAINING, [], [])
+    evidence = weigh(job, stored, repaired, clean, found)
 
     how = {"limit": job.config.gate.corruption_images, "seed": derive_seed(job.config.seed, "gate")}
     assert evidence.corruptions == corrupted_counts(champion, challenger, clean.images, **how)

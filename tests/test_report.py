@@ -31,17 +31,17 @@ from repairops.report import (
     check_figures,
     commands,
     comparisons,
-    facts,
     gallery,
     learning,
     lineage,
     render_markdown,
     render_page,
     render_terminal,
+    statements,
 )
 from repairops.report.advice import next_steps
+from repairops.report.formats import duration, fixed, number, percent, plain, signed, when
 from repairops.report.pictures import GRID_BYTES, MAX_FLIPS, PICTURE_BYTES, fitted_png, png_size, png_uri
-from repairops.report.wording import duration, fixed, number, percent, plain, signed, when
 from repairops.validation.facts import ROW_RULES
 
 ADVISORY = sum(getattr(GateConfig(), name) == "advisory" for name in RULES)
@@ -57,7 +57,7 @@ def page_of(name: str) -> str:
 
 
 def check_of(found: Record, name: str) -> Check:
-    check = facts.check(found, name)
+    check = statements.check(found, name)
     assert check
     return check
 
@@ -77,8 +77,8 @@ def test_every_outcome_gives_a_well_formed_page_with_its_verdict(name: str) -> N
     outcome = made.OUTCOMES[name]()
     found = page(name, made.pictures())
     assert found.open == []
-    assert facts.verdict_word(record(outcome)) in found.text
-    assert facts.headline(record(outcome)) in found.text
+    assert statements.verdict_word(record(outcome)) in found.text
+    assert statements.headline(record(outcome)) in found.text
     for landmark in ("header", "main", "footer", "nav", "h1"):
         assert len(found.all(landmark)) == 1
     ids = [a["id"] for _, a in found.elements if "id" in a]
@@ -104,8 +104,8 @@ def test_every_outcome_gives_a_well_formed_page_with_its_verdict(name: str) -> N
 )
 def test_verdict_words(name: str, word: str, sentence: str) -> None:
     outcome = made.OUTCOMES[name]()
-    assert facts.verdict_word(record(outcome)) == word
-    assert facts.headline(record(outcome)).startswith(sentence)
+    assert statements.verdict_word(record(outcome)) == word
+    assert statements.headline(record(outcome)).startswith(sentence)
     assert render_terminal(record(outcome)).startswith(word.upper())
     assert render_markdown(record(outcome)).startswith(f"**{word}.**")
 
@@ -113,8 +113,8 @@ def test_verdict_words(name: str, word: str, sentence: str) -> None:
 @pytest.mark.parametrize("name", [n for n in made.OUTCOMES if n != "passed"])
 def test_no_pass_says_why_and_what_next(name: str) -> None:
     outcome, text = made.OUTCOMES[name](), page(name).text
-    assert facts.why(record(outcome))
-    assert all(reason in text for reason in facts.why(record(outcome)))
+    assert statements.why(record(outcome))
+    assert all(reason in text for reason in statements.why(record(outcome)))
     assert all(step in text for step in next_steps(record(outcome)))
     assert "Nothing was registered and no alias was moved." in text
     assert "repairops promote" not in text
@@ -135,7 +135,7 @@ def test_next_steps_fit_the_cause() -> None:
 def test_an_advisory_failure_is_not_named_as_the_reason() -> None:
     outcome = made.failed()
     outcome["verdict"]["checks"][5]["result"] = "FAIL"
-    assert not any("Latency" in reason for reason in facts.why(record(outcome)))
+    assert not any("Latency" in reason for reason in statements.why(record(outcome)))
 
 
 def test_a_verdict_that_no_check_explains_says_why() -> None:
@@ -148,7 +148,7 @@ def test_a_verdict_that_no_check_explains_says_why() -> None:
         verdict = decide(evidence, GateConfig(**off))
         assert verdict.result == {"failed": "FAIL", "inconclusive": "INCONCLUSIVE"}[outcome]
         found = Record(outcome=outcome, evidence=evidence, verdict=verdict)
-        assert facts.why(found) == [reason]
+        assert statements.why(found) == [reason]
         assert reason in Page(render_page(found, Pictures())).text
 
 
@@ -167,10 +167,10 @@ def test_a_pass_without_its_promotion_shows_its_message(kind: str) -> None:
         "exit_code": 5,
         "message": "The alias 'prod' of 'road-signs' was at version 3 and is at 9.",
     }
-    assert facts.why(record(outcome)) == [outcome["message"]]
-    assert facts.verdict_word(record(outcome)) == "Passed"
+    assert statements.why(record(outcome)) == [outcome["message"]]
+    assert statements.verdict_word(record(outcome)) == "Passed"
     assert "run the same command again" in next_steps(record(outcome))[0]
-    assert facts.why(record(made.passed())) == []
+    assert statements.why(record(made.passed())) == []
 
 
 @pytest.mark.parametrize("name", made.OUTCOMES)
@@ -369,7 +369,7 @@ def test_classes_come_worst_first_and_mark_what_is_beyond_the_margin() -> None:
     outcome["evidence"]["clean_by_class"]["deer"] = asdict(PairedCounts(870, 63, 2, 65))
     found = comparisons.classes(record(outcome))
     worst = found["rows"][0]
-    assert (worst["name"], signed(worst["points"]), worst["beyond"]) == ("deer", "−6.10", True)
+    assert (worst["name"], signed(worst["value"]), worst["beyond"]) == ("deer", "−6.10", True)
     assert not any(row["beyond"] for row in found["rows"][1:])
 
 
@@ -378,28 +378,28 @@ def test_intervals_are_those_of_the_gate() -> None:
     found = record(made.passed())
     figures = check_of(found, "clean_non_regression").figures
     wanted = [figures["lower_points"], figures["upper_points"]]
-    assert list(comparisons.change_bounds(page_evidence().clean, 0.95)) == pytest.approx(wanted, abs=0.01)
+    assert list(comparisons.bounds(page_evidence().clean, 0.95)) == pytest.approx(wanted, abs=0.01)
     figures = check_of(found, "repair_rate").figures
-    assert comparisons.rate_bounds(RepairCounts(231, 300), 0.95) == (figures["lower"], figures["upper"])
+    assert comparisons.bounds(RepairCounts(231, 300), 0.95) == (figures["lower"], figures["upper"])
 
 
 def test_failures_per_class_come_lowest_rate_first() -> None:
     found = comparisons.failure_classes(record(made.passed()))["rows"]
-    assert (found[0]["name"], found[0]["counts"], percent(found[0]["rate"])) == ("horse", RepairCounts(9, 22), "40.9%")
-    assert [row["rate"] for row in found] == sorted(row["rate"] for row in found)
+    assert (found[0]["name"], found[0]["counts"], percent(found[0]["value"])) == ("horse", RepairCounts(9, 22), "40.9%")
+    assert [row["value"] for row in found] == sorted(row["value"] for row in found)
     assert ["horse", "22", "9", "40.9%"] in [row[:4] for row in cells(page_of("passed"), "Failures repaired per class")]
 
 
 def test_slices_and_corruptions() -> None:
     outcome = made.passed()
     clean, failures = comparisons.slices(record(outcome))
-    assert [(row["name"], row["counts"].n, signed(row["points"])) for row in clean["rows"]] == [
+    assert [(row["name"], row["counts"].n, signed(row["value"])) for row in clean["rows"]] == [
         ("site north", 2000, "−0.15"),
         ("site south", 8000, "−0.04"),
     ]
     rows = cells(page_of("passed"), "Slices of the clean set")
     assert rows[1][:5] == ["site north", "2,000", "92.0%", "91.8%", "−0.15"]
-    assert [(row["name"], percent(row["rate"])) for row in failures["rows"]] == [
+    assert [(row["name"], percent(row["value"])) for row in failures["rows"]] == [
         ("source camera 8", "68.9%"),
         ("source camera 7", "82.3%"),
     ]
@@ -520,8 +520,8 @@ def test_an_unknown_check_is_shown_and_drawn_by_its_figures() -> None:
 def test_before_and_after_come_from_the_evidence_where_they_are_not_written() -> None:
     written = made.passed()
     bare = {k: v for k, v in written.items() if k not in ("champion", "challenger", "negative_flips")}
-    assert facts.before_after(record(bare)) == facts.before_after(record(written))
-    assert facts.before_after(record(written)) == [
+    assert statements.before_after(record(bare)) == statements.before_after(record(written))
+    assert statements.before_after(record(written)) == [
         ("Clean accuracy (n = 10,000)", "92.57%", "92.51%", "−0.06 points"),
         ("Held-out failures right", "0 of 300", "231 of 300", "77.0% repaired"),
         ("Negative flips on the clean set", "–", "37 of 10,000", "0.37%"),
@@ -556,7 +556,7 @@ def test_which_clean_images_chose_is_said_where_the_outcome_says_it() -> None:
 
 
 def test_every_quarantine_rule_has_its_meaning() -> None:
-    assert list(lineage.RULES) == list(ROW_RULES)
+    assert list(lineage.MEANINGS) == list(ROW_RULES)
 
 
 # Commands

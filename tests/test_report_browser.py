@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import report_helpers as made
 
-from repairops.report import Pictures, commands, facts, render_page
+from repairops.report import Pictures, commands, render_page, statements
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install '.[dev]'")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed: pip install '.[dev]'")
@@ -117,7 +117,7 @@ def test_every_outcome_shows_and_is_accessible(name: str, opened: Opened, tmp_pa
     axe checks landmarks, names, alternative texts, order of headings, contrast, tables, what scrolls by keyboard.
     """
     page, outcome = opened.page, made.OUTCOMES[name]()
-    word = facts.verdict_word(made.record(outcome))
+    word = statements.verdict_word(made.record(outcome))
     uri = written(tmp_path, outcome)
     page.goto(uri)
     assert {width: too_wide(page) for width in resized(page)} == NOWHERE
@@ -241,7 +241,7 @@ def test_in_the_artifact_view_of_a_running_mlflow_ui(opened: Opened, server_regi
     element = page.wait_for_selector("iframe[sandbox]", timeout=60_000)
     frame = element.content_frame()
     assert element.get_attribute("sandbox") == "allow-scripts"
-    playwright.expect(frame.get_by_role("banner")).to_contain_text(facts.headline(made.record(made.passed())))
+    playwright.expect(frame.get_by_role("banner")).to_contain_text(statements.headline(made.record(made.passed())))
     grounds = []
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)

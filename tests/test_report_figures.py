@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,18 +11,28 @@ from report_helpers import Page, attributes
 from repairops.gate.evidence import ConfidenceBin
 from repairops.outcome.sections import Point
 from repairops.report.charts import Curve, line_chart, reliability_chart, trade_off_chart
-from repairops.report.figures import axis, dots, dumbbell, interval, row, row_scale, share_bar
+from repairops.report.figures import (
+    POINTS,
+    RATES,
+    WHOLE_RATES,
+    axis,
+    dots,
+    dumbbell,
+    interval,
+    row,
+    row_scale,
+    share_bar,
+)
+from repairops.report.formats import percent
 from repairops.report.svg import Scale, nice_ticks, share_ticks
 
 
 def interval_parts(**overrides: Any) -> tuple[str, Scale]:
     values: dict[str, Any] = {
-        "lower": 0.4,
-        "point": 0.5,
-        "upper": 0.6,
+        "values": (0.4, 0.5, 0.6),
         "limit": 0.3,
+        "unit": RATES,
         "label": "x",
-        "domain": (0.0, 1.0),
     }
     svg = str(interval(**(values | {"width": 212} | overrides)))
     return svg, Scale(0.0, 1.0, 6.0, 206.0)
@@ -38,12 +49,12 @@ def test_interval_stands_at_the_right_pixels() -> None:
 
 
 def test_interval_shades_the_upper_side_of_a_ceiling() -> None:
-    (shaded,) = attributes(interval_parts(allowed="below")[0], "forbidden")
+    (shaded,) = attributes(interval_parts(unit=replace(RATES, allowed="below"))[0], "forbidden")
     assert (float(shaded["x"]), float(shaded["width"])) == (66.0, 140.0)
 
 
 def test_interval_without_a_domain_holds_all_its_values() -> None:
-    svg = str(interval(-0.2, -0.1, 0.1, -0.5, label="x", zero=True, width=212))
+    svg = str(interval((-0.2, -0.1, 0.1), -0.5, POINTS, label="x", width=212))
     # values -0.5..0.1, a quarter of 0.6 on each side: -0.65..0.25 on 200 pixels
     assert float(attributes(svg, "limit")[0]["x1"]) == pytest.approx(6 + 200 * 0.15 / 0.9, abs=0.01)
     assert float(attributes(svg, "zero")[0]["x1"]) == pytest.approx(6 + 200 * 0.65 / 0.9, abs=0.01)
@@ -52,22 +63,23 @@ def test_interval_without_a_domain_holds_all_its_values() -> None:
 
 def test_interval_leaves_out_what_is_missing() -> None:
     nan = float("nan")
-    assert interval(0.1, nan, 0.3, 0.2, label="x") == ""
-    svg, _ = interval_parts(lower=None, limit=nan)
+    assert interval((0.1, nan, 0.3), 0.2, RATES, label="x") == ""
+    svg, _ = interval_parts(values=(None, 0.5, 0.6), limit=nan)
     assert len(attributes(svg, "point")) == 1
     assert attributes(svg, "range") + attributes(svg, "limit") + attributes(svg, "forbidden") == []
 
 
 @pytest.mark.parametrize(("lower", "upper"), [(0.0, 0.01), (0.98, 1.0), (0.5, 0.5), (0.0, 1.0), (0.02, 0.6)])
 def test_interval_labels_stay_inside_and_apart(lower: float, upper: float) -> None:
-    svg, _ = interval_parts(lower=lower, point=(lower + upper) / 2, upper=upper, texts=("00.0%", "99.9%"))
+    svg, _ = interval_parts(values=(lower, (lower + upper) / 2, upper))
     spans = []
-    for text in [a for a in Page(svg).all("text") if a["y"] == "45"]:
-        x, width = float(text["x"] or 0), 6.2 * 5
+    words = [percent(lower), percent(upper)]
+    for text, said in zip([a for a in Page(svg).all("text") if a["y"] == "45"], words, strict=True):
+        x, width = float(text["x"] or 0), 6.2 * len(said)
         spans.append((x - {"start": 0, "middle": width / 2, "end": width}[text["text-anchor"] or ""], width))
-    (first, width), (second, _) = spans
+    (first, width), (second, last) = spans
     assert first >= 0
-    assert second + width <= 212
+    assert second + last <= 212
     assert first + width <= second + 0.1
 
 
@@ -95,7 +107,6 @@ def test_dumbbell_joins_before_and_after() -> None:
     assert float(attributes(svg, "ring")[0]["cx"]) == 167.0  # 7 + 0.8 * 200
     assert float(attributes(svg, "dot")[0]["cx"]) == 87.0
     assert attributes(svg, "beyond")
-    assert dumbbell(None, 0.7, (0.5, 1.0), label="x", beyond=False) == ""
 
 
 def test_share_bar_is_divided_in_proportion() -> None:
@@ -112,7 +123,7 @@ def test_a_missing_epoch_breaks_the_line() -> None:
 
 
 def test_chart_points_stand_at_the_right_pixels() -> None:
-    svg = str(line_chart([1, 2, 3], [Curve("loss", "c1", (0.0, 0.5, 1.0))], label="x", marked=2, marked_text="chosen"))
+    svg = str(line_chart([1, 2, 3], [Curve("loss", "c1", (0.0, 0.5, 1.0))], label="x", chosen=2))
     (line,) = Page(svg).all("polyline")
     assert line["points"] == "52,166 236,92 420,18"  # x 44 + 8 to 440 - 12 - 8; y from 200 - 34 up to 18
     assert float(attributes(svg, "chosen")[0]["x1"]) == 236.0
@@ -128,7 +139,7 @@ def test_a_single_epoch_is_a_point() -> None:
 def test_rows_of_a_table_share_their_scale() -> None:
     scale, ticks = row_scale([-5.0, 0.4, 1.9], width=320)
     assert ticks == [-6, -4, -2, 0, 2]
-    svg = row(-1.0, -0.5, 0.5, -5.0, scale, label="x", zero=True)
+    svg = row((-1.0, -0.5, 0.5), -5.0, scale, label="x", zero=True)
     at = {value: 10 + (value + 6) / 8 * 300 for value in (-5.0, -1.0, -0.5, 0.0, 0.5)}
     (bar,) = attributes(svg, "range")
     assert (float(bar["x"]), float(bar["width"])) == (at[-1.0], at[0.5] - at[-1.0])
@@ -139,8 +150,8 @@ def test_rows_of_a_table_share_their_scale() -> None:
     assert (float(limit["x1"]), float(limit["y1"]), float(limit["y2"])) == (at[-5.0], 0, 34)  # they join over the rows
     assert (float(shaded["x"]), float(shaded["width"])) == (10, at[-5.0] - 10)
     assert not attributes(svg, "beyond")
-    assert attributes(row(-9, -5.5, -1, -5.0, scale, label="x"), "beyond")
-    assert row(0.1, None, 0.3, None, scale, label="x") == ""
+    assert attributes(row((-9, -5.5, -1), -5.0, scale, label="x"), "beyond")
+    assert row((0.1, None, 0.3), None, scale, label="x") == ""
 
 
 def test_the_axis_of_a_table_stands_over_its_rows() -> None:
@@ -154,11 +165,11 @@ def test_the_axis_of_a_table_stands_over_its_rows() -> None:
 
 
 def test_dots_beyond_the_limit_are_marked() -> None:
-    svg = dots([0.2, 0.5, None, 0.9], 0.3, label="x", domain=(0.0, 1.0), texts=lambda v: f"{v:.0%}", width=212)
+    svg = dots([0.2, 0.5, None, 0.9], 0.3, WHOLE_RATES, label="x", width=212)
     assert [float(a["cx"]) for a in attributes(svg, "dot")] == [46.0, 106.0, 186.0]
     assert [float(a["cx"]) for a in attributes(svg, "beyond")] == [46.0]
-    assert Page(svg).text == "20%90%"
-    assert dots([None, float("nan")], 0.3, label="x") == ""
+    assert Page(svg).text == "20%90%at least 30%"
+    assert dots([None, float("nan")], 0.3, RATES, label="x") == ""
 
 
 def test_shares_get_ticks_of_shares() -> None:

@@ -8,6 +8,7 @@ from report_helpers import digits
 from sklearn.datasets import load_digits
 
 from repairops.config import StyleConfig
+from repairops.core.parts import TrainingParts
 from repairops.core.styles import Style, fit_style
 from repairops.data import from_arrays
 from repairops.data.records import CleanSet, Clusters, FailureBatch, HeldOutFailures, ImageSet
@@ -17,7 +18,7 @@ from repairops.model.network import to_unit
 from repairops.outcome.sections import Confusion, WrongAnswer
 from repairops.stages.gallery import (
     changed_answers,
-    negative_flips,
+    flipped_images,
     repaired_by_class,
     style_grid,
     style_samples,
@@ -47,6 +48,11 @@ def clusters(assignments: list[int]) -> Clusters:
     return Clusters(np.array(assignments), np.arange(n, dtype=np.float32), np.full(n, 1 / n))
 
 
+def training_parts(train: ImageSet, failures: FailureBatch, assignments: list[int]) -> TrainingParts:
+    nothing = failures.subset(np.arange(0))
+    return TrainingParts(train, np.arange(len(train)), train, False, failures, nothing, clusters(assignments))
+
+
 def outputs(answers: np.ndarray) -> np.ndarray:
     """Logits of these answers, the later ones more confident."""
     found = np.zeros((len(answers), 10), np.float32)
@@ -56,14 +62,8 @@ def outputs(answers: np.ndarray) -> np.ndarray:
 
 def test_samples_are_a_failure_a_reference_and_a_train_image_in_its_style() -> None:
     failures, train = batch(0, 9), images(100, 400)
-    found = style_samples(
-        failures,
-        clusters([0, 0, 0, 0, 0, 0, 0, 1, 1]),
-        train,
-        fitted("subband_wct", failures, train),
-        per_cluster=3,
-        seed=0,
-    )
+    parts = training_parts(train, failures, [0, 0, 0, 0, 0, 0, 0, 1, 1])
+    found = style_samples(parts, fitted("subband_wct", failures, train), per_cluster=3, seed=0)
     number = {pixels.tobytes(): n for n, pixels in enumerate(failures.images.pixels.numpy())}
     places = [(s.cluster, number[s.failure.tobytes()], number[s.reference.tobytes()]) for s in found]
     assert places == [
@@ -88,9 +88,8 @@ def test_samples_are_a_failure_a_reference_and_a_train_image_in_its_style() -> N
 
 def test_a_cluster_of_one_is_its_own_reference() -> None:
     failures, train = batch(0, 1), images(100, 200)
-    (only,) = style_samples(
-        failures, clusters([0]), train, fitted("subband_wct", failures, train), per_cluster=4, seed=0
-    )
+    parts = training_parts(train, failures, [0])
+    (only,) = style_samples(parts, fitted("subband_wct", failures, train), per_cluster=4, seed=0)
     assert np.array_equal(only.failure, only.reference)
     assert np.array_equal(only.failure, failures.images.pixels[0].numpy())
 
@@ -123,8 +122,8 @@ def test_changed_answers_are_counts_of_the_wrong_ones_that_differ() -> None:
 
 def test_negative_flips_come_with_both_answers_most_confident_first() -> None:
     found, clean, _ = evaluation()
-    flips = negative_flips(found, clean, limit=5)
+    flips = flipped_images(found, clean, limit=5)
     places = np.flatnonzero(clean.images.labels == 5)[:2]
     assert [(flip.label, flip.champion, flip.challenger) for flip in flips] == [("5", "5", "6")] * 2
     assert torch.equal(torch.from_numpy(flips[0].image), clean.images.pixels[int(places[1])])
-    assert len(negative_flips(found, clean, limit=1)) == 1
+    assert len(flipped_images(found, clean, limit=1)) == 1

@@ -8,23 +8,23 @@ from typing import Any
 import click
 
 from repairops import __version__
-from repairops.cli.console import Fail, set_up_logging
+from repairops.cli.console import set_up_logging
 
-# Command -> (module, attribute, the line that `repairops --help` shows). Written by hand: help imports nothing.
+# Command -> (its module, the line that `repairops --help` shows). Written by hand: help imports nothing.
 COMMANDS = {
-    "repair": ("repairops.cli.repair", "repair", "Repair a registered classifier from its logged failures."),
-    "log": ("repairops.cli.log", "log", "Register a classifier with what a later repair needs to know."),
-    "failures": ("repairops.cli.failures", "failures", "Log, list and show failure batches."),
-    "review": ("repairops.cli.promotion", "review", "Show what speaks for and against a promotion."),
-    "promote": ("repairops.cli.promotion", "promote", "Move the production alias to a repaired version."),
-    "rollback": ("repairops.cli.promotion", "rollback", "Undo the last promotion."),
-    "history": ("repairops.cli.promotion", "history", "List every move of the production alias."),
-    "gate": ("repairops.cli.gate", "gate", "Recompute a verdict from an outcome.json."),
-    "style": ("repairops.cli.style", "style", "Say and show what the field did to the images."),
-    "methods": ("repairops.cli.methods", "methods", "List the repair methods."),
-    "bench": ("repairops.cli.bench", "bench", "Compare repair methods on corrupted images, as the paper does."),
-    "demo": ("repairops.cli.demo", "demo", "Run the whole story on real images in a folder of its own."),
-    "doctor": ("repairops.cli.doctor", "doctor", "Check versions, GPU, registry, rights and disk."),
+    "repair": ("repair", "Repair a registered classifier from its logged failures."),
+    "log": ("log", "Register a classifier with what a later repair needs to know."),
+    "failures": ("failures", "Log, list and show failure batches."),
+    "review": ("promotion", "Show what speaks for and against a promotion."),
+    "promote": ("promotion", "Move the production alias to a repaired version."),
+    "rollback": ("promotion", "Undo the last promotion."),
+    "history": ("promotion", "List every move of the production alias."),
+    "gate": ("gate", "Recompute a verdict from an outcome.json."),
+    "style": ("style", "Say and show what the field did to the images."),
+    "methods": ("methods", "List the repair methods."),
+    "bench": ("bench", "Compare repair methods on corrupted images, as the paper does."),
+    "demo": ("demo", "Run the whole story on real images in a folder of its own."),
+    "doctor": ("doctor", "Check versions, GPU, registry, rights and disk."),
 }
 
 
@@ -37,13 +37,12 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        module, attribute, _ = COMMANDS[name]
-        command: click.Command = getattr(import_module(module), attribute)
+        command: click.Command = getattr(import_module(f"repairops.cli.{COMMANDS[name][0]}"), name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
         from repairops.errors import RepairError
@@ -53,7 +52,8 @@ class LazyGroup(click.Group):
         except RepairError as error:
             if ctx.params.get("traceback"):
                 raise
-            raise Fail(str(error), error.exit_code) from error
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(error.exit_code)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -11,14 +11,11 @@ import click
 from repairops.cli.console import answer, json_option
 
 FOLDER = "bench-out"
-
-
-def _parts(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
+FOUND, ANY = click.Path(exists=True, path_type=Path), click.Path(path_type=Path)
 
 
 def _split(_context: click.Context, _option: click.Parameter, text: str) -> tuple[str, ...]:
-    return _parts(text)
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 @click.group()
@@ -31,26 +28,22 @@ def bench() -> None:
     "--preset", default="cpu-mini", show_default=True, help="digits, cpu-mini, cpu, cpu-accurate, gpu or paper."
 )
 @click.option(
-    "--data",
-    nargs=2,
-    type=click.Path(exists=True, path_type=Path),
-    metavar="TRAIN CLEAN",
-    help="Train and clean set: ImageFolders or parquet files.",
+    "--data", nargs=2, type=FOUND, metavar="TRAIN CLEAN", help="Train and clean set: ImageFolders or parquet files."
 )
-@click.option("--cifar10", type=click.Path(path_type=Path), help="CIFAR-10 in this folder; downloaded if it is not.")
+@click.option("--cifar10", type=ANY, help="CIFAR-10 in this folder; downloaded if it is not.")
 @click.option(
     "--cifar10-c",
     "published",
-    type=click.Path(exists=True, path_type=Path),
+    type=FOUND,
     help="Folder of CIFAR-10-C's .npy files, used in place of corruptions made here.",
 )
-@click.option("--out", default=FOLDER, show_default=True, type=click.Path(path_type=Path), help="The grid's folder.")
+@click.option("--out", default=FOLDER, show_default=True, type=ANY, help="The grid's folder.")
 @click.option(
     "--cells", "filters", multiple=True, help="Only cells with one of these parts, by comma; may be repeated to narrow."
 )
 @click.option("--networks", default="", callback=_split, help="By comma, in place of the preset's.")
 @click.option("--rivals", default="", callback=_split, help="By comma, in place of the preset's.")
-@click.option("--seeds", default="", help="By comma, in place of the preset's.")
+@click.option("--seeds", default="", callback=_split, help="By comma, in place of the preset's.")
 @click.option(
     "--budget", type=float, default=0.0, help="Seconds of training steps for each rival; default: the preset's."
 )
@@ -65,7 +58,7 @@ def bench() -> None:
 @click.option("--device", default="", help="auto, cpu, cuda or cuda:N; default: the preset's.")
 @click.option("--workers", type=int, default=0, help="Processes; default: one for each core on a CPU, one on a GPU.")
 @json_option
-def run(seeds: str, others: int | None, workers: int, as_json: bool, **how: Any) -> None:
+def run(seeds: tuple[str, ...], others: int | None, workers: int, as_json: bool, **how: Any) -> None:
     """Compute the cells of a preset: those that are not done yet, as far as nobody else is computing them.
 
     May be stopped and started again at any time, and started several times at once on one folder.
@@ -74,9 +67,9 @@ def run(seeds: str, others: int | None, workers: int, as_json: bool, **how: Any)
     from repairops.bench.run import run as run_cells
     from repairops.errors import InvalidOption
 
-    if not all(part.strip().isdigit() for part in _parts(seeds)):
-        raise InvalidOption("--seeds", seeds, "whole numbers by comma")
-    numbers = tuple(int(part) for part in _parts(seeds))
+    if not all(seed.isdigit() for seed in seeds):
+        raise InvalidOption("--seeds", ",".join(seeds), "whole numbers by comma")
+    numbers = tuple(map(int, seeds))
     states = run_cells(Request(seeds=numbers, others=-1 if others is None else others, **how), workers)
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     answer(as_json, dict(states), f"{counts}\nTables and plots: repairops bench report --from {how['out']}")
@@ -85,14 +78,9 @@ def run(seeds: str, others: int | None, workers: int, as_json: bool, **how: Any)
 
 @bench.command()
 @click.option(
-    "--from",
-    "source",
-    default=FOLDER,
-    show_default=True,
-    type=click.Path(exists=True, path_type=Path),
-    help="A grid's folder, or a file of JSON lines.",
+    "--from", "source", default=FOLDER, show_default=True, type=FOUND, help="A grid's folder, or a file of JSON lines."
 )
-@click.option("--to", "folder", type=click.Path(path_type=Path), help="Folder of the report; default: the grid's own.")
+@click.option("--to", "folder", type=ANY, help="Folder of the report; default: the grid's own.")
 @click.option("--mlflow", "experiment", default="", help="Also log it to this MLflow experiment, with the champions.")
 @json_option
 @click.pass_obj

@@ -24,7 +24,6 @@ def demo(tracking_uri: str | None, folder: str, data: str | None, seed: int, as_
     from repairops.demo.story import run_demo, summary
 
     result = run_demo(Path(folder), data=Path(data) if data else None, seed=seed, tracking_uri=tracking_uri or "")
-    outcome = result.outcome
-    values = {**outcome.values, "report": str(result.report), "tracking_uri": result.tracking_uri}
+    values = {**result.outcome.values, "report": str(result.report), "tracking_uri": result.tracking_uri}
     answer(as_json, values, summary(result))
-    sys.exit(outcome.exit_code)
+    sys.exit(result.outcome.exit_code)

@@ -41,19 +41,24 @@ def examine(tracking_uri: str | None = None) -> list[Line]:
 
 
 def _python() -> list[Line]:
-    good = (3, 11) <= sys.version_info[:2] <= (3, 13)
-    mend = "" if good else "Use Python 3.11, 3.12 or 3.13."
-    return [Line("python", "ok" if good else "error", platform.python_version(), mend)]
+    mend = "" if (3, 11) <= sys.version_info[:2] <= (3, 13) else "Use Python 3.11, 3.12 or 3.13."
+    return [Line("python", "error" if mend else "ok", platform.python_version(), mend)]
 
 
 def _packages() -> list[Line]:
-    lines = []
-    for name in PACKAGES:
-        try:
-            lines.append(Line(name, "ok", version(name)))
-        except PackageNotFoundError:
-            lines.append(Line(name, "error", "not installed", f"pip install {name}"))
-    return lines
+    found = [(name, _version(name)) for name in PACKAGES]
+    return [
+        Line(name, "ok", number) if number else Line(name, "error", "not installed", f"pip install {name}")
+        for name, number in found
+    ]
+
+
+def _version(name: str) -> str:
+    """The version of an installed package, else ''."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
 
 
 def _device() -> list[Line]:
@@ -67,12 +72,7 @@ def _device() -> list[Line]:
 
 
 def _onnxruntime() -> list[Line]:
-    found = []
-    for name in ("onnxruntime-gpu", "onnxruntime"):
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            continue
+    found = [f"{name} {number}" for name in ("onnxruntime-gpu", "onnxruntime") if (number := _version(name))]
     if not found:
         return [Line("onnxruntime", "error", "not installed", "pip install onnxruntime-gpu")]
     if len(found) > 1:

@@ -46,18 +46,13 @@ def list_command(tracking_uri: str | None, model: str, as_json: bool) -> None:
     from repairops.store.batches import list_failures
 
     batches = list_failures(model, tracking_uri=tracking_uri)
-    rows = [
-        {
-            "batch": batch.digest[:8],
-            "rows": batch.rows,
-            "model_version": batch.model_version or "-",
-            "logged_at": datetime.fromtimestamp(batch.logged_at / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            "run": batch.run_id,
-        }
-        for batch in batches
-    ]
-    text = table(rows, ["batch", "rows", "model_version", "logged_at", "run"])
+    rows = [(b.digest[:8], b.rows, b.model_version or "-", _moment(b.logged_at), b.run_id) for b in batches]
+    text = table(("batch", "rows", "model version", "logged at", "run"), rows)
     answer(as_json, [vars(batch) for batch in batches], text)
+
+
+def _moment(milliseconds: int) -> str:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 @failures.command("show")
@@ -72,13 +67,12 @@ def show_command(tracking_uri: str | None, model: str, batch: str, as_json: bool
 
     chosen = choose_batches(list_failures(model, tracking_uri=tracking_uri), batch)
     rows = fetch_rows(connect(tracking_uri), chosen)
+    columns = {"labels": rows.label, "predicted": rows.predicted, "sources": rows.source}
     shown = {
         "batch": chosen[0].digest,
         "run": chosen[0].run_id,
         "rows": len(rows),
-        "labels": dict(sorted(Counter(rows.label).items())),
-        "predicted": dict(sorted(Counter(rows.predicted).items())),
-        "sources": dict(sorted(Counter(rows.source).items())),
+        **{name: dict(sorted(Counter(column).items())) for name, column in columns.items()},
         "groups": len(set(rows.group) - {""}),
         "bytes": sum(map(len, rows.image)),
     }

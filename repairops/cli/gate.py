@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from repairops.cli.console import json_option, print_json, print_table
+from repairops.cli.console import answer, checks_table, json_option
 
 
 @click.command()
@@ -23,10 +23,6 @@ def gate(outcome: str, as_json: bool) -> None:
     found = read_outcome(outcome)
     verdict = recompute(found)
     recorded = found.record.verdict.result if found.record.verdict else None
-    if as_json:
-        print_json({**to_plain(verdict), "recorded": recorded})
-    else:
-        rows = [{"check": c.name, "level": c.level, "result": c.result, "why": c.summary} for c in verdict.checks]
-        print_table(rows, ["check", "level", "result", "why"])
-        click.echo(f"\nVerdict: {verdict.result}; recorded: {recorded}")
+    text = f"{checks_table(verdict.checks)}\n\nVerdict: {verdict.result}; recorded: {recorded}"
+    answer(as_json, {**to_plain(verdict), "recorded": recorded}, text)
     sys.exit(EXIT_CODES[OF_VERDICT[verdict.result]] if verdict.result == recorded else 1)

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("name")
-@click.option("--factory", required=True, metavar="PACKAGE.MODULE:FUNCTION", help="Builds the network.")
+@click.option(
+    "--factory", "model_factory", required=True, metavar="PACKAGE.MODULE:FUNCTION", help="Builds the network."
+)
 @click.option(
     "--weights", required=True, type=click.Path(exists=True, dir_okay=False), help="safetensors or a .pt state."
 )
@@ -45,15 +47,7 @@ if TYPE_CHECKING:
 @json_option
 @click.pass_obj
 def log(
-    tracking_uri: str | None,
-    /,
-    name: str,
-    factory: str,
-    weights: str,
-    train_set: str,
-    overrides: tuple[str, ...],
-    as_json: bool,
-    **how: Any,
+    tracking_uri: str | None, /, name: str, weights: str, overrides: tuple[str, ...], as_json: bool, **how: Any
 ) -> None:
     """Register a classifier as NAME with what a later repair needs to know.
 
@@ -65,19 +59,12 @@ def log(
     from repairops.promotion.log_model import log_model
     from repairops.store.champion import input_spec
 
-    size = peek_image_size(Path(train_set))
+    train_set = Path(how["train_set"])
+    size = peek_image_size(train_set)
     found = dict(zip(("channels", "height", "width"), size, strict=True)) if size else {}
     config = load_config(overrides=[f"model.{override}" for override in overrides])
-    spec = input_spec(name, config.model, {"input": found}, class_names=peek_class_names(Path(train_set)) or ())
-    ref = log_model(
-        load_network(factory, weights),
-        name,
-        spec,
-        train_set=train_set,
-        model_factory=factory,
-        tracking_uri=tracking_uri,
-        **how,
-    )
+    spec = input_spec(name, config.model, {"input": found}, class_names=peek_class_names(train_set) or ())
+    ref = log_model(load_network(how["model_factory"], weights), name, spec, tracking_uri=tracking_uri, **how)
     place = f" under the alias {ref.alias}" if ref.alias else ""
     answer(as_json, asdict(ref) | {"uri": ref.uri}, f"Registered version {ref.version} of {ref.name}{place}.")
 

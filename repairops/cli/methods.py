@@ -13,8 +13,6 @@ def methods(as_json: bool) -> None:
     """List the repair methods, their sources, and what differs from them."""
     from repairops.core.methods import METHODS
 
-    rows = [
-        {"method": name, "what": entry.summary, "source": entry.source, "differs": entry.differs}
-        for name, entry in METHODS.items()
-    ]
-    answer(as_json, rows, table(rows, ["method", "what", "source", "differs"]))
+    head = ("method", "what", "source", "differs")
+    rows = [(name, entry.summary, entry.source, entry.differs) for name, entry in METHODS.items()]
+    answer(as_json, [dict(zip(head, row, strict=True)) for row in rows], table(head, rows))

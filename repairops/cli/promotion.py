@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from repairops.cli.console import answer, json_option, table
+from repairops.cli.console import answer, checks_table, json_option, table
 
 if TYPE_CHECKING:
     from repairops.promotion.history import Promotion
@@ -51,9 +51,7 @@ def review(tracking_uri: str | None, model: str, version: str, open_page: bool, 
 @click.option("--stage", default="", help="Set this legacy stage of the version too, for example Production.")
 @json_option
 @click.pass_obj
-def promote(
-    tracking_uri: str | None, model: str, version: str, by: str, reason: str, force: bool, stage: str, as_json: bool
-) -> None:
+def promote(tracking_uri: str | None, /, model: str, as_json: bool, **how: Any) -> None:
     """Move MODEL's production alias (prod/cls, or cls for its alias prod) to a repaired version.
 
     Refuses a version whose gate did not pass, or passed against another version than the alias is at, or judged other
@@ -61,9 +59,7 @@ def promote(
     """
     from repairops.promotion import move
 
-    made = move.promote(
-        model, version=version, by=by, reason=reason, force=force, stage=stage, tracking_uri=tracking_uri
-    )
+    made = move.promote(model, **how, tracking_uri=tracking_uri)
     answer(as_json, vars(made), _moved(made))
 
 
@@ -93,8 +89,8 @@ def history(tracking_uri: str | None, model: str, as_json: bool) -> None:
     from repairops.promotion import history as record
 
     moves = record.history(model, tracking_uri=tracking_uri)
-    columns = ["when", "from", "to", "by", "how", "evidence", "reason"]
-    answer(as_json, [vars(move) for move in moves], table([_row(move) for move in moves], columns))
+    head = ("when", "from", "to", "by", "how", "evidence", "reason")
+    answer(as_json, [vars(move) for move in moves], table(head, map(_row, moves)))
 
 
 def _moved(move: Promotion) -> str:
@@ -104,12 +100,11 @@ def _moved(move: Promotion) -> str:
 
 def _account(found: Review) -> str:
     where = f"version {found.champion} under {found.alias!r}" if found.champion else f"no version under {found.alias!r}"
-    rows = [{"check": c.name, "level": c.level, "result": c.result, "why": c.summary} for c in found.checks]
     command = f"repairops promote {found.alias}/{found.model} --version {found.challenger} --by NAME --reason TEXT"
     lines = [
         f"{found.model}: challenger version {found.challenger} against {where}",
         f"{found.message}\n",
-        table(rows, ["check", "level", "result", "why"]),
+        checks_table(found.checks),
         f"\nVerdict: {found.recomputed}; recorded: {found.recorded}",
         *(f"{what.capitalize()}: {link}" for what, link in found.links.items()),
         f"Not to be promoted now: {found.hindrance}" if found.hindrance else f"Promote: {command}",
@@ -117,18 +112,12 @@ def _account(found: Review) -> str:
     return "\n".join(lines)
 
 
-def _row(move: Promotion) -> dict[str, str]:
+def _row(move: Promotion) -> tuple[str, ...]:
     from datetime import UTC, datetime
 
     when = datetime.fromtimestamp(move.at / 1000, UTC).isoformat(timespec="seconds") if move.at else "not known"
+    how = f"{move.kind}, forced" if move.forced and move.kind == "promotion" else move.kind
     gate = f"gate {move.verdict}" if move.verdict else "none"
-    run = f", run {move.evidence_run}" if move.evidence_run else ""
-    return {
-        "when": when,
-        "from": move.version_from or "-",
-        "to": move.version_to or "-",
-        "by": move.by,
-        "how": f"{move.kind}, forced" if move.forced and move.kind == "promotion" else move.kind,
-        "evidence": "-" if move.kind == "outside" else gate + run,
-        "reason": move.reason or "-",
-    }
+    evidence = f"{gate}, run {move.evidence_run}" if move.evidence_run else gate
+    evidence = "-" if move.kind == "outside" else evidence
+    return when, move.version_from or "-", move.version_to or "-", move.by, how, evidence, move.reason or "-"

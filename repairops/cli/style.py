@@ -23,6 +23,11 @@ def style() -> None:
 def on_field(command: Callable[..., None]) -> Callable[..., None]:
     """Gives a command the field that its options name: the failures, their clusters, the train set, the champion."""
 
+    @click.argument("model")
+    @click.option("--failures", default="auto", show_default=True, help="Run ids or digests by comma; auto: all.")
+    @click.option("--train-set", type=click.Path(exists=True), help="Default: the one that was logged.")
+    @click.option("--config", "config_path", type=click.Path(exists=True), help="YAML file with options.")
+    @click.option("--set", "overrides", multiple=True, metavar="STAGE.OPTION=VALUE", help="One option; repeatable.")
     @click.pass_obj
     @functools.wraps(command)
     def with_field(
@@ -35,15 +40,6 @@ def on_field(command: Callable[..., None]) -> Callable[..., None]:
         config = load_config(config_path, overrides)
         command(fetch_field(model, failures, train_set, config, tracking_uri), **given)
 
-    options = (
-        click.argument("model"),
-        click.option("--failures", default="auto", show_default=True, help="Run ids or digests by comma; auto: all."),
-        click.option("--train-set", type=click.Path(exists=True), help="Default: the one that was logged."),
-        click.option("--config", "config_path", type=click.Path(exists=True), help="YAML file with options."),
-        click.option("--set", "overrides", multiple=True, metavar="STAGE.OPTION=VALUE", help="One option; repeatable."),
-    )
-    for option in reversed(options):
-        with_field = option(with_field)
     return with_field
 
 
@@ -73,15 +69,12 @@ def diagnose(field: Field, as_json: bool) -> None:
 @json_option
 def show(field: Field, names: tuple[str, ...], count: int, out: Path, as_json: bool) -> None:
     """Make a picture of train images in every style, fitted to the logged failures of MODEL."""
-    import torch
-
     from repairops.core.styles import AUTO, STYLES
-    from repairops.data import encode_png
+    from repairops.data.contact_sheet import as_png
     from repairops.stages.field import picture_styles
 
     shown = list(names) or [n for n in (*STYLES, AUTO) if n != "wct2" or field.config.style.weights]
-    picture = picture_styles(field, shown, count)
-    out.write_bytes(encode_png(torch.from_numpy(picture.transpose(2, 0, 1).copy())))
+    out.write_bytes(as_png(picture_styles(field, shown, count)))
     rows = ["failures", "train images", *shown]
     answer(as_json, {"picture": str(out), "rows": rows}, f"{out}, rows from the top: {', '.join(rows)}")
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from repairops.data.decoding import encode_png
+
 SMALLEST, LARGEST = 48, 96  # pixels a side; below they are enlarged, above reduced
 GAP, GREY = 2, 160
 
@@ -30,6 +32,11 @@ def image_grid(rows: Sequence[Tensor]) -> np.ndarray:
             left = GAP + c * (width + GAP)
             grid[top : top + height, left : left + width] = image
     return grid
+
+
+def as_png(picture: np.ndarray) -> bytes:
+    """The PNG of a picture, uint8 (H, W, 3)."""
+    return encode_png(torch.from_numpy(picture.transpose(2, 0, 1)))
 
 
 def _display_size(images: Tensor) -> Tensor:

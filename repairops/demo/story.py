@@ -87,11 +87,9 @@ def summary(result: DemoResult) -> str:
         return f"The repair came to no verdict: {record.message}"
     clean, total, repaired = evidence.clean, evidence.heldout_total, evidence.heldout_repaired
     before, after = clean.champion_right / clean.n, clean.challenger_right / clean.n
-    version = (
-        f"version {registered.version} of {registered.name}, alias {registered.alias}"
-        if registered
-        else "nothing was registered"
-    )
+    version = "nothing was registered"
+    if registered:
+        version = f"version {registered.version} of {registered.name}, alias {registered.alias}"
     margin = record.policy.margin_points
     served = result.tracking_uri.startswith("http")
     browse = result.tracking_uri if served else f"mlflow ui --backend-store-uri {result.tracking_uri}"

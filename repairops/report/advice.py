@@ -7,23 +7,23 @@ import shlex
 from repairops.config import GENTLER, RULES
 from repairops.gate.evidence import Check
 from repairops.outcome import Record
-from repairops.report import facts
-from repairops.report.wording import count, number, plain
+from repairops.report import statements
+from repairops.report.formats import count, number, plain
 
 
 def next_steps(record: Record) -> list[str]:
     """One to a few sentences in the order to take them; commands are shown apart."""
-    match facts.kind(record):
+    match statements.kind(record):
         case "passed":
             return [_after_pass(record)]
         case "failed" | "inconclusive":
-            return [hint(check) for check in facts.deciding(record, "FAIL", "INCONCLUSIVE")] + [
+            return [hint(check) for check in statements.deciding(record, "FAIL", "INCONCLUSIVE")] + [
                 "Run the repair again: changed options or new failures make it a new job."
             ]
         case "nothing_to_repair":
             model = shlex.quote(plain(record.model.name)) if record.model else "MODEL"
             return [f"Log new failures, for example with `repairops failures log {model}`, and run again."]
-    if facts.broken_rules(record):
+    if statements.broken_rules(record):
         return [
             "See under 'Data quality' on the review page what was quarantined and why.",
             "Correct the labels or images and log them again.",
@@ -40,7 +40,7 @@ def hint(check: Check) -> str:
     if (check.name, check.result) == ("repair_rate", "INCONCLUSIVE") and failures:
         return f"Log more failures of the same kind: about {count(failures)} held-out ones would settle it."
     known = RULES[check.name].hints.get(check.result) if check.name in RULES else None
-    return known or f"{facts.check_name(check)} is {check.result}: its sentence in the table of checks says why."
+    return known or f"{statements.check_name(check)} is {check.result}: its sentence in the table of checks says why."
 
 
 def _after_pass(record: Record) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from markupsafe import Markup, escape
 
 from repairops.gate.evidence import ConfidenceBin
 from repairops.outcome.sections import Point
+from repairops.report.formats import number, percent
 from repairops.report.svg import CHARACTER, Scale, circle, drawing, line, nice_ticks, path, share_ticks, text
-from repairops.report.wording import number, percent
 
 
 @dataclass(frozen=True)
@@ -24,17 +25,10 @@ class Curve:
 
 
 def line_chart(
-    x: Sequence[float],
-    curves: Sequence[Curve],
-    *,
-    label: str,
-    percents: bool = False,
-    marked: float | None = None,
-    marked_text: str = "",
-    width: float = 440,
-    height: float = 200,
+    x: Sequence[float], curves: Sequence[Curve], *, label: str, percents: bool = False, chosen: float | None = None
 ) -> Markup:
-    """Curves over epochs with axes. A missing value (None, NaN) breaks its line; `marked` is a vertical line."""
+    """Curves over epochs with axes. A missing value (None, NaN) breaks its line; `chosen` is a vertical line."""
+    width, height = 440.0, 200.0
     clean = [Curve(c.name, c.kind, tuple(number(v) for v in c.values)) for c in curves]
     present = [v for c in clean for v in c.values if v is not None]
     if not present or not x:
@@ -46,11 +40,10 @@ def line_chart(
     for tick in x[:: max(1, math.ceil(len(x) / 8))]:
         parts.append(text(across(tick), bottom + 16, f"{tick:g}"))
     parts.append(text((left + right) / 2, height - 3, "epoch", kind="dim"))
-    if (where := number(marked)) is not None and min(x) <= where <= max(x):
-        anchor = "end" if across(where) > (left + right) / 2 else "start"
-        side = -4 if anchor == "end" else 4
+    if (where := number(chosen)) is not None and min(x) <= where <= max(x):
+        anchor, side = ("end", -4) if across(where) > (left + right) / 2 else ("start", 4)
         parts += [line(across(where), top - 6, across(where), bottom, "chosen")]
-        parts += [text(across(where) + side, top - 6, marked_text, anchor, "dim")]
+        parts += [text(across(where) + side, top - 6, "chosen", anchor, "dim")]
     for curve in clean:
         parts += _curve(
             [(across(a), up(b)) if b is not None else None for a, b in zip(x, curve.values, strict=False)], curve
@@ -69,17 +62,12 @@ def _rules(ticks: Sequence[float], up: Scale, left: float, right: float, percent
 
 
 def _curve(points: Sequence[tuple[float, float] | None], curve: Curve) -> list[str]:
-    pieces: list[list[tuple[float, float]]] = [[]]
-    for point in points:
-        if point is None:
-            pieces.append([])
-        else:
-            pieces[-1].append(point)
     parts = []
-    for piece in pieces:
+    for known, run in groupby(points, key=lambda point: point is not None):
+        piece = [point for point in run if point is not None]
         if len(piece) > 1:
             parts.append(path(piece, f"curve {escape(curve.kind)}"))
-        if len(points) <= 30 or len(piece) == 1:
+        if known and (len(points) <= 30 or len(piece) == 1):
             parts += [circle(px, py, 2.6, f"mark {curve.kind}") for px, py in piece]
     return parts
 

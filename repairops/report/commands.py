@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from repairops.outcome import Record
-from repairops.report.facts import production_alias
-from repairops.report.wording import plain
+from repairops.report.formats import plain
+from repairops.report.statements import production_alias
 
 DEFAULT_ALIAS = "prod"  # what `repairops promote MODEL` moves
 

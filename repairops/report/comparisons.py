@@ -18,45 +18,46 @@ from markupsafe import Markup
 from repairops.config import GateConfig
 from repairops.gate.evidence import PairedCounts, RepairCounts
 from repairops.outcome import Record
-from repairops.report import facts, figures
+from repairops.report import figures, statements
 from repairops.report.charts import reliability_chart
-from repairops.report.wording import fixed, number, of, percent, plain, ratio, signed
+from repairops.report.check_figures import limit_of
+from repairops.report.figures import POINTS, RATES, WHOLE_RATES, Unit
+from repairops.report.formats import fixed, of, percent, plain, ratio, signed
+from repairops.report.svg import Scale
 
 MAX_ROWS = 40
+Counts = PairedCounts | RepairCounts
 
 
 def classes(record: Record) -> dict[str, Any]:
     """Clean recall per class, largest fall first."""
     counts = record.evidence.clean_by_class if record.evidence else {}
     margin = record.policy.class_margin_points if record.policy else None
-    return changes_table(counts.items(), margin, "Class", confidence(record))
+    found = table(counts.items(), POINTS, None if margin is None else -margin, "Class", confidence(record))
+    return {**found, "margin": fixed(margin, 1)}
 
 
 def failure_classes(record: Record) -> dict[str, Any]:
     """Held-out failures repaired per true class, lowest rate first."""
-    return rates_table((record.heldout_by_class or {}).items(), None, "Class", confidence(record))
+    return table((record.heldout_by_class or {}).items(), RATES, None, "Class", confidence(record))
 
 
 def corruptions(record: Record) -> dict[str, Any]:
     """Clean images under corruptions that nobody repaired, largest fall first."""
     found = record.evidence.corruptions if record.evidence else {}
     rows = ((name.replace("_", " "), counts) for name, counts in found.items())
-    return changes_table(rows, allowed(record, "corruptions", "margin_points"), "Corruption", confidence(record))
+    return table(rows, POINTS, lowest(record, "corruptions", POINTS), "Corruption", confidence(record))
 
 
 def slices(record: Record) -> list[dict[str, Any]]:
     """One table for each set (clean, failures), with the rows of all its columns."""
-    rows = [
-        (f"{part.column} {part.value}", part.counts) for part in (record.evidence.slices if record.evidence else ())
-    ]
-    clean = [(name, counts) for name, counts in rows if isinstance(counts, PairedCounts)]
-    failures = [(name, counts) for name, counts in rows if isinstance(counts, RepairCounts)]
-    sure, margin = confidence(record), allowed(record, "slices", "margin_points")
-    tables = [
-        {"set": "clean", **changes_table(clean, margin, "Slice", sure)},
-        {"set": "failures", **rates_table(failures, allowed(record, "slices", "min_rate"), "Slice", sure)},
-    ]
-    return [table for table in tables if table["rows"]]
+    tables = []
+    for judged, unit in (("clean", POINTS), ("failures", RATES)):
+        parts = [part for part in (record.evidence.slices if record.evidence else ()) if part.of == judged]
+        rows = ((f"{part.column} {part.value}", part.counts) for part in parts)
+        found = table(rows, unit, lowest(record, "slices", unit), "Slice", confidence(record))
+        tables += [{"set": judged, **found}] if parts else []
+    return tables
 
 
 def calibration(record: Record) -> Markup:
@@ -74,82 +75,63 @@ def confidence(record: Record) -> float:
     return (record.policy or GateConfig()).confidence
 
 
-def allowed(record: Record, check: str, key: str) -> float | None:
-    """A limit of a check: the largest fall in points, or the lowest rate in 0..1."""
-    found = facts.check(record, check)
-    return number(found.figures.get(key)) if found else None
+def lowest(record: Record, check: str, unit: Unit) -> float | None:
+    """The check's limit (`check_figures.limit_of`); None where the gate did not ask it."""
+    found = statements.check(record, check)
+    return limit_of(found.figures, unit) if found else None
+
+
+def value_of(counts: Counts) -> float | None:
+    """The change of accuracy in percentage points, or the rate of failures that are right now, in 0..1."""
+    if isinstance(counts, RepairCounts):
+        return ratio(counts.repaired, counts.total)
+    return 100 * (counts.challenger_only - counts.champion_only) / counts.n if counts.n else None
 
 
 @lru_cache(maxsize=1024)
-def change_bounds(counts: PairedCounts, sure: float) -> tuple[float, float]:
-    """The one-sided bounds of the change in points."""
-    from repairops.gate.statistics import tango_interval
+def bounds(counts: Counts, sure: float) -> tuple[float | None, float | None]:
+    """The one-sided bounds of `value_of`; None without images."""
+    from repairops.gate.statistics import binomial_interval, tango_interval
 
+    if isinstance(counts, RepairCounts):
+        return binomial_interval(counts.repaired, counts.total, sure) if counts.total else (None, None)
+    if not counts.n:
+        return None, None
     lower, upper = tango_interval(counts.challenger_only, counts.champion_only, counts.n, sure)
     return 100 * lower, 100 * upper
 
 
-def changes_table(
-    parts: Iterable[tuple[str, PairedCounts]], margin: float | None, what: str, sure: float
+def table(
+    parts: Iterable[tuple[str, Counts]], unit: Unit, limit: float | None, what: str, sure: float
 ) -> dict[str, Any]:
-    """Champion and challenger on the parts of a set, largest fall first, and their common axis.
+    """Parts of a set, the worst first, and their common axis: changes in POINTS, or RATES from 0 to 100%.
 
-    A fall of more than `margin` points is marked. what: of the parts, for labels.
+    A value below `limit` is marked. what: of the parts, for labels.
     """
-    changes = [(name, counts, _points(counts)) for name, counts in parts]
-    changes.sort(key=lambda part: (part[2] is None, part[2] or 0.0))
-    shown = [(*part, *(change_bounds(part[1], sure) if part[1].n else (None, None))) for part in changes[:MAX_ROWS]]
-    limit = None if margin is None else -margin
-    reach = [v for _, _, points, lower, upper in shown for v in (lower, points, upper)]
+    valued = [(name, counts, value_of(counts)) for name, counts in parts]
+    valued.sort(key=lambda part: (part[2] is None, part[2] or 0.0))
+    shown = [(*part, *bounds(part[1], sure)) for part in valued[:MAX_ROWS]]
+    reach = unit.domain or [v for row in shown for v in row[2:]]
     scale, ticks = figures.row_scale([*reach, limit, 0.0])
     rows = []
-    for name, counts, points, lower, upper in shown:
-        label = f"{what} {plain(name)}: {signed(points)} points, interval {signed(lower)} to {signed(upper)}."
-        drawn = figures.row(lower, points, upper, limit, scale, label=label, zero=True)
-        beyond = points is not None and limit is not None and points < limit - 1e-9
-        rows.append({"name": name, "counts": counts, "points": points, "beyond": beyond, "figure": drawn})
-    return {
-        "rows": rows,
-        "left_off": len(changes) - len(shown),
-        "axis": figures.axis(scale, ticks, limit, f"margin {signed(limit, 1)}", lambda v: signed(v, _digits(ticks))),
-        "margin": fixed(margin, 1),
-    }
+    for name, counts, value, lower, upper in shown:
+        label = f"{what} {plain(name)}: {_said(counts)}, interval {unit.say(lower)} to {unit.say(upper)}."
+        drawn = figures.row((lower, value, upper), limit, scale, label=label, zero=unit.zero)
+        beyond = value is not None and limit is not None and value < limit - 1e-9
+        rows.append({"name": name, "counts": counts, "value": value, "beyond": beyond, "figure": drawn})
+    return {"rows": rows, "left_off": len(valued) - len(rows), "axis": _axis(scale, ticks, unit, limit)}
 
 
-def _points(counts: PairedCounts) -> float | None:
-    """The change of accuracy in percentage points."""
-    return 100 * (counts.challenger_only - counts.champion_only) / counts.n if counts.n else None
+def _said(counts: Counts) -> str:
+    if isinstance(counts, RepairCounts):
+        return f"{of(counts.repaired, counts.total)} repaired"
+    return f"{signed(value_of(counts))} points"
 
 
-def _digits(ticks: Sequence[float]) -> int:
-    """Decimals that the step of some ticks needs."""
+def _axis(scale: Scale, ticks: Sequence[float], unit: Unit, limit: float | None) -> Markup:
+    """Whole percents; points with the decimals that the step of the ticks needs."""
+    if unit is RATES:
+        return figures.axis(scale, ticks, limit, RATES.limit(limit), WHOLE_RATES.say)
     step = ticks[1] - ticks[0] if len(ticks) > 1 else 1.0
-    return max(0, -math.floor(math.log10(step) + 1e-9))
-
-
-def rates_table(
-    parts: Iterable[tuple[str, RepairCounts]], least: float | None, what: str, sure: float
-) -> dict[str, Any]:
-    """Failures that are right now by part, lowest rate first, and their axis from 0 to 100%; see `changes_table`."""
-    rates = [(name, counts, ratio(counts.repaired, counts.total)) for name, counts in parts]
-    rates.sort(key=lambda part: (part[2] is None, part[2] or 0.0))
-    scale, ticks = figures.row_scale([0.0, 1.0])
-    rows = []
-    for name, counts, rate in rates[:MAX_ROWS]:
-        lower, upper = rate_bounds(counts, sure)
-        said = f"{of(counts.repaired, counts.total)} repaired, interval {percent(lower)} to {percent(upper)}"
-        drawn = figures.row(lower, rate, upper, least, scale, label=f"{what} {plain(name)}: {said}.")
-        beyond = rate is not None and least is not None and rate < least
-        rows.append({"name": name, "counts": counts, "rate": rate, "beyond": beyond, "figure": drawn})
-    return {
-        "rows": rows,
-        "left_off": len(rates) - len(rows),
-        "axis": figures.axis(scale, ticks, least, f"at least {percent(least, 0)}", lambda v: percent(v, 0)),
-    }
-
-
-def rate_bounds(counts: RepairCounts, sure: float) -> tuple[float | None, float | None]:
-    """The one-sided bounds of a rate in 0..1; None without failures."""
-    from repairops.gate.statistics import binomial_interval
-
-    return binomial_interval(counts.repaired, counts.total, sure) if counts.total else (None, None)
+    digits = max(0, -math.floor(math.log10(step) + 1e-9))
+    return figures.axis(scale, ticks, limit, f"margin {signed(limit, 1)}", lambda v: signed(v, digits))

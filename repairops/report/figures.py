@@ -5,104 +5,97 @@ A figure whose value is missing is an empty string. The side of a limit that is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from markupsafe import Markup
 
+from repairops.report.formats import number, percent, signed
 from repairops.report.svg import CHARACTER, Scale, circle, drawing, inside, line, nice_ticks, rect, text
-from repairops.report.wording import number
 
-Side = Literal["above", "below"]  # of the limit: the allowed side
+Range = tuple[float | None, float | None, float | None]  # lower bound, value, upper bound
 ROW_HEIGHT = 34.0
 
 
-def interval_scale(values: Sequence[float], domain: tuple[float, float] | None, width: float) -> Scale:
-    """The horizontal scale of `interval`: the domain, or the values with a quarter of their range on each side."""
-    if domain is None:
-        room = (max(values) - min(values)) / 4 or 1.0
-        domain = (min(values) - room, max(values) + room)
-    return Scale(domain[0], domain[1], 6.0, width - 6.0)
+@dataclass(frozen=True)
+class Unit:
+    """How values of one kind are said and drawn.
 
-
-def interval(
-    lower: float | None,
-    point: float | None,
-    upper: float | None,
-    limit: float | None,
-    *,
-    label: str,
-    limit_text: str = "",
-    texts: tuple[str, str] = ("", ""),
-    allowed: Side = "above",
-    domain: tuple[float, float] | None = None,
-    zero: bool = False,
-    width: float = 260,
-) -> Markup:
-    """A point with its interval against a limit.
-
-    A missing bound leaves only the point. `texts` label the two bounds, `zero` marks zero where it is in sight.
-    Without `domain` the scale holds all values (and zero where marked) with room beside them.
+    say, limit: a value, and a limit with its name, in words. domain: the ends of the scale; None: the values' with
+    room beside them. zero: it is marked where it is in sight. allowed: the side of the limit.
     """
-    lower, point, upper, limit = (number(v) for v in (lower, point, upper, limit))
+
+    say: Callable[[float | None], str]
+    limit: Callable[[float | None], str]
+    domain: tuple[float, float] | None = None
+    zero: bool = False
+    allowed: Literal["above", "below"] = "above"
+
+    def scale(self, values: Sequence[float], limit: float | None, width: float) -> Scale:
+        """The horizontal scale: the domain, or all that is drawn with a quarter of its range on each side."""
+        low, high = self.domain or (0.0, 0.0)
+        if not self.domain:
+            given = [*values, *([] if limit is None else [limit]), *([0.0] if self.zero else [])]
+            room = (max(given) - min(given)) / 4 or 1.0
+            low, high = min(given) - room, max(given) + room
+        return Scale(low, high, 6.0, width - 6.0)
+
+
+POINTS = Unit(signed, lambda limit: f"margin {signed(limit)}", zero=True)
+RATES = Unit(percent, lambda limit: f"at least {percent(limit, 0)}", (0.0, 1.0))
+WHOLE_RATES = Unit(lambda rate: percent(rate, 0), RATES.limit, RATES.domain)
+
+
+def interval(values: Range, limit: float | None, unit: Unit, *, label: str, width: float = 260) -> Markup:
+    """A point with its interval, whose bounds are labelled, against a limit. A missing bound leaves only the point."""
+    lower, point, upper, limit = map(number, (*values, limit))
     if point is None:
         return Markup("")
-    given = [v for v in (lower, point, upper, limit, 0.0 if zero else None) if v is not None]
-    scale = interval_scale(given, domain, width)
-    parts = _track(scale, limit, allowed) + (_zero(scale, limit, limit_text) if zero else [])
-    if lower is not None and upper is not None:
-        a, b = scale(lower), scale(upper)
+    bounds = [] if lower is None or upper is None else [lower, upper]
+    scale = unit.scale([point, *bounds], limit, width)
+    parts = _track(scale, limit, unit)
+    if bounds:
+        a, b = map(scale, bounds)
         parts += [rect(a, 22, max(b - a, 1), 6, "range", 3)]
-        parts += _bounds(a, b, texts, width)
+        parts += _bounds(a, b, (unit.say(lower), unit.say(upper)), width)
     parts.append(circle(scale(point), 25, 4.5, "point"))
-    parts += _limit(scale, limit, limit_text, width)
-    above, below = zero or limit is not None, lower is not None and upper is not None and any(texts)
-    return drawing(width, 48, label, parts, "interval", top=0 if above else 14, bottom=0 if below else 8)
+    parts += _limit(scale, limit, unit)
+    above = unit.zero or limit is not None
+    return drawing(width, 48, label, parts, "interval", top=0 if above else 14, bottom=0 if bounds else 8)
 
 
-def dots(
-    values: Sequence[float | None],
-    limit: float | None,
-    *,
-    label: str,
-    limit_text: str = "",
-    domain: tuple[float, float] | None = None,
-    zero: bool = False,
-    texts: Callable[[float], str] | None = None,
-    width: float = 260,
-) -> Markup:
+def dots(values: Sequence[float | None], limit: float | None, unit: Unit, *, label: str, width: float = 260) -> Markup:
     """Many values of one kind against a limit below which none may fall, each a dot; the ends carry their values."""
     present = [v for value in values if (v := number(value)) is not None]
     limit = number(limit)
     if not present:
         return Markup("")
-    given = [v for v in (*present, limit, 0.0 if zero else None) if v is not None]
-    scale = interval_scale(given, domain, width)
-    parts = _track(scale, limit, "above") + (_zero(scale, limit, limit_text) if zero else [])
+    scale = unit.scale(present, limit, width)
+    parts = _track(scale, limit, unit)
     parts += [circle(scale(v), 25, 4, "dot beyond" if limit is not None and v < limit else "dot") for v in present]
-    if texts:
-        ends = scale(min(present)), scale(max(present))
-        parts += _bounds(*ends, (texts(min(present)), texts(max(present)) if len(present) > 1 else ""), width)
-    parts += _limit(scale, limit, limit_text, width)
-    return drawing(width, 48, label, parts, "interval")
+    low, high = min(present), max(present)
+    parts += _bounds(scale(low), scale(high), (unit.say(low), unit.say(high) if len(present) > 1 else ""), width)
+    return drawing(width, 48, label, parts + _limit(scale, limit, unit), "interval")
 
 
-def _track(scale: Scale, limit: float | None, allowed: Side) -> list[str]:
+def _track(scale: Scale, limit: float | None, unit: Unit) -> list[str]:
+    """What the values lie on: the side that is not allowed, and zero."""
     parts = [rect(scale.start, 16, scale.stop - scale.start, 18, "track", 2)]
     if limit is not None:
-        left, right = (scale.start, scale(limit)) if allowed == "above" else (scale(limit), scale.stop)
+        left, right = (scale.start, scale(limit)) if unit.allowed == "above" else (scale(limit), scale.stop)
         parts.append(rect(left, 16, right - left, 18, "forbidden"))
-    return parts
+    return parts + _zero(scale, limit, unit) if unit.zero else parts
 
 
-def _zero(scale: Scale, limit: float | None, limit_text: str) -> list[str]:
+def _zero(scale: Scale, limit: float | None, unit: Unit) -> list[str]:
     """Zero where it is in sight, with its label unless that of the limit reaches over it."""
     if not scale.low <= 0 <= scale.high:
         return []
     drawn, x = [line(scale(0), 16, scale(0), 34, "zero")], scale(0)
-    at = None if limit is None else scale(limit)
-    reach = CHARACTER * len(limit_text)
-    taken = at is not None and (at - reach < x < at + reach if at <= reach else at - reach < x < at)
+    at, reach = (-math.inf, 0.0) if limit is None else (scale(limit), CHARACTER * len(unit.limit(limit)))
+    taken = at - reach < x < (at + reach if at <= reach else at)
     return drawn if taken else [*drawn, text(x + 3, 11, "0", "start", "dim")]
 
 
@@ -117,17 +110,13 @@ def _bounds(a: float, b: float, texts: tuple[str, str], width: float) -> list[st
     return [text(round(x, 2), 45, words, "middle", "dim") for x, words in places if words]
 
 
-def _limit(scale: Scale, limit: float | None, words: str, width: float) -> list[str]:
+def _limit(scale: Scale, limit: float | None, unit: Unit) -> list[str]:
     """The limit's line, and its label on the left where there is room (zero's label stands on the right)."""
     if limit is None:
         return []
-    x = scale(limit)
-    drawn = [line(x, 13, x, 37, "limit")]
-    if not words:
-        return drawn
-    if x > CHARACTER * len(words):
-        return [*drawn, text(x + 3, 11, words, "end", "dim")]
-    return [*drawn, text(x - 3, 11, words, "start", "dim")]
+    x, words = scale(limit), unit.limit(limit)
+    place, anchor = (x + 3, "end") if x > CHARACTER * len(words) else (x - 3, "start")
+    return [line(x, 13, x, 37, "limit"), text(place, 11, words, anchor, "dim")]
 
 
 def row_scale(values: Sequence[float | None], width: float = 300) -> tuple[Scale, list[float]]:
@@ -137,18 +126,9 @@ def row_scale(values: Sequence[float | None], width: float = 300) -> tuple[Scale
     return Scale(ticks[0], ticks[-1], 10.0, width - 10.0), ticks
 
 
-def row(
-    lower: float | None,
-    point: float | None,
-    upper: float | None,
-    limit: float | None,
-    scale: Scale,
-    *,
-    label: str,
-    zero: bool = False,
-) -> Markup:
+def row(values: Range, limit: float | None, scale: Scale, *, label: str, zero: bool = False) -> Markup:
     """One row of many on a shared scale. Limit and zero run from edge to edge, so that they join over the rows."""
-    lower, point, upper, limit = (number(v) for v in (lower, point, upper, limit))
+    lower, point, upper, limit = map(number, (*values, limit))
     if point is None:
         return Markup("")
     middle = ROW_HEIGHT / 2
@@ -185,18 +165,9 @@ def axis(
 
 
 def dumbbell(
-    before: float | None,
-    after: float | None,
-    domain: tuple[float, float],
-    *,
-    label: str,
-    beyond: bool,
-    width: float = 200,
+    before: float, after: float, domain: tuple[float, float], *, label: str, beyond: bool, width: float = 200
 ) -> Markup:
     """Champion (ring) and challenger (dot) on one scale, joined; `beyond` marks a change for the worse."""
-    before, after = number(before), number(after)
-    if before is None or after is None:
-        return Markup("")
     scale = Scale(domain[0], domain[1], 7, width - 7)
     a, b = scale(before), scale(after)
     kind = "beyond" if beyond else "within"

@@ -6,10 +6,10 @@ from typing import Any
 
 from repairops.outcome import Record
 from repairops.outcome.sections import Cluster, WrongAnswer
-from repairops.report import comparisons, facts
-from repairops.report.figures import dumbbell, interval
+from repairops.report import comparisons, statements
+from repairops.report.figures import WHOLE_RATES, dumbbell, interval
+from repairops.report.formats import count, of, percent, plain, ratio
 from repairops.report.pictures import Pictures, SamplePair, data_uri, fitted_png, png_size, png_uri
-from repairops.report.wording import count, of, percent, plain, ratio
 
 MAX_LABELS = 5  # class names listed for one cluster
 CAPTIONS = {  # of a sample's images, and their descriptions
@@ -57,19 +57,10 @@ def _repaired(cluster: str, record: Record) -> dict[str, Any]:
     counts = record.evidence.heldout_by_cluster.get(cluster) if record.evidence else None
     if not counts or not counts.total:
         return {"repaired": "", "figure": ""}
-    rate, least = ratio(counts.repaired, counts.total), comparisons.allowed(record, "cluster_repair", "min_rate")
-    lower, upper = comparisons.rate_bounds(counts, comparisons.confidence(record))
-    figure = interval(
-        lower,
-        rate,
-        upper,
-        least,
-        label=f"Repair rate of cluster {cluster}: {percent(rate)}, {percent(lower)} to {percent(upper)}.",
-        limit_text="" if least is None else f"at least {percent(least, 0)}",
-        texts=(percent(lower, 0), percent(upper, 0)),
-        domain=(0.0, 1.0),
-        width=220,
-    )
+    rate, least = ratio(counts.repaired, counts.total), comparisons.lowest(record, "cluster_repair", WHOLE_RATES)
+    lower, upper = comparisons.bounds(counts, comparisons.confidence(record))
+    label = f"Repair rate of cluster {cluster}: {percent(rate)}, {percent(lower)} to {percent(upper)}."
+    figure = interval((lower, rate, upper), least, WHOLE_RATES, label=label, width=220)
     return {"repaired": f"{of(counts.repaired, counts.total)} held-out ({percent(rate, 0)})", "figure": figure}
 
 
@@ -93,7 +84,7 @@ def grid(pictures: Pictures) -> dict[str, Any] | None:
 
 
 def flips(record: Record, pictures: Pictures) -> dict[str, Any]:
-    shown, found = pictures.shown_flips(), facts.effect(record)
+    shown, found = pictures.shown_flips(), statements.effect(record)
     return {
         "known": found.lost is not None or bool(shown),
         "any": bool(found.lost or shown),

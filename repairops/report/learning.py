@@ -8,7 +8,7 @@ from typing import Any
 from repairops.outcome import Record
 from repairops.outcome.sections import Epoch, Training
 from repairops.report.charts import Curve, line_chart, trade_off_chart
-from repairops.report.wording import count, duration, percent, plain
+from repairops.report.formats import count, duration, percent, plain
 
 LOSS = (("loss", "Training loss", "c1"),)
 SHARES = (
@@ -65,5 +65,5 @@ def _chart(
     chosen = f"; epoch {best} was chosen" if best is not None else ""
     over = f"{epochs[0]} to {epochs[-1]}" if epochs else ""
     label = f"{' and '.join(c.name for c in curves)} over epochs {over}{chosen}."
-    drawn = line_chart(epochs, curves, label=label, percents=percents, marked=best, marked_text="chosen")
+    drawn = line_chart(epochs, curves, label=label, percents=percents, chosen=best)
     return {"figure": drawn, "legend": [(c.name, c.kind) for c in curves] if len(curves) > 1 else []}

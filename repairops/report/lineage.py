@@ -9,10 +9,10 @@ from markupsafe import Markup
 from repairops.outcome import Record
 from repairops.outcome.sections import DataSet
 from repairops.report.figures import share_bar
-from repairops.report.wording import count, duration, short, when
+from repairops.report.formats import count, duration, short, when
 
 MAX_BATCHES = 50
-RULES = {  # meanings of `validation.ROW_RULES`; a rule that is not here shows its name alone
+MEANINGS = {  # of `validation.ROW_RULES`; a rule that is not here shows its name alone
     "does_not_decode": "damaged, or no image at all",
     "too_large": "more bytes or pixels than allowed",
     "animated": "more than one frame",

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from repairops.outcome import Record
-from repairops.report import commands, facts
+from repairops.report import commands, statements
 from repairops.report.advice import next_steps
-from repairops.report.wording import count, plain, short, when
+from repairops.report.formats import count, plain, short, when
 
 MAX_BATCHES = 10  # a version's description has at most 5,000 characters
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~&!])")
@@ -17,11 +17,11 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~&!])")
 
 def render_markdown(record: Record) -> str:
     """The page's words in the page's order, as Markdown without HTML: verdict, why, next, figures, checks, lineage."""
-    parts = [f"**{facts.verdict_word(record)}.** {escaped(facts.headline(record))}"]
-    parts.append(escaped(facts.standing(record)))
-    parts += [_bullets(facts.why(record))]
+    parts = [f"**{statements.verdict_word(record)}.** {escaped(statements.headline(record))}"]
+    parts.append(escaped(statements.standing(record)))
+    parts += [_bullets(statements.why(record))]
     parts += ["**What to do next**", _bullets(next_steps(record))]
-    rows = facts.before_after(record)
+    rows = statements.before_after(record)
     parts += [_table(("", "Champion", "Challenger", "Change"), rows)] if rows else []
     parts += [_checks(record), _lineage(record), _commands(record)]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -43,12 +43,12 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _checks(record: Record) -> str:
     """Every required check; of the advisory ones how many pass, and those that do not."""
-    groups = facts.by_level(record)
+    groups = statements.by_level(record)
     advisory = groups.get("advisory", [])
     shown = [*groups.get("required", []), *(c for c in advisory if c.result != "PASS")]
-    rows = [(facts.check_name(c), c.result, c.level, c.summary) for c in shown]
+    rows = [(statements.check_name(c), c.result, c.level, c.summary) for c in shown]
     table = _table(("Check", "Result", "Level", "What it found"), rows) if rows else ""
-    return f"{table}\n\nAdvisory checks: {escaped(facts.tally(advisory))}." if advisory else table
+    return f"{table}\n\nAdvisory checks: {escaped(statements.tally(advisory))}." if advisory else table
 
 
 def _lineage(record: Record) -> str:

@@ -11,10 +11,10 @@ from typing import Any
 from markupsafe import Markup
 
 from repairops.outcome import Record
-from repairops.report import check_figures, commands, comparisons, facts, gallery, learning, lineage, wording
+from repairops.report import check_figures, commands, comparisons, formats, gallery, learning, lineage, statements
 from repairops.report.advice import next_steps
+from repairops.report.formats import count, fixed, of, percent, plain, ratio, signed
 from repairops.report.pictures import Pictures
-from repairops.report.wording import count, fixed, of, percent, plain, ratio, signed
 
 COMMANDS = (
     ("Review", commands.review_command, "Asks the gate again, and says whether the version can be promoted now."),
@@ -47,9 +47,10 @@ def _template() -> Any:
         finalize=_shown,
     )
     words = ("count", "duration", "fixed", "of", "percent", "ratio", "short", "signed", "when")
-    environment.filters |= {name: getattr(wording, name) for name in words}
+    environment.filters |= {name: getattr(formats, name) for name in words}
     environment.filters |= {"digits": _digits, "milliseconds": _milliseconds, "stage_bar": lineage.stage_bar}
-    environment.filters |= {"check_name": facts.check_name, "figure": check_figures.figure, "tally": facts.tally}
+    environment.filters |= {"check_name": statements.check_name, "tally": statements.tally}
+    environment.filters |= {"figure": check_figures.figure}
     return environment.get_template("page.html.j2")
 
 
@@ -68,7 +69,7 @@ def _shown(value: Any) -> Any:
 
 def _digits(value: float | None) -> str:
     """Three digits that say something, for learning rates."""
-    return wording.DASH if value is None else f"{value:.3g}"
+    return formats.DASH if value is None else f"{value:.3g}"
 
 
 def _milliseconds(value: float) -> str:
@@ -80,17 +81,17 @@ def _view(record: Record, pictures: Pictures) -> dict[str, Any]:
         "record": record,
         "model": record.model,
         "trained": record.training,
-        "kind": facts.kind(record),
-        "word": facts.verdict_word(record),
-        "headline": facts.headline(record),
-        "standing": facts.standing(record),
-        "why": facts.why(record),
+        "kind": statements.kind(record),
+        "word": statements.verdict_word(record),
+        "headline": statements.headline(record),
+        "standing": statements.standing(record),
+        "why": statements.why(record),
         "next_steps": next_steps(record),
         "promote": commands.promote_command(record),
         "key_figures": _key_figures(record),
-        "groups": facts.by_level(record),
+        "groups": statements.by_level(record),
         "levels": check_figures.LEVELS,
-        "signs": facts.SIGNS,
+        "signs": statements.SIGNS,
         "classes": comparisons.classes(record),
         "failure_classes": comparisons.failure_classes(record),
         "slices": comparisons.slices(record),
@@ -102,7 +103,7 @@ def _view(record: Record, pictures: Pictures) -> dict[str, Any]:
         "confusion": gallery.confusion(record),
         "training": learning.training(record),
         "quality": lineage.quality(record),
-        "meanings": lineage.RULES,
+        "meanings": lineage.MEANINGS,
         "lineage": lineage.lineage(record),
         "max_batches": lineage.MAX_BATCHES,
         "longest": max(record.stages.values(), default=0.0),
@@ -113,7 +114,7 @@ def _view(record: Record, pictures: Pictures) -> dict[str, Any]:
 
 def _key_figures(record: Record) -> list[dict[str, Any]]:
     """What a release manager reads first: failures, clean accuracy, what broke, and how many checks pass."""
-    found, keys = facts.effect(record), []
+    found, keys = statements.effect(record), []
     share = percent(ratio(found.repaired, found.failures))
     if found.failures:
         note, drawn = f"{of(found.repaired, found.failures)} held-out", _drawn("repair_rate", record)
@@ -128,7 +129,7 @@ def _key_figures(record: Record) -> list[dict[str, Any]]:
         back = "" if found.won is None else f", {count(found.won)} the other way"
         note, drawn = f"{percent(ratio(found.lost, found.images), 2)}{back}", _drawn("negative_flips", record)
         keys.append(_key("Negative flips", count(found.lost), note, drawn=drawn))
-    levels = {level: of(facts.passes(found), len(found)) for level, found in facts.by_level(record).items()}
+    levels = {level: of(statements.passes(found), len(found)) for level, found in statements.by_level(record).items()}
     if "required" in levels:
         note = f"{levels['advisory']} advisory ones" if "advisory" in levels else ""
         keys.append(_key("Required checks passed", levels["required"], note))
@@ -136,7 +137,8 @@ def _key_figures(record: Record) -> list[dict[str, Any]]:
 
 
 def _drawn(check: str, record: Record) -> Markup:
-    return check_figures.check_figure(check, record, width=220)
+    found = statements.check(record, check)
+    return check_figures.figure(found, width=220) if found else Markup("")
 
 
 def _key(title: str, figure: str, note: str, *, was: str = "", drawn: Markup | None = None) -> dict[str, Any]:

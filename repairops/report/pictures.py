@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isqrt
@@ -61,13 +62,13 @@ class Pictures:
 
     def shown_samples(self) -> list[SamplePair]:
         """At most SAMPLES_A_CLUSTER of each cluster and MAX_SAMPLES in all, in the order given."""
-        taken: dict[int, int] = {}
-        shown: list[SamplePair] = []
+        taken: Counter[int] = Counter()
+        shown = []
         for sample in self.samples:
-            taken[sample.cluster] = taken.get(sample.cluster, 0) + 1
-            if taken[sample.cluster] <= SAMPLES_A_CLUSTER and len(shown) < MAX_SAMPLES:
+            taken[sample.cluster] += 1
+            if taken[sample.cluster] <= SAMPLES_A_CLUSTER:
                 shown.append(sample)
-        return shown
+        return shown[:MAX_SAMPLES]
 
     def shown_flips(self) -> Sequence[NegativeFlip]:
         return self.negative_flips[:MAX_FLIPS]

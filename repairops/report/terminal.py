@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from repairops.outcome import Record
-from repairops.report import commands, facts
+from repairops.report import commands, statements
 from repairops.report.advice import next_steps
-from repairops.report.wording import DASH, plain
+from repairops.report.formats import DASH, plain
 
 MAX_LINES = 20
 _ASCII = str.maketrans({"–": "-", "−": "-", "→": "->", "’": "'"})
@@ -13,9 +13,9 @@ _ASCII = str.maketrans({"–": "-", "−": "-", "→": "->", "’": "'"})
 
 def render_terminal(record: Record) -> str:
     """The page's words in the page's order, but for the next step: it comes last, above the prompt."""
-    lines = [_title(record), facts.headline(record), facts.standing(record)]
-    lines += [f"  {reason}" for reason in facts.why(record)[:3]]
-    rows = facts.before_after(record)
+    lines = [_title(record), statements.headline(record), statements.standing(record)]
+    lines += [f"  {reason}" for reason in statements.why(record)[:3]]
+    rows = statements.before_after(record)
     lines += [f"  {row[0]:<34} {_moved(*row[1:])}" for row in rows]
     lines += _checks(record)
     command = commands.promote_command(record) or (commands.rollback_command(record) if record.promoted else "")
@@ -26,10 +26,10 @@ def render_terminal(record: Record) -> str:
 
 def _checks(record: Record) -> list[str]:
     """Every required check; of the advisory ones how many pass and which do not."""
-    groups = facts.by_level(record)
-    lines = [f"  {c.result:<13} {facts.check_name(c)}" for c in groups.get("required", [])]
+    groups = statements.by_level(record)
+    lines = [f"  {c.result:<13} {statements.check_name(c)}" for c in groups.get("required", [])]
     if advisory := groups.get("advisory"):
-        lines.append(f"  {'advisory':<13} {facts.tally(advisory)}")
+        lines.append(f"  {'advisory':<13} {statements.tally(advisory)}")
     return lines
 
 
@@ -39,7 +39,7 @@ def _moved(before: str, after: str, change: str) -> str:
 
 def _title(record: Record) -> str:
     model, new = record.model, record.registered
-    title = facts.verdict_word(record).upper()
+    title = statements.verdict_word(record).upper()
     if model:
         title += f": {plain(model.name)} version {plain(model.version)}"
     return f"{title} -> version {plain(new.version)}" if new else title

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import tempfile
 from dataclasses import dataclass
@@ -118,13 +119,10 @@ def _decoded(rows: FailureRows, spec: InputSpec, config: Config) -> FailureBatch
     limits = {"max_pixels": config.images.max_image_pixels, "max_bytes": config.images.max_image_bytes}
     for data, text in zip(rows.image, rows.label, strict=True):
         label = resolve_label(text, spec.class_names)
-        if label is None:
-            continue
-        try:
-            pixels.append(decode_image(data, spec, **limits))
-        except UnreadableImage:
-            continue
-        labels.append(label)
+        with contextlib.suppress(UnreadableImage):
+            if label is not None:
+                pixels.append(decode_image(data, spec, **limits))
+                labels.append(label)
     if not pixels:
         raise StyleNotFittable("failures", "none of them decodes and has a known label", "Look at the logged batch")
     stacked = torch.from_numpy(np.stack(pixels))

@@ -8,26 +8,26 @@ import numpy as np
 import torch
 
 from repairops.config import derive_seed
+from repairops.core.parts import TrainingParts
 from repairops.core.styles import Style
 from repairops.data.contact_sheet import image_grid
-from repairops.data.records import CleanSet, Clusters, FailureBatch, HeldOutFailures, ImageSet, Predictions
+from repairops.data.records import CleanSet, HeldOutFailures, ImageSet, Predictions
 from repairops.gate.evidence import RepairCounts
 from repairops.model.evaluation import Evaluation, repaired_by
 from repairops.model.network import to_unit
 from repairops.outcome.sections import Confusion, WrongAnswer
-from repairops.report import NegativeFlip, SamplePair
+from repairops.report.pictures import MAX_FLIPS, NegativeFlip, SamplePair
 
 MAX_CONFUSIONS = 12  # wrong answers listed for each set
 
 
-def style_samples(
-    failures: FailureBatch, clusters: Clusters, train: ImageSet, style: Style, *, per_cluster: int, seed: int
-) -> list[SamplePair]:
+def style_samples(parts: TrainingParts, style: Style, *, per_cluster: int, seed: int) -> list[SamplePair]:
     """Train images, of the references' classes, in the style of each cluster's most central failures.
 
     A reference is among the nearest to the cluster's centre, the failure beside it is another member (the same one in
     a cluster of one): where the styled image looks like the failure too, the style fits the cluster, not one image.
     """
+    failures, clusters, train = parts.failures, parts.clusters, parts.train_set
     order = np.random.default_rng(derive_seed(seed, "gallery")).permutation(len(train))
     generator = torch.Generator().manual_seed(derive_seed(seed, "gallery", "style"))
     chosen = [
@@ -71,21 +71,14 @@ def style_grid(samples: list[SamplePair]) -> np.ndarray:
     return image_grid([torch.from_numpy(np.stack(row)) for row in rows.values()])
 
 
-def negative_flips(evaluation: Evaluation, clean: CleanSet, limit: int) -> list[NegativeFlip]:
+def flipped_images(evaluation: Evaluation, clean: CleanSet, limit: int = MAX_FLIPS) -> list[NegativeFlip]:
     """Clean images that the champion had right and the challenger has wrong, most confident mistakes first."""
     champion, challenger, images = evaluation.champion_clean, evaluation.challenger_clean, clean.images
     flips = np.flatnonzero(champion.right & ~challenger.right)
     flips = flips[np.argsort(-challenger.confidence[flips], kind="stable")][:limit]
     names = images.class_names
-    return [
-        NegativeFlip(
-            images.pixels[int(i)].numpy(),
-            names[images.labels[i]],
-            names[champion.labels[i]],
-            names[challenger.labels[i]],
-        )
-        for i in flips
-    ]
+    labels = (images.labels, champion.labels, challenger.labels)
+    return [NegativeFlip(images.pixels[int(i)].numpy(), *(names[each[i]] for each in labels)) for i in flips]
 
 
 def changed_answers(evaluation: Evaluation, clean: CleanSet, heldout: HeldOutFailures) -> Confusion:

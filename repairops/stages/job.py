@@ -17,6 +17,7 @@ import numpy as np
 
 from repairops import __version__
 from repairops.config import Config
+from repairops.data.contact_sheet import as_png
 from repairops.model.device import resolve_device
 from repairops.outcome import EXIT_CODES, Outcome, Record, write_outcome
 from repairops.outcome.plain import to_plain
@@ -39,7 +40,6 @@ class Job:
         self._began = time.perf_counter()
         self._said = ""
         self.device = str(resolve_device(config.training.device))
-        self.pictures: dict[str, bytes] = {}
         self.record = Record(
             job_key=key,
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -67,12 +67,12 @@ class Job:
     def say(self, text: str) -> None:
         self._said = text
 
-    def log_picture(self, name: str, png: bytes) -> None:
-        """Keeps a PNG for the report and logs it as an artifact."""
-        self.pictures[name] = png
-        file = self.folder / name
+    def log_picture(self, name: str, picture: np.ndarray) -> bytes:
+        """Logs a picture, uint8 (H, W, 3), as a PNG, which is also returned."""
+        file, png = self.folder / name, as_png(picture)
         file.write_bytes(png)
         self.run.log_file(file)
+        return png
 
     def log_role(self, role: str, sample_ids: np.ndarray) -> None:
         """Logs which images have a role, roles/ROLE.txt: a sample id a line, sorted, so that files can be compared."""

@@ -11,14 +11,14 @@ import numpy as np
 
 from repairops.config import derive_seed
 from repairops.core.clustering import nearest_clusters
-from repairops.data.records import CleanSet, Clusters, FailureSplit, HeldOutFailures
+from repairops.core.repair import Repaired
+from repairops.data.records import CleanSet
 from repairops.data.sources import read_column
 from repairops.errors import ExportImpossible
 from repairops.gate import decide
 from repairops.gate.evidence import Calibration, Evidence, OnnxAccuracy, ParityCounts, Slice, Verdict
 from repairops.model.corrupted import corrupted_counts
 from repairops.model.evaluation import Evaluation, evaluate, paired_counts, predictions, reliability, repaired_by
-from repairops.model.network import Classifier
 from repairops.model.onnx import compare, export_onnx, measure_latency, run_onnx
 from repairops.outcome.sections import Artifacts, ChallengerFigures
 from repairops.stages.job import Job
@@ -29,51 +29,35 @@ log = logging.getLogger("repairops")
 MAX_SLICES = 100  # values of a column; one with more is no slice but a name for each image
 
 
-def judge(
-    job: Job, champion: Champion, challenger: Classifier, clean: CleanSet, heldout: HeldOutFailures
-) -> Evaluation:
+def measure(job: Job, champion: Champion, repaired: Repaired, clean: CleanSet) -> Evaluation:
     """Both networks once over the clean set and the held-out failures."""
-    evaluation = evaluate(champion.classifier, challenger, clean, heldout, device=job.device)
-    repaired, total = int(evaluation.challenger_heldout.right.sum()), len(heldout.batch)
-    before, after = evaluation.champion_clean.accuracy, evaluation.challenger_clean.accuracy
-    figures, flips = ChallengerFigures(after, repaired, total), evaluation.clean.champion_only
-    job.record = replace(job.record, challenger=figures, negative_flips=flips)
-    rate = repaired / total if total else float("nan")
-    job.run.log_metrics(
-        0, {"champion_clean_accuracy": before, "challenger_clean_accuracy": after, "heldout_repair_rate": rate}
-    )
-    job.say(f"{repaired} of {total} held-out failures repaired, clean accuracy {before:.2%} -> {after:.2%}")
-    return evaluation
+    found = evaluate(champion.classifier, repaired.network, clean, repaired.split.heldout, device=job.device)
+    right, total = found.heldout_repaired, found.heldout_total
+    before, after = found.champion_clean.accuracy, found.challenger_clean.accuracy
+    figures = ChallengerFigures(after, right, total)
+    job.record = replace(job.record, challenger=figures, negative_flips=found.clean.champion_only)
+    metrics = {"champion_clean_accuracy": before, "challenger_clean_accuracy": after}
+    job.run.log_metrics(0, {**metrics, "heldout_repair_rate": right / total if total else float("nan")})
+    job.say(f"{right} of {total} held-out failures repaired, clean accuracy {before:.2%} -> {after:.2%}")
+    return found
 
 
-def weigh(
-    job: Job,
-    champion: Champion,
-    challenger: Classifier,
-    clean: CleanSet,
-    split: FailureSplit,
-    clusters: Clusters,
-    evaluation: Evaluation,
-) -> Evidence:
+def weigh(job: Job, champion: Champion, repaired: Repaired, clean: CleanSet, evaluation: Evaluation) -> Evidence:
     """The evaluation as counts: overall, by class, cluster and slice, under corruptions, and calibration."""
-    heldout, policy = split.heldout.batch, job.config.gate
+    heldout, clusters, policy = repaired.split.heldout.batch, repaired.clusters, job.config.gate
     right = evaluation.challenger_heldout.right
-    corrupted = {}
+    corrupted, networks = {}, (champion.classifier, repaired.network)
     if policy.corruptions != "off":
-        corrupted = corrupted_counts(
-            champion.classifier,
-            challenger,
-            clean.images,
-            limit=policy.corruption_images,
-            seed=derive_seed(job.config.seed, "gate"),
-            device=job.device,
-        )
-    nearest = nearest_clusters(split.repair, clusters, heldout.images.pixels) if len(heldout) else np.empty(0, np.int64)
+        limit, seed = policy.corruption_images, derive_seed(job.config.seed, "gate")
+        corrupted = corrupted_counts(*networks, clean.images, limit=limit, seed=seed, device=job.device)
+    nearest = np.empty(0, np.int64)
+    if len(heldout):
+        nearest = nearest_clusters(repaired.split.repair, clusters, heldout.images.pixels)
     return Evidence(
         clean=evaluation.clean,
         clean_by_class=evaluation.clean_by_class,
-        heldout_repaired=int(right.sum()),
-        heldout_total=len(heldout),
+        heldout_repaired=evaluation.heldout_repaired,
+        heldout_total=evaluation.heldout_total,
         parity=ParityCounts(),
         champion_finite=evaluation.champion_finite,
         challenger_finite=evaluation.challenger_finite,
@@ -85,20 +69,20 @@ def weigh(
 
 
 def export_and_compare(
-    job: Job, champion: Champion, challenger: Classifier, clean: CleanSet, heldout: HeldOutFailures, evidence: Evidence
+    job: Job, champion: Champion, repaired: Repaired, clean: CleanSet, evidence: Evidence
 ) -> Evidence:
     """Exports the challenger, compares it with ONNX Runtime on all judging images, and with the champion's ONNX file.
 
     An export that is not possible is evidence too: the parity check fails with the exporter's reason.
     """
-    file = onnx_file(job)
+    challenger, file = repaired.network, onnx_file(job)
     try:
         export_onnx(challenger.network, challenger.spec, file)
     except ExportImpossible as error:
         job.say(f"no ONNX file: {error}")
         return replace(evidence, parity=ParityCounts(reason=str(error)))
     job.record = replace(job.record, artifacts=Artifacts(onnx_sha256=file_sha256(file)))
-    sets = [clean.images.pixels, heldout.batch.images.pixels]
+    sets = [clean.images.pixels, repaired.split.heldout.batch.images.pixels]
     parity = compare(challenger, file, sets, tolerance=job.config.gate.parity_tolerance, device=job.device)
     job.say(f"{parity.n} images, {parity.decisions_differ} decisions differ, at most {parity.max_difference:.1e}")
     evidence = replace(evidence, parity=parity)

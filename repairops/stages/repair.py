@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 
 from repairops.core.clustering import cluster_grid
 from repairops.core.followers import call_followers
@@ -18,12 +17,11 @@ from repairops.core.looks import describe_look, describe_looks, find_degradation
 from repairops.core.parts import RepairInputs, TrainingParts
 from repairops.core.repair import Repaired, Watch, repair_network
 from repairops.core.styles import Style
-from repairops.data.decoding import encode_png
 from repairops.data.records import Clusters, FailureBatch, FailureSplit
 from repairops.model.network import Classifier
 from repairops.outcome.plain import from_plain, to_plain
 from repairops.outcome.sections import Cluster, Looks, MethodNames, SplitSizes, Training
-from repairops.report import SamplePair
+from repairops.report import Pictures
 from repairops.stages.gallery import style_grid, style_samples
 from repairops.stages.job import Job
 
@@ -34,24 +32,24 @@ NO_POINT = (
 )
 
 
-def repair_champion(job: Job, champion: Classifier, inputs: RepairInputs) -> tuple[Repaired, list[SamplePair]]:
+def repair_champion(job: Job, champion: Classifier, inputs: RepairInputs) -> tuple[Repaired, Pictures]:
     """Splits the failures, clusters them, fits their style and fine-tunes, on all of torchrun's processes.
 
-    Also returns train images in the style, for the report. Raises what `repair_network` raises.
+    Also returns the clusters and train images in their style, for the report. Raises what `repair_network` raises.
     """
     watch = JobWatch(job)
     call_followers(champion, inputs, job.config)
-    return repair_network(champion, inputs, job.config, work_dir=job.folder, watch=watch), watch.samples
+    return repair_network(champion, inputs, job.config, work_dir=job.folder, watch=watch), watch.pictures
 
 
 class JobWatch(Watch):
-    """Writes down in the job what each step came to. samples: train images in the style, once it is fitted."""
+    """Writes down in the job what each step came to. pictures: of the clusters and their style, for the report."""
 
     shows_style = True  # before training starts, a glance shows a wrong one
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.samples: list[SamplePair] = []
+        self.pictures = Pictures()
 
     def step(self, name: str) -> AbstractContextManager[None]:
         return self.job.stage(name)
@@ -73,7 +71,8 @@ class JobWatch(Watch):
         names, labels = failures.images.class_names, failures.images.labels
         found = tuple(_cluster(number, names, labels[clusters.members(number)]) for number in range(clusters.count))
         self.job.record = replace(self.job.record, clusters=found)
-        self.job.log_picture("clusters.png", _png(cluster_grid(failures.images, clusters)))
+        grid = self.job.log_picture("clusters.png", cluster_grid(failures.images, clusters))
+        self.pictures = replace(self.pictures, cluster_grid=grid)
         self.job.say("sizes " + ", ".join(str(each.size) for each in found))
 
     def on_style(self, parts: TrainingParts, style: Style | None) -> None:
@@ -81,11 +80,10 @@ class JobWatch(Watch):
         assert style is not None, "this watch shows a style"
         job, config = self.job, self.job.config
         found = find_degradation(style, parts, seed=config.seed)
-        self.samples = style_samples(
-            parts.failures, parts.clusters, parts.train_set, style, per_cluster=4, seed=config.seed
-        )
+        samples = style_samples(parts, style, per_cluster=4, seed=config.seed)
+        self.pictures = replace(self.pictures, samples=samples)
         _record_style(job, describe_looks(style, found, parts.clusters))
-        job.log_picture("styles.png", _png(style_grid(self.samples)))
+        job.log_picture("styles.png", style_grid(samples))
         job.say(f"{config.style.name}, fitted to {len(parts.failures)} failures; {describe_look(found)['look']}")
 
     def on_repaired(self, repaired: Repaired) -> None:
@@ -133,8 +131,3 @@ def _record_training(job: Job, repaired: Repaired) -> str:
         clean_validation=account and replace(account, images=result.validation_images),
     )
     return note
-
-
-def _png(picture: np.ndarray) -> bytes:
-    """PNG of a picture, uint8 (H, W, 3)."""
-    return encode_png(torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))))

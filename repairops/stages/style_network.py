@@ -75,16 +75,8 @@ def fit_network(model: str, train_set: str | Path | None, fit: NetworkFit, track
             log.info("step %d of at most %d, mean squared error %.5f", step, fit.steps, loss)
 
     seen = images.pixels[order[held:]]
-    train_reconstruction(
-        network,
-        seen,
-        fit.steps,
-        fit.batch_size,
-        generator,
-        say,
-        minutes=fit.minutes,
-        quick=use_bfloat16(fit.amp, on),
-    )
+    quick = use_bfloat16(fit.amp, on)
+    train_reconstruction(network, seen, fit.steps, fit.batch_size, generator, say, minutes=fit.minutes, quick=quick)
     unseen = images.pixels[order[:held]]
     scale_features(network, unseen)
     psnr = poorest_psnr(network, unseen)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from repairops.config import RULES
 from repairops.gate.evidence import Check
 from repairops.outcome import Record
-from repairops.report.wording import DASH, count, fixed, of, percent, plain, ratio, series, signed
+from repairops.report.formats import DASH, count, fixed, of, percent, plain, ratio, series, signed
 
 VERDICT_WORDS = {
     "passed": "Passed",
@@ -193,9 +193,7 @@ def before_after(record: Record) -> list[tuple[str, str, str, str]]:
         rows.append((what, percent(found.before, 2), percent(found.after, 2), moved))
     if found.failures:
         share = f"{percent(ratio(found.repaired, found.failures))} repaired"
-        rows.append(
-            ("Held-out failures right", of(0, found.failures), of(found.repaired, found.failures), share),
-        )
+        rows.append(("Held-out failures right", of(0, found.failures), of(found.repaired, found.failures), share))
     if found.lost is not None:
         share = percent(ratio(found.lost, found.images), 2)
         rows.append(("Negative flips on the clean set", DASH, of(found.lost, found.images), share))
