@@ -17,13 +17,10 @@ from repairops.core.augment.geometry import cut_mix, cut_out, draw_boxes
 from repairops.core.augment.patterns import PATTERNS
 from repairops.core.augment.variants import RANGES, apply_variants, cross_over, draw_variants, mutate
 from repairops.core.clustering import GaussianMixture, fit_gaussian_mixture
-from repairops.core.methods.cutmix import CutMix
-from repairops.core.methods.cutout import Cutout
-from repairops.core.methods.failure_sampler import FailureSampler
+from repairops.core.methods.base import FailureSampler
 from repairops.core.methods.few_shot import FewShotMix, describe, log_density
+from repairops.core.methods.fine_tuning import CutMix, Cutout, Mixup, RandomOperations
 from repairops.core.methods.losses import draw_beta, mixed_loss
-from repairops.core.methods.mixup import Mixup
-from repairops.core.methods.random_operations import RandomOperations
 from repairops.core.methods.sensei import Sensei, frozen_statistics
 
 

@@ -30,9 +30,8 @@ from training_helpers import (
 )
 
 from repairops.config import MethodConfig, TrainingConfig
-from repairops.core.methods.base import Method, MethodData
-from repairops.core.methods.failure_sampler import FailureSampler
-from repairops.core.methods.fine_tune import BatchNormStatistics, FineTune
+from repairops.core.methods.base import FailureSampler, Method, MethodData
+from repairops.core.methods.fine_tuning import BatchNormStatistics, FineTune
 from repairops.core.methods.style_guided import StyleGuided
 from repairops.core.methods.style_operations import StyleOperations, reference_weights
 from repairops.core.parts import split_train_set

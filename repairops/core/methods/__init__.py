@@ -9,12 +9,15 @@ from torch import Generator
 from repairops.config import MethodConfig, StyleConfig
 from repairops.core.augment.patterns import find_pattern
 from repairops.core.methods.base import Method, MethodData, MethodFactory
-from repairops.core.methods.cutmix import make_cutmix
-from repairops.core.methods.cutout import make_cutout
 from repairops.core.methods.few_shot import make_few_shot
-from repairops.core.methods.fine_tune import make_batch_norm, make_fine_tune
-from repairops.core.methods.mixup import make_mixup
-from repairops.core.methods.random_operations import make_random
+from repairops.core.methods.fine_tuning import (
+    make_batch_norm,
+    make_cutmix,
+    make_cutout,
+    make_fine_tune,
+    make_mixup,
+    make_random,
+)
 from repairops.core.methods.sensei import make_sensei
 from repairops.core.methods.style_guided import make_augmix, make_style_guided
 from repairops.core.styles import check_style

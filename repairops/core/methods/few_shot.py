@@ -11,8 +11,7 @@ from torch import Generator, Tensor
 from repairops.config import MethodConfig
 from repairops.core.augment.mixing import blend_chains, draw_mixing, run_chains
 from repairops.core.clustering import GaussianMixture, fit_gaussian_mixture
-from repairops.core.methods.base import Method, MethodData
-from repairops.core.methods.failure_sampler import FailureSampler, make_sampler
+from repairops.core.methods.base import FailureSampler, Loss, Method, MethodData, make_sampler
 from repairops.core.methods.losses import train_and_failure_loss
 from repairops.model.network import Classifier, to_unit
 
@@ -35,9 +34,7 @@ class FewShotMix:
     severity: float
     chains: int
 
-    def loss(
-        self, classifier: Classifier, images: Tensor, labels: Tensor, generator: Generator
-    ) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, classifier: Classifier, images: Tensor, labels: Tensor, generator: Generator) -> Loss:
         mixed = self.mix(images, generator)
         joint, joint_labels, failures = self.failures.join(
             torch.cat((images, mixed)), torch.cat((labels, labels)), generator

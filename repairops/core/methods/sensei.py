@@ -12,8 +12,7 @@ from torch import Generator, Tensor, nn
 
 from repairops.config import MethodConfig
 from repairops.core.augment.variants import apply_variants, cross_over, draw_variants, mutate
-from repairops.core.methods.base import Method, MethodData
-from repairops.core.methods.failure_sampler import FailureSampler, make_sampler
+from repairops.core.methods.base import FailureSampler, Loss, Method, MethodData, make_sampler
 from repairops.core.methods.losses import train_and_failure_loss
 from repairops.model.network import Classifier
 
@@ -35,9 +34,7 @@ class Sensei:
     generations: int
     robust_loss: float
 
-    def loss(
-        self, classifier: Classifier, images: Tensor, labels: Tensor, generator: Generator
-    ) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, classifier: Classifier, images: Tensor, labels: Tensor, generator: Generator) -> Loss:
         joint, labels, failures = self.failures.join(images, labels, generator)
         with torch.no_grad(), frozen_statistics(classifier):
             searched = (_losses(classifier, joint, labels) >= self.robust_loss).nonzero().squeeze(1)
