@@ -153,7 +153,7 @@ KEPT = ("validation_accuracy", "validation_repair_rate", "repair_failures_accura
 def _training_figures(repaired: Repaired) -> dict[str, Any]:
     """history: the champion's figures, then each epoch's; no times, so that the same cell gives the same."""
     result = repaired.training
-    tried = [{k: v for k, v in trial.items() if k != "seconds"} for trial in repaired.trials]
+    tried = [{k: v for k, v in vars(trial).items() if k != "seconds"} for trial in repaired.trials]
     return {
         **({"trials": tried} if tried else {}),
         "repair_failures": len(repaired.split.repair),

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,16 +23,7 @@ from repairops.core.training.selection import ValidationCounts, select_epoch
 from repairops.core.training.state import count_right, load_tensors, state_tensors
 from repairops.model.device import resolve_device
 from repairops.model.network import Classifier
-
-
-@dataclass(frozen=True)
-class TradeOffPoint:
-    """One point of the line. weight: 0 = champion, 1 = fine-tuned. The shares (0..1) are of the validation parts."""
-
-    weight: float
-    validation_accuracy: float
-    validation_repair_rate: float
-    chosen: bool
+from repairops.outcome.sections import Point
 
 
 def interpolate(champion: Mapping[str, Tensor], tuned: Mapping[str, Tensor], weight: float) -> dict[str, Tensor]:
@@ -55,7 +45,7 @@ def interpolate(champion: Mapping[str, Tensor], tuned: Mapping[str, Tensor], wei
 
 def trade_off(
     champion: Classifier, tuned: Classifier, parts: TrainingParts, result: TrainingResult, config: TrainingConfig
-) -> list[TradeOffPoint]:
+) -> list[Point]:
     """Measures `config.interpolation` points between the two networks, which stay as they are, and chooses one.
 
     The points, with both ends, come in the order of their weights. They are measured on the parts that chose the
@@ -82,13 +72,13 @@ def trade_off(
     counts = current_ranks().of_first(lambda: [measure(weight) for weight in weights])
     chosen = _choose(weights, counts, result, config.max_clean_drop)
     points = [
-        TradeOffPoint(weight, count.clean_right / images, count.failures_right / failures, index == chosen)
+        Point(weight, count.clean_right / images, count.failures_right / failures, index == chosen)
         for index, (weight, count) in enumerate(zip(weights, counts, strict=True))
     ]
     return points[::-1]
 
 
-def between(champion: Classifier, tuned: Classifier, points: Sequence[TradeOffPoint]) -> Classifier:
+def between(champion: Classifier, tuned: Classifier, points: Sequence[Point]) -> Classifier:
     """A network with the weights of the chosen point; the fine-tuned one where there are no points."""
     network = copy.deepcopy(tuned)
     for point in points:
