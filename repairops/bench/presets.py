@@ -36,9 +36,6 @@ class Preset:
     others: int = -1
     unseen: int = 2000
 
-    def rival_names(self) -> tuple[str, ...]:
-        return self.rivals or tuple(rivals())
-
 
 # A CPU without instructions for bfloat16 emulates it: a step took 3.4 times as long as in float32.
 _BFLOAT16 = cpu_has_bfloat16()
@@ -124,9 +121,6 @@ class Coordinates:
     rival: str
     seed: int
 
-    def __str__(self) -> str:
-        return f"{self.network}/{self.corruption}/{self.rival}/{self.seed}"
-
 
 def coordinates(preset: Preset, filters: tuple[str, ...] = ()) -> list[Coordinates]:
     """The preset's cells, in the order in which they are worth having: seeds outside, then networks and corruptions.
@@ -140,7 +134,7 @@ def coordinates(preset: Preset, filters: tuple[str, ...] = ()) -> list[Coordinat
         for seed in preset.seeds
         for network in preset.networks
         for corruption in preset.corruptions
-        for name in preset.rival_names()
+        for name in (preset.rivals or rivals())
         for found in [Coordinates(network, corruption, name, seed)]
         if all(parts & {network, corruption, name, str(seed)} for parts in wanted)
     ]

@@ -88,7 +88,6 @@ def compare(
     pixel_sets: Sequence[Tensor],
     *,
     tolerance: float,
-    batch_size: int = 256,
     device: str | torch.device = "cpu",
 ) -> ParityCounts:
     """PyTorch against the ONNX file on every image of the sets, each uint8 (N, C, H, W), as the clean set.
@@ -99,9 +98,9 @@ def compare(
     """
     n, differ, largest = 0, 0, 0.0
     for pixels in pixel_sets:
-        expected = logits(classifier, pixels, batch_size=batch_size, device=device)
+        expected = logits(classifier, pixels, device=device)
         try:
-            found = run_onnx(path, classifier.spec, pixels, batch_size=batch_size)
+            found = run_onnx(path, classifier.spec, pixels)
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             return ParityCounts(reason=f"ONNX Runtime does not run it: {_reason(error)}")
         n += len(expected)

@@ -28,7 +28,7 @@ from repairops.core.training.distributed import (
 from repairops.core.training.epoch import EpochRunner, epoch_steps, make_batch_source
 from repairops.core.training.selection import StoppingRule
 from repairops.core.training.state import Figures, TrainingState, checkpoint_path, load_tensors
-from repairops.data.records import Clusters, ImageSet
+from repairops.data.records import ImageSet
 from repairops.errors import DatasetNotFound, InvalidOption, NotFineTunable
 from repairops.model.device import device_name, resolve_device, seeded, set_mode, use_bfloat16
 from repairops.model.network import Classifier
@@ -126,7 +126,7 @@ def train(
                 average=run.average,
             )
             while not stop.reached(run.history, run.selection.epoch):
-                run.record_epoch(runner.run, stop.deadline(run.history))
+                run.record_epoch(runner.run, time.monotonic() + stop.seconds_left(run.history))
                 on_epoch(len(run.history) - 1, run.history[-1])
     run.finish()
     return _result(run, stop, time.monotonic() - began, channels_last=channels_last, bfloat16=amp)
@@ -166,7 +166,7 @@ def _result(
     config, parts, trained, note = run.config, run.parts, run.history[1:], run.selection.note
     steps = sum(h["steps"] for h in trained)
     planned = stop.epochs * epoch_steps(len(parts.rows), config.epoch_images, config.batch_size)
-    if stop.out_of_time(run.history) and steps < planned:
+    if stop.seconds_left(run.history) <= 0 and steps < planned:
         note = f"{note} Training stopped after {steps:.0f} of {planned} steps: max_minutes was reached.".strip()
     images = steps * run.ranks.world * (min(config.batch_size, len(parts.rows)) // run.ranks.world)
     return TrainingResult(
@@ -195,12 +195,9 @@ def _arguments(
     """All that a training depends on beside the champion's weights, as plain values."""
     settings = dataclasses.asdict(config) | {"device": device.type, "amp": amp, "workers": 0}
     images = (parts.train_set, parts.choosing, parts.failures.images, parts.validation.images)
-    sets, clusters = [found.digest for found in images], _digest(parts.clusters)
+    clusters = hashlib.sha256(parts.clusters.assignments.tobytes() + parts.clusters.probabilities.tobytes()).hexdigest()
+    sets = [found.digest for found in images]
     return {"settings": settings, "seed": seed, "method": method_key, "sets": sets, "clusters": clusters}
-
-
-def _digest(clusters: Clusters) -> str:
-    return hashlib.sha256(clusters.assignments.tobytes() + clusters.probabilities.tobytes()).hexdigest()
 
 
 def _check(config: TrainingConfig, parts: TrainingParts) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,16 +18,9 @@ class StoppingRule:
     def reached(self, history: Sequence[dict[str, float]], selected: int) -> bool:
         trained = len(history) - 1
         waited = trained - selected
-        return trained >= self.epochs or 0 < self.patience <= waited or self._left(history) <= 0
+        return trained >= self.epochs or 0 < self.patience <= waited or self.seconds_left(history) <= 0
 
-    def deadline(self, history: Sequence[dict[str, float]]) -> float:
-        """Of time.monotonic(): where the epoch that comes next has to end."""
-        return time.monotonic() + self._left(history)
-
-    def out_of_time(self, history: Sequence[dict[str, float]]) -> bool:
-        return self._left(history) <= 0
-
-    def _left(self, history: Sequence[dict[str, float]]) -> float:
+    def seconds_left(self, history: Sequence[dict[str, float]]) -> float:
         return self.max_seconds - sum(h["seconds"] for h in history[1:]) if self.max_seconds else math.inf
 
 
