@@ -142,10 +142,10 @@ def test_step_times_are_measured_once_for_a_grid(data: BenchData, tmp_path: Path
     assert "BatchNorm" in refused.error
 
 
-def test_every_method_is_a_rival_and_bounds_are_marked() -> None:
+def test_every_method_is_a_rival_and_bounds_have_a_twist() -> None:
     found = rivals()
     assert set(METHODS) < set(found)
-    assert {name for name, r in found.items() if r.bound} == {"none", "shuffled", "oracle", "oracle_no_failures"}
+    assert {name for name, r in found.items() if r.twist} == {"none", "shuffled", "oracle", "oracle_no_failures"}
     assert all(found[name].config.name == name for name in METHODS)
     assert found["style_guided_paper"].config.recipe == "paper"
     assert found["style_guided_no_clusters"].config.references == "uniform"

@@ -152,10 +152,8 @@ def _claimed(grid: Grid, preset: Preset, data: BenchData, cell: Cell, digest: st
     checkpoint_path(folder).unlink(missing_ok=True)
     for trial in folder.glob("trial-*"):
         shutil.rmtree(trial)
-    residual, disjoint, clean = (
-        measure(record) for measure in (summary.residual, summary.disjoint, summary.clean_after)
-    )
-    return f"{place}: {residual:.1f}% of residual failures, disjoint {disjoint:.1f}%, clean {clean:.1f}%"
+    found = [measure(record) for measure in (summary.residual, summary.disjoint, summary.clean_after)]
+    return f"{place}: {found[0]:.1f}% of residual failures, disjoint {found[1]:.1f}%, clean {found[2]:.1f}%"
 
 
 def champion_of(grid: Grid, preset: Preset, data: BenchData, network: str) -> Classifier:

@@ -28,14 +28,11 @@ logger = logging.getLogger("repairops")
 INPUT, OUTPUT = "input", "logits"
 
 
-class _LogitsOnly(nn.Module):
-    def __init__(self, network: nn.Module, classes: int) -> None:
-        super().__init__()
-        self.network = network
-        self.classes = classes
+class _LogitsOnly(Classifier):
+    """Takes what the bare network takes, images that are normalised already."""
 
     def forward(self, images: Tensor) -> Tensor:
-        return select_logits(self.network(images), self.classes)
+        return select_logits(self.network(images), self.spec.classes)
 
 
 def export_onnx(network: nn.Module, spec: InputSpec, path: Path) -> None:
@@ -50,7 +47,7 @@ def export_onnx(network: nn.Module, spec: InputSpec, path: Path) -> None:
     example = torch.zeros(2, spec.channels, spec.height, spec.width)  # with 1, recurrent layers freeze the batch axis
     try:
         with _quiet():
-            copied = _LogitsOnly(copy.deepcopy(network).cpu(), spec.classes)
+            copied = _LogitsOnly(copy.deepcopy(network).cpu(), spec)
             set_mode(copied, False)
             program = torch.onnx.export(
                 copied,

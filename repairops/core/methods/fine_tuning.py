@@ -128,26 +128,6 @@ class RandomOperations:
         return train_and_failure_loss(classifier(changed / 255), labels, failures)
 
 
-def make_fine_tune(data: MethodData, method: MethodConfig, generator: Generator) -> Method:
-    return FineTune(make_sampler(data, method))
-
-
-def make_batch_norm(data: MethodData, method: MethodConfig, generator: Generator) -> Method:
-    return BatchNormStatistics(make_sampler(data, method))
-
-
 def make_cutout(data: MethodData, method: MethodConfig, generator: Generator) -> Method:
     fill = to_unit(data.train.pixels).mean((0, 2, 3))
     return Cutout(make_sampler(data, method), method.cutout_side, fill)
-
-
-def make_mixup(data: MethodData, method: MethodConfig, generator: Generator) -> Method:
-    return Mixup(make_sampler(data, method), method.mix_alpha)
-
-
-def make_cutmix(data: MethodData, method: MethodConfig, generator: Generator) -> Method:
-    return CutMix(make_sampler(data, method), method.mix_alpha)
-
-
-def make_random(data: MethodData, method: MethodConfig, generator: Generator) -> Method:
-    return RandomOperations(make_sampler(data, method), method.severity)

@@ -135,9 +135,9 @@ def load_weights(path: str, sha256: str = "") -> Wct2Network:
     sha256: checked when given, the file's digest; for two files 'ENCODER,DECODER'; a URL needs it. A .pth is read
     with weights_only=True, never unpickled. Raises StyleWeightsMissing, StyleWeightsUnchecked, StyleWeightsDamaged.
     """
-    files = fetch_weights(path, sha256) if "://" in path else find_weights(Path(path).expanduser())
-    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
     wanted = [digest.strip().lower() for digest in sha256.split(",") if digest.strip()]
+    files = fetch_weights(path, wanted) if "://" in path else find_weights(Path(path).expanduser())
+    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
     if wanted and wanted != digests:
         raise StyleWeightsDamaged(path, f"sha256 is {','.join(digests)} instead of {','.join(wanted)}")
     tensors = _read(files[0], path) if len(files) == 1 else _join(files, path)
@@ -177,9 +177,8 @@ def find_weights(path: Path) -> list[Path]:
     return single
 
 
-def fetch_weights(urls: str, sha256: str) -> list[Path]:
+def fetch_weights(urls: str, digests: list[str]) -> list[Path]:
     """The files behind one URL, or two by comma, kept by their digests below REPAIROPS_HOME or the user's cache."""
-    digests = [digest.strip().lower() for digest in sha256.split(",") if digest.strip()]
     addresses = [url.strip() for url in urls.split(",")]
     if len(digests) != len(addresses):
         raise StyleWeightsUnchecked(urls)

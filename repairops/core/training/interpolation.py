@@ -92,7 +92,10 @@ def _choose(
 ) -> int:
     """Index of the chosen point; `counts` go from the fine-tuned network (index 0) to the champion (the last)."""
     if result.validation_unseen:
-        return _most_repaired(weights, counts, result.validation_images, max_clean_drop)
+        champion = counts[-1].clean_right
+        lost = smooth_losses(weights, [(champion - count.clean_right) / result.validation_images for count in counts])
+        allowed = [index for index, share in enumerate(lost) if 100 * share <= max_clean_drop + 1e-9]
+        return max(allowed, key=lambda index: (counts[index].failures_right, -lost[index]))
     best = max(int(figures["validation_right"]) for figures in result.history)
     candidates = [ValidationCounts(min(c.clean_right, best), c.failures_right) for c in counts[:-1]]
     selection = select_epoch(
@@ -102,16 +105,6 @@ def _choose(
         max_clean_drop=max_clean_drop,
     )
     return max(selection.epoch - 1, 0)
-
-
-def _most_repaired(
-    weights: Sequence[float], counts: Sequence[ValidationCounts], images: int, max_clean_drop: float
-) -> int:
-    """The point with most failures right among those whose smoothed loss is allowed; ties go to the smaller loss."""
-    champion = counts[-1].clean_right
-    lost = smooth_losses(weights, [(champion - count.clean_right) / images for count in counts])
-    allowed = [index for index, share in enumerate(lost) if 100 * share <= max_clean_drop + 1e-9]
-    return max(allowed, key=lambda index: (counts[index].failures_right, -lost[index]))
 
 
 def smooth_losses(weights: Sequence[float], losses: Sequence[float]) -> list[float]:
