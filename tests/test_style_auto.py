@@ -184,7 +184,7 @@ def test_only_the_named_candidates_are_tried(
         auto = fit_style("auto", images, digits()[:300], StyleConfig(weights=weights), generator(), witness)
         assert isinstance(auto, Auto)
         assert list(auto.styles) == names
-        assert [row.style for row in auto.candidates[0]] == names
+        assert [row.style for row in auto.mixes[0]] == names
 
 
 def test_auto_without_a_champion_says_so() -> None:
