@@ -150,7 +150,7 @@ def cell(name: str, corruption: str, seed: int, given: argparse.Namespace, sets:
         for figure in ("share", "repaired"):  # means over the clusters
             line[figure] = {
                 rows[0].style: round(sum(vars(row)[figure] for row in rows) / len(rows), 3)
-                for rows in zip(*style.candidates, strict=True)
+                for rows in zip(*style.mixes, strict=True)
             }
     return line
 

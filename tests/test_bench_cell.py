@@ -14,7 +14,7 @@ from without_helpers import output_without
 
 from repairops.bench.budget import step_time, within_budget
 from repairops.bench.data import BenchData, corrupted_images, load_digits, take_rows
-from repairops.bench.failures import collect_failures, photo_roles
+from repairops.bench.photos import Corrupted, collect_failures, photo_roles
 from repairops.bench.presets import PRESETS
 from repairops.bench.rivals import TrueCorruption, rival, rivals, twisted_failures
 from repairops.config import TrainingConfig
@@ -86,8 +86,9 @@ def test_no_photo_of_a_failure_that_guides_judges(data: BenchData, tmp_path: Pat
     def rows(pixels: torch.Tensor) -> np.ndarray:
         return np.array([place[image.permute(1, 2, 0).numpy().tobytes()] for image in pixels])
 
-    sizes = {"batch": 30, "residuals": 0, "corrupted": 0, "roles": roles, "seed": 0}
-    found = collect_failures(some, answers(some, right), "gaussian_noise", tmp_path, **sizes)
+    shown = Corrupted("gaussian_noise", some, images, answers(some, right))
+    sizes = {"batch": 30, "residuals": 0, "corrupted": 0, "seed": 0}
+    found = collect_failures(shown, roles, **sizes)
     batch, residual = rows(found.batch.images.pixels), rows(found.residual.images.pixels)
     assert (len(batch), found.total) == (30, int((~right).sum()))
     assert not right[batch].any()
@@ -102,7 +103,7 @@ def test_no_photo_of_a_failure_that_guides_judges(data: BenchData, tmp_path: Pat
     assert sorted(rows(found.corrupted.images.pixels)) == [r for r in range(300) if r % 60 in roles.judging]
     assert found.accuracy == tuple(round(float(right[k * 60 : (k + 1) * 60].mean()), 4) for k in range(5))
     sizes |= {"residuals": 20, "corrupted": 50, "seed": 1}
-    other = collect_failures(some, answers(some, right), "gaussian_noise", tmp_path, **sizes)
+    other = collect_failures(shown, roles, **sizes)
     assert (len(other.residual.images), len(other.corrupted.images)) == (20, 50)
     assert other.batch.images.digest != found.batch.images.digest
 
@@ -110,9 +111,8 @@ def test_no_photo_of_a_failure_that_guides_judges(data: BenchData, tmp_path: Pat
 def test_a_batch_takes_at_most_half_of_few_failures(data: BenchData, tmp_path: Path) -> None:
     some, roles = small(data, 20), photo_roles(20, 0, seed=0)
     right = np.arange(100) // 20 > 0  # failures at severity 1 only
-    found = collect_failures(
-        some, answers(some, right), "contrast", tmp_path, batch=1000, residuals=0, corrupted=0, roles=roles, seed=0
-    )
+    shown = Corrupted("contrast", some, corrupted_images(some, "contrast", tmp_path), answers(some, right))
+    found = collect_failures(shown, roles, batch=1000, residuals=0, corrupted=0, seed=0)
     assert (len(roles.guiding), len(found.batch), len(found.residual.images)) == (8, 4, 16)
 
 
@@ -142,10 +142,10 @@ def test_step_times_are_measured_once_for_a_grid(data: BenchData, tmp_path: Path
     assert "BatchNorm" in refused.error
 
 
-def test_every_method_is_a_rival_and_bounds_are_marked() -> None:
+def test_every_method_is_a_rival_and_bounds_have_a_twist() -> None:
     found = rivals()
     assert set(METHODS) < set(found)
-    assert {name for name, r in found.items() if r.bound} == {"none", "shuffled", "oracle", "oracle_no_failures"}
+    assert {name for name, r in found.items() if r.twist} == {"none", "shuffled", "oracle", "oracle_no_failures"}
     assert all(found[name].config.name == name for name in METHODS)
     assert found["style_guided_paper"].config.recipe == "paper"
     assert found["style_guided_no_clusters"].config.references == "uniform"

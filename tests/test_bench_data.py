@@ -86,7 +86,7 @@ def test_the_command_repairs_on_both(cifar: Path, published: Path, tmp_path: Pat
     command = ["bench", "run", "--preset=digits", f"--cifar10={cifar}", f"--cifar10-c={published}", f"--out={out}"]
     result = CliRunner().invoke(main, [*command, "--rivals=none,fine_tune", "--budget=0.2", "--workers=1"])
     assert result.exit_code == 0, result.output
-    records = Grid(out).results()
+    records = Grid(out).records()
     assert len(records) == 4
     assert not (out / "corrupted").exists()  # the published images were taken
     for record in records:
@@ -102,4 +102,4 @@ def test_published_files_of_other_images_are_refused(cifar: Path, published: Pat
     result = CliRunner().invoke(main, [*command, f"--out={tmp_path / 'grid'}", "--cells=none", "--workers=1"])
     assert result.exit_code != 0
     assert "its labels are not those of the clean set" in result.output
-    assert not Grid(tmp_path / "grid").results()
+    assert not Grid(tmp_path / "grid").records()

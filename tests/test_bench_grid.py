@@ -17,7 +17,7 @@ from pipeline_helpers import context_fixture, start_command  # noqa: F401
 from safetensors import SafetensorError, safe_open
 
 from repairops.bench.grid import Grid
-from repairops.bench.presets import PRESETS, coordinates
+from repairops.bench.presets import PRESETS, Coordinates, coordinates
 from repairops.bench.run import Request, resolve, run
 from repairops.errors import InvalidOption, NoBenchmarkData
 
@@ -33,7 +33,7 @@ def request(out: Path, *filters: str, **options: Any) -> Request:
 
 def figures(out: Path) -> dict[str, Any]:
     """What the cells of a grid found, by digest."""
-    return {record["digest"]: record["figures"] for record in Grid(out).results()}
+    return {record["digest"]: record["figures"] for record in Grid(out).records()}
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_the_other_corruptions_are_measured_where_asked_for(grid: Path) -> None:
 
 def test_auto_spends_its_trials_from_its_budget_and_says_what_it_tried(grid: Path) -> None:
     assert run(request(grid, "contrast", budget=0.5, rivals=("style_guided", "auto")), workers=1) == {"done": 2}
-    records = {record["cell"]["rival"]: record for record in Grid(grid).results()}
+    records = {record["cell"]["rival"]: record for record in Grid(grid).records()}
     auto, plain = (
         r["cell"]["training"]["epochs"] * r["cell"]["training"]["epoch_images"]
         for r in (records["auto"], records["style_guided"])
@@ -168,7 +168,7 @@ def test_a_rival_that_does_not_fit_the_network_fails_alone(grid: Path) -> None:
     """batch_norm finds no BatchNorm in an LSTM; the other cell goes on."""
     asked = request(grid, "contrast", networks=("lstm_small",), rivals=("batch_norm", "none"))
     assert run(asked, workers=1) == {"done": 1, "failed": 1}
-    (error,) = Grid(grid).errors()
+    (error,) = Grid(grid).records("error")
     assert "no BatchNorm layer" in error["error"]
     assert error["cell"]["rival"] == "batch_norm"
 
@@ -177,7 +177,7 @@ def test_filters_narrow_and_presets_are_replaced() -> None:
     preset = PRESETS["cpu-mini"]
     assert len(coordinates(preset)) == 4 * 6
     narrowed = coordinates(preset, ("fog,contrast", "none,oracle"))
-    assert [str(c) for c in narrowed] == [
+    assert ["/".join(map(str, vars(c).values())) for c in narrowed] == [
         "resnet_small/fog/oracle/0",
         "resnet_small/fog/none/0",
         "resnet_small/contrast/oracle/0",
@@ -187,7 +187,7 @@ def test_filters_narrow_and_presets_are_replaced() -> None:
     given = {"seeds": (3,), "budget": 1.5, "rivals": ("random",), "networks": ("lstm_small",), "failures": 100}
     changed = resolve(Request("cpu-mini", Path(), **given))
     assert (changed.seeds, changed.budget_seconds, changed.failure_batch) == ((3,), 1.5, 100)
-    assert [str(c) for c in coordinates(changed, ("fog",))] == ["lstm_small/fog/random/3"]
+    assert coordinates(changed, ("fog",)) == [Coordinates("lstm_small", "fog", "random", 3)]
 
 
 @pytest.mark.parametrize(

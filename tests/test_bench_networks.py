@@ -19,6 +19,7 @@ from repairops.bench.champions import (
 )
 from repairops.bench.data import load_digits
 from repairops.bench.networks import NETWORKS, build_network
+from repairops.bench.presets import PRESETS
 from repairops.data.records import InputSpec
 from repairops.errors import InvalidOption
 from repairops.model.evaluation import predict
@@ -41,7 +42,7 @@ SHORT = ChampionConfig(epochs=2, batch_size=64, horizontal_flip=False, bfloat16=
 def test_paper_s_networks_have_its_parameter_counts(name: str, parameters: int) -> None:
     network = build_network(name, CIFAR, seed=0)
     assert sum(p.numel() for p in network.parameters() if p.requires_grad) == parameters == NETWORKS[name].parameters
-    assert NETWORKS[name].paper == name
+    assert name in PRESETS["paper"].networks
 
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name not in ("renet", "densenet", "wideresnet")])

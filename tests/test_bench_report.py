@@ -78,15 +78,15 @@ def test_clean_kept_is_a_table_of_its_own() -> None:
 
 def test_interval_over_images_for_one_seed_and_over_seeds_for_several() -> None:
     cells = [record("fine_tune", c, right=r) for c, r in (("fog", 40), ("contrast", 60))]
-    one = summary.estimate(cells, summary.residual, summary.residual_images)
+    one = summary.over_seeds(cells, summary.residual, summary.residual_images)
     assert one.mean == 50
     assert one.half == pytest.approx(1.96 * 100 * (2 * 0.24 / 100) ** 0.5 / 2)
     cells += [record("fine_tune", "fog", 1, right=50), record("fine_tune", "contrast", 1, right=62)]
-    two = summary.estimate(cells, summary.residual, summary.residual_images)
+    two = summary.over_seeds(cells, summary.residual, summary.residual_images)
     means = [50, 56]
     assert two.mean == fmean(means)
     assert two.half == pytest.approx(t.ppf(0.975, 1) * stdev(means) / 2**0.5)
-    assert str(summary.estimate([], summary.residual, summary.residual_images)) == "-"
+    assert str(summary.over_seeds([], summary.residual, summary.residual_images)) == "-"
 
 
 def test_paper_s_tables_are_whole_and_agree_with_its_means() -> None:

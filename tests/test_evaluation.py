@@ -134,7 +134,7 @@ def test_evaluate_counts_clean_by_class_and_heldout():
     clean = CleanSet(image_set([0, 0, 1, 1, -1], [0, 0, 0, 1, 0]))
     heldout = HeldOutFailures(failure_batch(image_set([0, 1, 1], [1, 0, 2])))
     champion, challenger = Classifier(Readout(1.0), SPEC), Classifier(Readout(-1.0), SPEC)
-    found = evaluate(champion, challenger, clean, heldout, batch_size=2)
+    found = evaluate(champion, challenger, clean, heldout)
     assert found.champion_clean.labels.tolist() == [0, 0, 1, 1, 0]
     assert found.challenger_clean.labels.tolist() == [1, 1, 0, 0, 0]
     assert found.clean == PairedCounts(1, 3, 1, 0)

@@ -125,7 +125,7 @@ def test_a_traced_network_exports(tmp_path):
 
 def test_parity_counts_over_several_sets():
     network, path = exported(Convolutional)
-    found = compare(Classifier(network, SPEC), path, [pixels(7), pixels(1, 1), pixels(0)], tolerance=1e-4, batch_size=4)
+    found = compare(Classifier(network, SPEC), path, [pixels(7), pixels(1, 1), pixels(0)], tolerance=1e-4)
     assert (found.n, found.decisions_differ, found.reason) == (8, 0, "")
     assert found.max_difference < 1e-5
 

@@ -15,8 +15,8 @@ from training_helpers import SPEC, Degradation, Identity, champion, clusters_of,
 from repairops.config import MethodConfig
 from repairops.core.augment.patterns import Pattern, find_pattern
 from repairops.core.methods import METHODS, MethodData, make_method
-from repairops.core.methods.failure_sampler import FailureSampler
-from repairops.core.methods.fine_tune import BatchNormStatistics, FineTune
+from repairops.core.methods.base import FailureSampler
+from repairops.core.methods.fine_tuning import BatchNormStatistics, FineTune
 from repairops.core.methods.losses import distillation_loss, jensen_shannon, train_and_failure_loss
 from repairops.core.methods.style_guided import MixedConsistency, StyleGuided
 from repairops.core.methods.style_operations import StyleOperations, reference_weights

@@ -106,7 +106,7 @@ def test_a_cell_and_a_job_of_the_same_arguments_end_with_the_same_weights(
     assert weights(repaired) == weights(measured)
     assert weights(repaired)[1] != weights(dataclasses.replace(repaired, tuned=champion()))[1]
     assert repaired.weight == measured.weight
-    assert [t["chosen"] for t in repaired.trials] == [t["chosen"] for t in measured.trials]
+    assert [t.chosen for t in repaired.trials] == [t.chosen for t in measured.trials]
     assert len(pictures.samples) > 0
     assert pictures.cluster_grid == (tmp_path / "job" / "clusters.png").read_bytes()
     assert job.record.stages.keys() == {"split", "cluster", "style", "fine-tune"}

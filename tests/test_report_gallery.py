@@ -13,7 +13,7 @@ from repairops.core.styles import Style, fit_style
 from repairops.data import from_arrays
 from repairops.data.records import CleanSet, Clusters, FailureBatch, HeldOutFailures, ImageSet
 from repairops.gate.evidence import RepairCounts
-from repairops.model.evaluation import Evaluation, judge
+from repairops.model.evaluation import Evaluation, evaluation_of
 from repairops.model.network import to_unit
 from repairops.outcome.sections import Confusion, WrongAnswer
 from repairops.stages.gallery import (
@@ -102,7 +102,7 @@ def evaluation() -> tuple[Evaluation, CleanSet, HeldOutFailures]:
     after, repaired = labels.copy(), np.where(failed == 3, 3, wrong)
     after[np.flatnonzero(labels == 5)[:2]] = 6
     return (
-        judge([outputs(before), outputs(wrong)], [outputs(after), outputs(repaired)], clean, heldout),
+        evaluation_of([outputs(before), outputs(wrong)], [outputs(after), outputs(repaired)], clean, heldout),
         clean,
         heldout,
     )

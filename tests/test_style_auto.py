@@ -79,12 +79,12 @@ def test_each_cluster_gets_the_style_that_made_it(champion: nn.Module, labels: T
     assert [list(STYLES)[int(row.argmax())] for row in auto.shares] == ["pale", "noise"]
     assert auto.shares.amax(1).min() > 0.6
     torch.testing.assert_close(auto.shares.sum(1), torch.ones(2))
-    told = auto.describe()[0]["styles"]
-    assert {row["style"]: row["share"] for row in told} == pytest.approx(
+    told = auto.mixes[0]
+    assert {part.style: part.share for part in told} == pytest.approx(
         dict(zip(STYLES, auto.shares[0].tolist(), strict=True))
     )
-    by_name = {row["style"]: row for row in told}
-    assert by_name["pale"]["repaired"] > by_name["none"]["repaired"] + 0.3
+    by_name = {part.style: part for part in told}
+    assert by_name["pale"].repaired > by_name["none"].repaired + 0.3
 
     content, reference = digits()[:40], torch.zeros(40, dtype=torch.int64)
     styled = auto.apply(content, reference, generator())
@@ -184,7 +184,7 @@ def test_only_the_named_candidates_are_tried(
         auto = fit_style("auto", images, digits()[:300], StyleConfig(weights=weights), generator(), witness)
         assert isinstance(auto, Auto)
         assert list(auto.styles) == names
-        assert [row.style for row in auto.candidates[0]] == names
+        assert [row.style for row in auto.mixes[0]] == names
 
 
 def test_auto_without_a_champion_says_so() -> None:

@@ -13,7 +13,7 @@ from repairops.config import StyleConfig
 from repairops.core.styles.fitted import FittedDegradation, fit_fitted_degradation
 from repairops.core.styles.fitted.degradation import PARAMETERS, Degradation, degrade
 from repairops.core.styles.fitted.look import UNEXPLAINED, FittedLook, findings, sentence
-from repairops.core.styles.fitted.trials import ask
+from repairops.core.styles.fitted.regression import ask
 
 
 def fit(references: Tensor, clean: Tensor) -> FittedDegradation:

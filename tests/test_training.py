@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -30,9 +29,8 @@ from training_helpers import (
 )
 
 from repairops.config import MethodConfig, TrainingConfig
-from repairops.core.methods.base import Method, MethodData
-from repairops.core.methods.failure_sampler import FailureSampler
-from repairops.core.methods.fine_tune import BatchNormStatistics, FineTune
+from repairops.core.methods.base import FailureSampler, Method, MethodData
+from repairops.core.methods.fine_tuning import BatchNormStatistics, FineTune
 from repairops.core.methods.style_guided import StyleGuided
 from repairops.core.methods.style_operations import StyleOperations, reference_weights
 from repairops.core.parts import split_train_set
@@ -41,7 +39,7 @@ from repairops.core.training.clock import StepClock
 from repairops.core.training.distributed import training_network
 from repairops.core.training.epoch import make_batch_source
 from repairops.core.training.loop import frozen_copy
-from repairops.core.training.selection import StoppingRule, ValidationCounts, select_epoch
+from repairops.core.training.selection import ValidationCounts, is_over, seconds_left, select_epoch
 from repairops.core.training.state import (
     AveragedWeights,
     Checkpoint,
@@ -365,12 +363,17 @@ def test_the_time_limit_ends_training_with_a_measured_epoch_and_a_note(tmp_path)
 
 def test_stopping_rule():
     history = [{"seconds": 0.0}] + [{"seconds": 10.0}] * 4
-    assert not StoppingRule(5, 3, 0).reached(history, selected=2)
-    assert StoppingRule(5, 2, 0).reached(history, selected=2)  # epochs 3 and 4 were no better
-    assert StoppingRule(4, 0, 0).reached(history, selected=0)
-    assert not StoppingRule(5, 0, 0).reached(history, selected=0)  # 0 = no patience rule
-    assert StoppingRule(9, 0, 40).reached(history, selected=4)
-    assert StoppingRule(9, 0, 50).deadline(history) - time.monotonic() == pytest.approx(10, abs=1)
+
+    def over(epochs: int, patience: int, selected: int, minutes: float = 0) -> bool:
+        config = TrainingConfig(epochs=epochs, patience=patience, max_minutes=minutes)
+        return is_over(history, selected, config)
+
+    assert not over(5, 3, selected=2)
+    assert over(5, 2, selected=2)  # epochs 3 and 4 were no better
+    assert over(4, 0, selected=0)
+    assert not over(5, 0, selected=0)  # 0 = no patience rule
+    assert over(9, 0, selected=4, minutes=0.5)
+    assert seconds_left(history, TrainingConfig(max_minutes=1)) == 20
 
 
 def test_the_cpu_says_how_long_it_will_take(tmp_path, caplog):

@@ -14,14 +14,15 @@ from pipeline_helpers import (
 
 from repairops.config import MethodConfig, TrainingConfig, load_config
 from repairops.core.training import TrainingResult
-from repairops.core.trials import CANDIDATES, Candidate, Trial, choose_by_trial, pick, trial_training
+from repairops.core.trials import CANDIDATES, Candidate, choose_by_trial, pick, trial_training
+from repairops.outcome.sections import TrialFigures
 from repairops.pipeline import repair
 
 METHOD = MethodConfig(name="auto", trial_share=0.25)
 
 
-def trial(repaired: float, right: float = 900.0) -> Trial:
-    return Trial("style_guided", 0.03, 1, 1000, 1.0, repaired, 100, right, 1000)
+def trial(repaired: float, right: float = 900.0) -> TrialFigures:
+    return TrialFigures("style_guided", 0.03, 1, 1000, 1.0, repaired, 100, right, 1000)
 
 
 def test_the_first_candidate_stays_where_no_other_is_clearly_better():
@@ -57,8 +58,8 @@ def test_the_chosen_candidate_trains_at_its_own_rate_for_the_time_that_is_left()
     method, longer, trials = choose_by_trial(METHOD, training, 5000, run, candidates)
     assert seen == [(0, "style_guided", 0.04), (1, "fine_tune", 0.02)]
     assert (method.name, longer.learning_rate, longer.max_minutes) == ("fine_tune", 0.02, 6.0)
-    assert [t["chosen"] for t in trials] == [False, True]
-    assert trials[1]["validation_repaired"] == 60
+    assert [t.chosen for t in trials] == [False, True]
+    assert trials[1].validation_repaired == 60
 
 
 def test_a_job_with_auto_says_what_it_tried(scene: Scene) -> None:

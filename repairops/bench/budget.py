@@ -15,14 +15,13 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 
 from repairops.bench.champions import digest_of, input_spec
 from repairops.bench.corruptions import corrupt_pixels
+from repairops.bench.data import kept
 from repairops.bench.networks import build_network
 from repairops.bench.rivals import Rival, make_rival, rival_style
 from repairops.config import ClusteringConfig, TrainingConfig
@@ -61,17 +60,15 @@ def step_time(network: str, chosen: Rival, train_set: ImageSet, training: Traini
         "amp": training.amp, "device": training.device, "shape": list(train_set.pixels.shape[1:]),
     }  # fmt: skip
     path = folder / f"{network}-{chosen.method}-{digest_of(arguments)}.json"
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
-        if not path.exists():
-            try:
-                found = StepTime(_measure(network, chosen, train_set, training))
-            except RepairError as error:
-                found = StepTime(math.nan, str(error))
-            partial = path.with_suffix(".part")
-            partial.write_text(json.dumps({**arguments, **dataclasses.asdict(found)}), encoding="utf-8")
-            partial.replace(path)
-        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+
+    def write(part: Path) -> None:
+        try:
+            found = StepTime(_measure(network, chosen, train_set, training))
+        except RepairError as error:
+            found = StepTime(math.nan, str(error))
+        part.write_text(json.dumps({**arguments, **dataclasses.asdict(found)}), encoding="utf-8")
+
+    stored = json.loads(kept(path, write).read_text(encoding="utf-8"))
     return StepTime(stored["seconds"], stored["error"])
 
 
@@ -112,10 +109,8 @@ def _measure(network: str, chosen: Rival, train_set: ImageSet, training: Trainin
         parameters = [p for p in classifier.parameters() if p.requires_grad]
         optimizer = torch.optim.SGD(parameters, lr=1e-4, momentum=0.9, nesterov=True)
         batch = rows[: training.batch_size]
-        images, labels = (
-            to_unit(train_set.pixels[batch]).to(device),
-            torch.from_numpy(train_set.labels)[batch].to(device),
-        )
+        images = to_unit(train_set.pixels[batch]).to(device)
+        labels = torch.from_numpy(train_set.labels)[batch].to(device)
 
         def steps(count: int) -> float:
             began = _clock(device)

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from repairops import __version__
-from repairops.bench.data import BenchData, corrupted_images, take_rows
-from repairops.bench.failures import PhotoRoles, Subset, champion_answers, collect_failures, photo_roles
+from repairops.bench.data import BenchData, corrupted_images
+from repairops.bench.photos import Corrupted, PhotoRoles, Subset, champion_answers, collect_failures, photo_roles
 from repairops.bench.rivals import make_rival, rival, rival_style
 from repairops.config import (
     ClusteringConfig,
@@ -70,34 +70,32 @@ class Cell:
         return dataclasses.asdict(self) | {"others": list(self.others)}
 
 
-@dataclass(frozen=True)
-class Folders:
-    """Where a cell finds the corrupted images and the champion's answers, and keeps its training's checkpoint."""
-
-    images: Path
-    answers: Path
-    work: Path
-
-
-def run_cell(cell: Cell, data: BenchData, champion: Classifier, folders: Folders) -> dict[str, Any]:
+def run_cell(cell: Cell, data: BenchData, champion: Classifier, root: Path, work_dir: Path) -> dict[str, Any]:
     """Collects the failures, repairs, judges; returns plain JSON figures.
 
+    root: the grid's folder, where all cells keep the corrupted images and the champion's answers. work_dir: takes the
+    training's checkpoints.
     The fine-tuned weights are judged, as in the paper. `kept` has the figures of the weights between the champion and
     them that keep clean accuracy by the unseen photos: what a repair would register.
     Raises RepairError where the rival does not fit the network, or the training fails.
     """
     device = resolve_device(cell.training.device)
 
-    def answers(name: str) -> Predictions:
-        return champion_answers(data, champion, cell.champion, name, folders.images, folders.answers, device)
+    def answers(name: str, images: np.ndarray) -> Predictions:
+        path = root / "answers" / f"{cell.champion}-{data.digest}-{name}.npy"
+        return champion_answers(path, champion, images, data.clean.images.labels, device)
 
     roles = photo_roles(len(data.clean.images), cell.unseen, cell.seed)
-    before = {name: answers(name) for name in ("clean", cell.corruption, *cell.others)}
+    before = answers("clean", data.clean.images.pixels.permute(0, 2, 3, 1).numpy())
+    shown = {}
+    for name in (cell.corruption, *cell.others):
+        images = corrupted_images(data, name, root / "corrupted")
+        shown[name] = Corrupted(name, data, images, answers(name, images))
     failures = collect_failures(
-        data, before[cell.corruption], cell.corruption, folders.images,
-        batch=cell.failure_batch, residuals=cell.residuals, corrupted=cell.corrupted, roles=roles, seed=cell.seed,
+        shown[cell.corruption], roles,
+        batch=cell.failure_batch, residuals=cell.residuals, corrupted=cell.corrupted, seed=cell.seed,
     )  # fmt: skip
-    clean, right = data.clean.images.subset(roles.judging), before["clean"].right[roles.judging]
+    clean, right = data.clean.images.subset(roles.judging), before.right[roles.judging]
 
     def counts(classifier: Classifier) -> dict[str, Any]:
         found = predict(classifier, clean.pixels, clean.labels, batch_size=500, device=device)
@@ -110,14 +108,14 @@ def run_cell(cell: Cell, data: BenchData, champion: Classifier, folders: Folders
     repaired = None
     if rival(cell.rival).twist != "untrained":
         inputs = RepairInputs(data.train, failures.batch, data.clean.images.subset(roles.unseen))
-        repaired = repair_as(cell, champion, inputs, folders.work)
+        repaired = repair_as(cell, champion, inputs, work_dir)
     tuned = repaired.tuned if repaired else champion
     judged = counts(tuned)
     figures = {
         "failures": failures.total,
         "champion_accuracy_by_severity": list(failures.accuracy),
         **judged,
-        "others": {name: _other(cell, data, tuned, name, before[name], roles, folders) for name in cell.others},
+        "others": {name: _other(shown[name], tuned, roles, cell.others_images, device) for name in cell.others},
     }
     if repaired is None:
         return {**figures, "training": {}, "kept": {}}
@@ -153,7 +151,7 @@ KEPT = ("validation_accuracy", "validation_repair_rate", "repair_failures_accura
 def _training_figures(repaired: Repaired) -> dict[str, Any]:
     """history: the champion's figures, then each epoch's; no times, so that the same cell gives the same."""
     result = repaired.training
-    tried = [{k: v for k, v in trial.items() if k != "seconds"} for trial in repaired.trials]
+    tried = [{k: v for k, v in vars(trial).items() if k != "seconds"} for trial in repaired.trials]
     return {
         **({"trials": tried} if tried else {}),
         "repair_failures": len(repaired.split.repair),
@@ -182,20 +180,10 @@ def _counts(classifier: Classifier, subset: Subset, device: torch.device) -> dic
 
 
 def _other(
-    cell: Cell,
-    data: BenchData,
-    classifier: Classifier,
-    name: str,
-    before: Predictions,
-    roles: PhotoRoles,
-    folders: Folders,
+    shown: Corrupted, classifier: Classifier, roles: PhotoRoles, limit: int, device: torch.device
 ) -> dict[str, int]:
     """Fig. 6: a sample of the judging photos under another corruption."""
-    random = np.random.default_rng(derive_seed(0, "others", name))
-    rows = random.permutation(len(before.right))
-    rows = rows[np.isin(rows % len(data.clean.images), roles.judging)][: cell.others_images or None]
-    pixels = take_rows(corrupted_images(data, name, folders.images), rows)
-    labels = data.clean.images.labels[rows % len(data.clean.images)]
-    device = resolve_device(cell.training.device)
-    right = predict(classifier, pixels, labels, batch_size=500, device=device).right
-    return {"n": len(rows), "right": int(right.sum()), "champion_right": int(before.right[rows].sum())}
+    rows = np.random.default_rng(derive_seed(0, "others", shown.name)).permutation(len(shown.images))
+    rows = rows[np.isin(shown.photo[rows], roles.judging)][: limit or None]
+    counts = _counts(classifier, shown.subset(rows, roles), device)
+    return {name: counts[name] for name in ("n", "right", "champion_right")}

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from repairops.bench.networks import NETWORKS, build_network
 from repairops.config import derive_seed
 from repairops.core.training.epoch import make_batch_source
 from repairops.core.training.loop import make_jitter
+from repairops.data import whole_file
 from repairops.data.records import ImageSet, InputSpec
 from repairops.model.device import MixedPrecision, seeded
 from repairops.model.network import Classifier, to_unit
@@ -111,12 +111,10 @@ def save_champion(folder: Path, classifier: Classifier, arguments: Mapping[str, 
     from safetensors.torch import save_file
 
     path = folder / f"{digest_of(arguments)}.safetensors"
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.part")
     header = {"spec": json.dumps(classifier.spec.to_dict()), "arguments": json.dumps(arguments)}
     tensors = {name: value.contiguous() for name, value in classifier.network.state_dict().items()}
-    save_file(tensors, partial, metadata=header)
-    partial.replace(path)
+    with whole_file(path) as part:
+        save_file(tensors, part, metadata=header)
     return path
 
 

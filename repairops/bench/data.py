@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from repairops.bench.corruptions import SEVERITIES, corrupt_pixels
 from repairops.config import ImagesConfig, derive_seed
-from repairops.data import from_arrays, load_image_set, peek_class_names, peek_image_size
+from repairops.data import from_arrays, load_image_set, peek_class_names, peek_image_size, whole_file
 from repairops.data.records import CleanSet, ImageSet, InputSpec
 from repairops.errors import DatasetNotFound, UnreadableDataset
 
@@ -84,25 +84,30 @@ def corrupted_images(data: BenchData, corruption: str, folder: Path) -> np.ndarr
     if data.published:
         return _published(data, corruption)
     path = folder / f"{data.clean.images.digest[:16]}-{corruption}.npy"
-    folder.mkdir(parents=True, exist_ok=True)
+    written = kept(path, lambda part: _write(data.clean.images.pixels, corruption, part))
+    mapped: np.ndarray = np.load(written, mmap_mode="r")
+    return mapped
+
+
+def kept(path: Path, write: Callable[[Path], object]) -> Path:
+    """The file; where it is not there it is written now, once for all processes that share its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         if not path.exists():
-            _write(data.clean.images.pixels, corruption, path)
-    mapped: np.ndarray = np.load(path, mmap_mode="r")
-    return mapped
+            with whole_file(path) as part:
+                write(part)
+    return path
 
 
 def _write(pixels: Tensor, corruption: str, path: Path) -> None:
     count, channels, height, width = pixels.shape
-    partial = path.with_suffix(f".{os.getpid()}.part")
     shape = (len(SEVERITIES) * count, height, width, channels)
-    out = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
+    out = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
     for place, severity in enumerate(SEVERITIES):
         generator = torch.Generator().manual_seed(derive_seed(0, "corruption", corruption, severity))
         corrupted = corrupt_pixels(pixels, corruption, severity, generator)
         out[place * count : (place + 1) * count] = corrupted.permute(0, 2, 3, 1).numpy()
     out.flush()
-    partial.replace(path)
 
 
 def _published(data: BenchData, corruption: str) -> np.ndarray:

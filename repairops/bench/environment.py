@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from repairops import __version__
+from repairops.core.training.clock import memory_figures
 from repairops.model.device import device_name
 
 
@@ -67,12 +68,11 @@ class Costs:
         return {"seconds": round(seconds, 2), "cpu_seconds": round(cpu, 2), "peak_memory_mb": round(self._memory())}
 
     def _memory(self) -> float:
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device) / 2**20
+        figures = memory_figures(self.device)
+        if "gpu_memory_mb" in figures:
+            return figures["gpu_memory_mb"]
         try:
             lines = Path("/proc/self/status").read_text().splitlines()
             return int(next(line.split()[1] for line in lines if line.startswith("VmHWM:"))) / 1024
         except OSError:
-            import resource
-
-            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # macOS counts in bytes
+            return figures["memory_mb"]

@@ -11,7 +11,6 @@ import copy
 import dataclasses
 import json
 import logging
-import os
 import shutil
 import time
 from collections import Counter
@@ -26,16 +25,18 @@ from filelock import FileLock, Timeout
 from repairops import __version__
 from repairops.bench import summary
 from repairops.bench.budget import StepTime, step_time, within_budget
-from repairops.bench.cell import PROTOCOL, Cell, Folders, run_cell
+from repairops.bench.cell import PROTOCOL, Cell, run_cell
 from repairops.bench.champions import champion_arguments, digest_of, load_champion, save_champion, train_champion
 from repairops.bench.data import BenchData
 from repairops.bench.environment import Costs, environment
 from repairops.bench.presets import Coordinates, Preset
 from repairops.bench.rivals import rival
+from repairops.bench.summary import PLACE, Record
 from repairops.config import ClusteringConfig
 from repairops.core.methods import AUTO
 from repairops.core.training.state import checkpoint_path
 from repairops.core.trials import CANDIDATES
+from repairops.data import whole_file
 from repairops.errors import RepairError
 from repairops.model.device import resolve_device
 from repairops.model.network import Classifier
@@ -59,22 +60,11 @@ class Grid:
                 return state
         return "not launched"
 
-    def results(self) -> list[dict[str, Any]]:
-        """The records of all cells of this version that are done, in a fixed order."""
-        return self._records("result.json")
-
-    def errors(self) -> list[dict[str, Any]]:
-        return self._records("error.json")
-
-    def _records(self, name: str) -> list[dict[str, Any]]:
-        found = [json.loads(p.read_text(encoding="utf-8")) for p in (self.root / "cells").glob(f"*/{name}")]
-        current = (__version__, PROTOCOL)
-        return sorted((r for r in found if (r["cell"].get("version"), r["cell"]["protocol"]) == current), key=_order)
-
-
-def _order(record: Mapping[str, Any]) -> tuple[Any, ...]:
-    cell = record["cell"]
-    return cell["network"], cell["corruption"], cell["rival"], cell["seed"], record["digest"]
+    def records(self, kind: str = "result") -> list[Record]:
+        """All cells of this version that are done, in a fixed order; of kind 'error', those that failed."""
+        found = [json.loads(p.read_text(encoding="utf-8")) for p in (self.root / "cells").glob(f"*/{kind}.json")]
+        current = [r for r in found if (r["cell"].get("version"), r["cell"]["protocol"]) == (__version__, PROTOCOL)]
+        return sorted(current, key=lambda r: (*(r["cell"][name] for name in PLACE), r["digest"]))
 
 
 def plan(grid: Grid, preset: Preset, data: BenchData, places: Sequence[Coordinates]) -> list[tuple[Cell, StepTime]]:
@@ -97,10 +87,7 @@ def _cell(preset: Preset, data: BenchData, place: Coordinates, step: StepTime) -
     champion = champion_arguments(place.network, data.train, preset.champion, seed=0)
     trials = chosen.config.trial_share if chosen.method == AUTO else 0.0  # for each second of the training after them
     return Cell(
-        network=place.network,
-        corruption=place.corruption,
-        rival=place.rival,
-        seed=place.seed,
+        **vars(place),
         champion=digest_of(champion),
         data=data.digest,
         budget_seconds=preset.budget_seconds,
@@ -132,10 +119,10 @@ def work(grid: Grid, preset: Preset, data: BenchData, cells: Sequence[tuple[Cell
         try:
             with FileLock(folder / "lock", timeout=0):
                 if grid.state(digest) != "done":
-                    summary = _claimed(grid, preset, data, cell, digest, step)
+                    line = _claimed(grid, preset, data, cell, digest, step)
                     done = sum(grid.state(d) == "done" for d in digests)
                     left = (time.monotonic() - began) / max(1, done - done_before) * (len(cells) - done) / 60
-                    logger.info("[%d/%d] %s; about %.0f minutes left", done, len(cells), summary, left)
+                    logger.info("[%d/%d] %s; about %.0f minutes left", done, len(cells), line, left)
         except Timeout:
             continue
     return Counter(grid.state(d) for d in digests)
@@ -143,8 +130,8 @@ def work(grid: Grid, preset: Preset, data: BenchData, cells: Sequence[tuple[Cell
 
 def _claimed(grid: Grid, preset: Preset, data: BenchData, cell: Cell, digest: str, step: StepTime) -> str:
     """Runs a cell whose lock this process holds, and writes its record. Returns a line for the log."""
-    folder, place = grid.cell(digest), f"{cell.network}/{cell.corruption}/{cell.rival}/{cell.seed}"
     record: dict[str, Any] = {"digest": digest, "cell": cell.arguments()}
+    folder, place = grid.cell(digest), summary.place(record)
     _write(folder / "cell.json", record)
     (folder / "error.json").unlink(missing_ok=True)
     device = resolve_device(cell.training.device)
@@ -152,10 +139,9 @@ def _claimed(grid: Grid, preset: Preset, data: BenchData, cell: Cell, digest: st
         _write(folder / "error.json", {**record, "error": step.error})
         return f"{place} failed: {step.error}"
     champion = champion_of(grid, preset, data, cell.network)
-    folders = Folders(grid.root / "corrupted", grid.root / "answers", folder)
     costs = Costs(device)
     try:
-        figures = run_cell(cell, data, copy.deepcopy(champion), folders)
+        figures = run_cell(cell, data, copy.deepcopy(champion), grid.root, folder)
     except (RepairError, RuntimeError) as error:  # RuntimeError: a GPU without memory; the other cells go on
         _write(folder / "error.json", {**record, "error": f"{error}"})
         logger.debug("", exc_info=True)
@@ -166,10 +152,8 @@ def _claimed(grid: Grid, preset: Preset, data: BenchData, cell: Cell, digest: st
     checkpoint_path(folder).unlink(missing_ok=True)
     for trial in folder.glob("trial-*"):
         shutil.rmtree(trial)
-    residual, disjoint, clean = (
-        measure(record) for measure in (summary.residual, summary.disjoint, summary.clean_after)
-    )
-    return f"{place}: {residual:.1f}% of residual failures, disjoint {disjoint:.1f}%, clean {clean:.1f}%"
+    found = [measure(record) for measure in (summary.residual, summary.disjoint, summary.clean_after)]
+    return f"{place}: {found[0]:.1f}% of residual failures, disjoint {found[1]:.1f}%, clean {found[2]:.1f}%"
 
 
 def champion_of(grid: Grid, preset: Preset, data: BenchData, network: str) -> Classifier:
@@ -187,6 +171,5 @@ def champion_of(grid: Grid, preset: Preset, data: BenchData, network: str) -> Cl
 
 def _write(path: Path, record: Mapping[str, Any]) -> None:
     """One line of JSON, in one step."""
-    partial = path.with_suffix(f".{os.getpid()}.part")
-    partial.write_text(json.dumps(record) + "\n", encoding="utf-8")
-    partial.replace(path)
+    with whole_file(path) as part:
+        part.write_text(json.dumps(record) + "\n", encoding="utf-8")

@@ -21,7 +21,6 @@ class Preset:
     others are not measured). unseen: photos of the clean set that judge nothing: clean, they choose between weights.
     """
 
-    summary: str
     networks: tuple[str, ...]
     champion: ChampionConfig
     training: TrainingConfig
@@ -36,15 +35,12 @@ class Preset:
     others: int = -1
     unseen: int = 2000
 
-    def rival_names(self) -> tuple[str, ...]:
-        return self.rivals or tuple(rivals())
-
 
 # A CPU without instructions for bfloat16 emulates it: a step took 3.4 times as long as in float32.
 _BFLOAT16 = cpu_has_bfloat16()
 _CPU = TrainingConfig(batch_size=100, horizontal_flip=True, device="cpu", amp="on" if _BFLOAT16 else "off", patience=0)
+# Four corruptions of different families, 5 ways and the champion itself; minutes on 2 cores.
 _MINI = Preset(
-    summary="4 corruptions of different families, 5 ways and the champion itself; minutes on 2 cores",
     networks=("resnet_small",),
     champion=ChampionConfig(epochs=7, bfloat16=_BFLOAT16),
     training=_CPU,
@@ -56,8 +52,8 @@ _MINI = Preset(
     unseen=1000,
 )
 PRESETS: dict[str, Preset] = {
+    # The digits of scikit-learn, which need no data; seconds.
     "digits": Preset(
-        summary="scikit-learn's digits, which need no data; seconds",
         networks=("resnet_tiny",),
         champion=ChampionConfig(epochs=12, batch_size=64, horizontal_flip=False, bfloat16=False),
         training=TrainingConfig(batch_size=50, device="cpu", amp="off", patience=0),
@@ -68,9 +64,9 @@ PRESETS: dict[str, Preset] = {
         unseen=100,
     ),
     "cpu-mini": _MINI,
+    # All 15 corruptions on a small network trained to the end, every rival; hours on 2 cores.
     "cpu": dataclasses.replace(
         _MINI,
-        summary="all 15 corruptions on a small network trained to the end, every rival; hours on 2 cores",
         champion=ChampionConfig(epochs=16, bfloat16=_BFLOAT16),
         corruptions=tuple(CORRUPTIONS),
         rivals=(),
@@ -79,9 +75,9 @@ PRESETS: dict[str, Preset] = {
         corrupted=5000,
         unseen=2000,
     ),
+    # A network with few mistakes, and repairs long enough to learn the failures by heart; hours on 2 cores.
     "cpu-accurate": dataclasses.replace(
         _MINI,
-        summary="a network with few mistakes, and repairs long enough to learn the failures by heart; hours on 2 cores",
         networks=("allconvnet_pooled",),
         champion=ChampionConfig(epochs=12, bfloat16=_BFLOAT16),
         rivals=("style_guided", "fine_tune@method.failure_share=0.4", "style_guided_paper", "oracle"),
@@ -90,9 +86,9 @@ PRESETS: dict[str, Preset] = {
         corrupted=2000,
         unseen=1000,
     ),
+    # A wide network with few mistakes, and repairs that learn the failures by heart; minutes on a GPU.
     "gpu": dataclasses.replace(
         _MINI,
-        summary="a wide network with few mistakes, and repairs that learn the failures by heart; minutes on a GPU",
         networks=("wideresnet_16_8",),
         champion=ChampionConfig(epochs=30),
         training=TrainingConfig(batch_size=128, horizontal_flip=True, device="cuda", amp="on", patience=0),
@@ -102,8 +98,8 @@ PRESETS: dict[str, Preset] = {
         corrupted=5000,
         unseen=2000,
     ),
+    # The paper's five networks at full size, five seeds; days on a GPU.
     "paper": Preset(
-        summary="the paper's five networks at full size, five seeds; days on a GPU",
         networks=("allconvnet", "wideresnet", "densenet", "lstm", "renet"),
         champion=ChampionConfig(epochs=100),
         training=TrainingConfig(batch_size=128, horizontal_flip=True, device="cuda", amp="on", patience=0),
@@ -124,9 +120,6 @@ class Coordinates:
     rival: str
     seed: int
 
-    def __str__(self) -> str:
-        return f"{self.network}/{self.corruption}/{self.rival}/{self.seed}"
-
 
 def coordinates(preset: Preset, filters: tuple[str, ...] = ()) -> list[Coordinates]:
     """The preset's cells, in the order in which they are worth having: seeds outside, then networks and corruptions.
@@ -140,7 +133,7 @@ def coordinates(preset: Preset, filters: tuple[str, ...] = ()) -> list[Coordinat
         for seed in preset.seeds
         for network in preset.networks
         for corruption in preset.corruptions
-        for name in preset.rival_names()
+        for name in (preset.rivals or rivals())
         for found in [Coordinates(network, corruption, name, seed)]
         if all(parts & {network, corruption, name, str(seed)} for parts in wanted)
     ]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from repairops.bench.grid import Grid
 from repairops.bench.plots import plots
-from repairops.bench.summary import Record
+from repairops.bench.summary import Record, place
 from repairops.bench.tables import Table, tables
 from repairops.errors import NoBenchmarkResults
 
@@ -20,7 +20,7 @@ def read_records(source: Path) -> tuple[list[Record], list[Record]]:
         lines = source.read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines if line], []
     grid = Grid(source)
-    return list(grid.results()), list(grid.errors())
+    return grid.records(), grid.records("error")
 
 
 def write_report(source: Path, folder: Path) -> tuple[Path, list[Table]]:
@@ -41,7 +41,7 @@ def write_report(source: Path, folder: Path) -> tuple[Path, list[Table]]:
     parts = ["# Benchmark\n", provenance(records), *(table.markdown() for table in found)]
     parts += [f"![{picture.stem}]({picture.name})\n" for picture in pictures]
     if failed:
-        parts.append("## Cells that failed\n\n" + "".join(f"- {_place(r)}: {r['error']}\n" for r in failed))
+        parts.append("## Cells that failed\n\n" + "".join(f"- {place(r)}: {r['error']}\n" for r in failed))
     page = folder / "report.md"
     page.write_text("\n".join(parts), encoding="utf-8")
     return page, found
@@ -67,8 +67,3 @@ def provenance(records: Sequence[Record]) -> str:
 
 def _listed(values: Iterable[object]) -> str:
     return ", ".join(str(v) for v in dict.fromkeys(values))
-
-
-def _place(record: Record) -> str:
-    cell = record["cell"]
-    return f"{cell['network']}/{cell['corruption']}/{cell['rival']}/{cell['seed']}"

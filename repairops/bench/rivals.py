@@ -26,13 +26,11 @@ Twist = Literal["", "untrained", "shuffled", "oracle"]
 class Rival:
     """method: its name; options, style and training: what is changed in the product's own configuration of these."""
 
-    what: str
     method: str = "style_guided"
     options: Mapping[str, Any] = field(default_factory=dict)
     style: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
     twist: Twist = ""
-    bound: bool = False  # a floor or a ceiling, not a way to repair
 
     @property
     def config(self) -> MethodConfig:
@@ -47,32 +45,29 @@ class Rival:
 
 
 EXTRA: dict[str, Rival] = {
-    "style_guided_paper": Rival("The paper's own recipe: StyleAug.", options={"recipe": "paper"}),
-    "style_guided_no_clusters": Rival(
-        "Table V's ablation: references drawn uniformly.", options={"references": "uniform"}
-    ),
-    "style_guided_subband_wct": Rival(
-        "Whitening and colouring in place of the default style.", style={"name": "subband_wct"}
-    ),
-    "style_guided_auto": Rival("The mix of styles that short trials pick (style.name=auto).", style={"name": "auto"}),
-    AUTO: Rival("The method that short trials pick (method.name=auto); the trials are part of the budget.", AUTO),
-    "none": Rival("The champion as it is.", twist="untrained", bound=True),
-    "shuffled": Rival(
-        "fine_tune on failures with shuffled pixels: a floor.", "fine_tune", twist="shuffled", bound=True
-    ),
-    "oracle": Rival("The true corruption as the style, and the failures: a ceiling.", twist="oracle", bound=True),
-    "oracle_no_failures": Rival(
-        "The true corruption as the style, without the failures.",
-        options={"use_failures": "off"},
-        twist="oracle",
-        bound=True,
-    ),
+    # The paper's own recipe: StyleAug.
+    "style_guided_paper": Rival(options={"recipe": "paper"}),
+    # Table V's ablation: references drawn uniformly.
+    "style_guided_no_clusters": Rival(options={"references": "uniform"}),
+    # Whitening and colouring in place of the default style.
+    "style_guided_subband_wct": Rival(style={"name": "subband_wct"}),
+    # The mix of styles that short trials pick (style.name=auto).
+    "style_guided_auto": Rival(style={"name": "auto"}),
+    # The method that short trials pick (method.name=auto); the trials are part of the budget.
+    AUTO: Rival(AUTO),
+    # The champion as it is.
+    "none": Rival(twist="untrained"),
+    # fine_tune on failures with shuffled pixels: a floor.
+    "shuffled": Rival("fine_tune", twist="shuffled"),
+    # The true corruption as the style, and the failures: a ceiling; and without the failures.
+    "oracle": Rival(twist="oracle"),
+    "oracle_no_failures": Rival(options={"use_failures": "off"}, twist="oracle"),
 }
 
 
 def rivals() -> dict[str, Rival]:
     """All of them by name, the methods first."""
-    return {name: Rival(entry.summary, name) for name, entry in METHODS.items()} | EXTRA
+    return {name: Rival(name) for name in METHODS} | EXTRA
 
 
 def rival(name: str) -> Rival:

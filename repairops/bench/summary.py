@@ -12,6 +12,7 @@ from scipy.stats import t
 
 Record = Mapping[str, Any]
 Measure = Callable[[Record], float]
+PLACE = ("network", "corruption", "rival", "seed")  # where a cell stands in the grid
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,10 @@ class Mean:
 
     def __str__(self) -> str:
         return "-" if math.isnan(self.mean) else f"{self.mean:.1f} ± {self.half:.1f}"
+
+
+def place(record: Record) -> str:
+    return "/".join(str(record["cell"][name]) for name in PLACE)
 
 
 def share(part: float, total: float) -> float:
@@ -96,7 +101,7 @@ def weight(record: Record) -> float:
     return 100 * float(record["figures"]["kept"]["weight"])
 
 
-def estimate(records: Sequence[Record], measure: Measure, images: Callable[[Record], int]) -> Mean:
+def over_seeds(records: Sequence[Record], measure: Measure, images: Callable[[Record], int]) -> Mean:
     """The mean over seeds of the mean over corruptions.
 
     Two or more seeds: Student's interval over them. One: the normal interval of a mean of proportions over
@@ -150,8 +155,5 @@ def groups(records: Sequence[Record]) -> dict[str, list[Record]]:
         cell = record["cell"]
         name = cell["network"] + "".join(form.format(cell[key]) for key, form in several.items())
         found.setdefault(name, []).append(record)
-    return dict(sorted(found.items(), key=lambda item: _group_order(item[1][0]["cell"])))
-
-
-def _group_order(cell: Mapping[str, Any]) -> tuple[Any, ...]:
-    return cell["network"], cell["budget_seconds"], cell["failure_batch"]
+    order = ("network", *suffixes)
+    return dict(sorted(found.items(), key=lambda item: [item[1][0]["cell"][key] for key in order]))

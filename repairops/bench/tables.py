@@ -79,7 +79,7 @@ def overview(network: str, records: Sequence[Record]) -> Table:
     rows = [
         (
             *_standing(name, own, ceiling),
-            str(s.estimate(own, s.clean_after, s.clean_images)),
+            str(s.over_seeds(own, s.clean_after, s.clean_images)),
             *_clean_and_corrupted(own),
             _number(_mean(own, s.on_batch)),
             _number(_mean(own, s.others_gain)),
@@ -134,8 +134,8 @@ def _rivals(records: Sequence[Record], corruptions: int) -> Iterator[tuple[str, 
 def _standing(name: str, own: Sequence[Record], ceiling: dict[str, float]) -> tuple[str, str, str, str]:
     return (
         name,
-        str(s.estimate(own, s.residual, s.residual_images)),
-        str(s.estimate(own, s.disjoint, s.disjoint_images)),
+        str(s.over_seeds(own, s.residual, s.residual_images)),
+        str(s.over_seeds(own, s.disjoint, s.disjoint_images)),
         _share_of_ceiling(own, ceiling),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,27 +88,20 @@ def reference_probabilities(distances: np.ndarray) -> np.ndarray:
     return normalised
 
 
-@dataclass(frozen=True, eq=False)
-class GaussianMixture:
-    """Normal distributions with diagonal covariances: weights (K,), means (K, D), variances (K, D), float64."""
+def fit_gaussian_mixture(features: np.ndarray, components: int, *, seed: int) -> Any:
+    """scikit-learn's GaussianMixture of at most `components` for features float64 (N, D), N >= 1.
 
-    weights: np.ndarray
-    means: np.ndarray
-    variances: np.ndarray
-
-
-def fit_gaussian_mixture(features: np.ndarray, components: int, *, seed: int) -> GaussianMixture:
-    """A mixture of at most `components` for features float64 (N, D), N >= 1; fewer where fewer rows differ."""
-    from sklearn.mixture import GaussianMixture as Estimator
+    With diagonal covariances; fewer components where fewer rows differ.
+    """
+    from sklearn.mixture import GaussianMixture
 
     if len(features) < 2:
         features = np.repeat(features, 2, axis=0)
     different = len(np.unique(features, axis=0))
-    estimator = Estimator(min(components, different), covariance_type="diag", reg_covar=1e-4, random_state=seed)
+    mixture = GaussianMixture(min(components, different), covariance_type="diag", reg_covar=1e-4, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # stopping at max_iter is good enough
-        estimator.fit(features)
-    return GaussianMixture(estimator.weights_, estimator.means_, estimator.covariances_)
+        return mixture.fit(features)
 
 
 def _features(pixels: Tensor) -> np.ndarray:

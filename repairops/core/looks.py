@@ -52,12 +52,11 @@ def find_degradation(style: Style, parts: TrainingParts, *, seed: int) -> Fitted
 
 def describe_looks(style: Style, found: FittedLook, clusters: Clusters) -> list[dict[str, Any]]:
     """For each cluster, as plain values: what `describe_look` says of it, and what `auto` chose."""
-    chosen = style.describe() if isinstance(style, Auto) else []
     looks = []
     for number in range(clusters.count):
         look = {"cluster": number, **describe_look(found, torch.from_numpy(clusters.members(number)))}
-        if chosen:
-            look["styles"] = chosen[number]["styles"]
+        if isinstance(style, Auto):
+            look["styles"] = [vars(part) for part in style.mixes[number]]
         looks.append(look)
     return looks
 

@@ -27,12 +27,13 @@ from repairops.core.parts import RepairInputs, TrainingParts, cut_parts
 from repairops.core.styles import Style
 from repairops.core.training import TrainingResult, train
 from repairops.core.training.distributed import current_ranks
-from repairops.core.training.interpolation import TradeOffPoint, between, trade_off
+from repairops.core.training.interpolation import between, trade_off
 from repairops.core.trials import choose_by_trial
 from repairops.data.records import Clusters, FailureBatch, FailureSplit
 from repairops.data.split import split_failures
 from repairops.model.device import resolve_device
 from repairops.model.network import Classifier
+from repairops.outcome.sections import Point, TrialFigures
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +41,8 @@ class Repaired:
     """A repaired network and how it came about. Both networks are on the CPU and in eval mode; the champion is kept.
 
     network: the weights of the chosen point between champion and `tuned`. tuned: the selected epoch's own weights.
-    style: None where no method took one. method: the one that was trained. trials: those by which it was chosen, as
-    plain values. points: of the line, with both ends; none where there was nothing to choose.
+    style: None where no method took one. method: the one that was trained. trials: those by which it was chosen.
+    points: of the line, with both ends; none where there was nothing to choose.
     """
 
     network: Classifier
@@ -51,8 +52,8 @@ class Repaired:
     style: Style | None
     method: MethodConfig
     training: TrainingResult
-    trials: list[dict[str, Any]]
-    points: list[TradeOffPoint]
+    trials: list[TrialFigures]
+    points: list[Point]
 
     @property
     def weight(self) -> float:
@@ -138,7 +139,7 @@ def repair_network(
         return fine_tune(method, training, work_dir / f"trial-{number}", NOBODY)[1]
 
     with watch.step("fine-tune"):
-        method, training, trials = config.method, config.training, list[dict[str, Any]]()
+        method, training, trials = config.method, config.training, list[TrialFigures]()
         if method.name == AUTO:
             method, training, trials = choose_by_trial(method, training, len(inputs.train_set), trial)
         tuned, result = fine_tune(method, training, work_dir, watch)

@@ -7,10 +7,10 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from repairops.config import MethodConfig, TrainingConfig
 from repairops.core.training import TrainingResult
+from repairops.outcome.sections import TrialFigures
 
 logger = logging.getLogger("repairops")
 
@@ -34,30 +34,14 @@ CANDIDATES = (
 )
 
 
-@dataclass(frozen=True)
-class Trial:
-    """What a candidate came to after its short training, on the validation parts alone."""
-
-    method: str
-    learning_rate: float
-    epochs: int
-    train_images: int
-    seconds: float
-    validation_repaired: float
-    validation_failures: int
-    validation_right: float
-    validation_images: int
-    chosen: bool = False
-
-
 def choose_by_trial(
     method: MethodConfig,
     training: TrainingConfig,
     train_images: int,
     run: Callable[[int, MethodConfig, TrainingConfig], TrainingResult],
     candidates: Sequence[Candidate] = CANDIDATES,
-) -> tuple[MethodConfig, TrainingConfig, list[dict[str, Any]]]:
-    """The method and training that the trials pick, and the trials as plain values.
+) -> tuple[MethodConfig, TrainingConfig, list[TrialFigures]]:
+    """The method and training that the trials pick, and the trials.
 
     run: trains candidate number i from the champion. All trials together see `method.trial_share` of the images of
     a whole training; of a time limit they take that share, and the training that follows takes the rest.
@@ -76,7 +60,7 @@ def choose_by_trial(
     chosen = dataclasses.replace(method, name=candidates[best].method)
     left = training.max_minutes * (1 - method.trial_share)
     longer = dataclasses.replace(training, learning_rate=trials[best].learning_rate, max_minutes=left)
-    return chosen, longer, [dataclasses.asdict(trial) for trial in trials]
+    return chosen, longer, trials
 
 
 def trial_training(
@@ -95,7 +79,7 @@ def trial_training(
     )
 
 
-def pick(trials: Sequence[Trial]) -> int:
+def pick(trials: Sequence[TrialFigures]) -> int:
     """The trial with most validation failures repaired; the first one where none is better by a standard error.
 
     A trial's figures are those of its chosen epoch, so one that lost clean accuracy counts as the champion does.
@@ -107,9 +91,9 @@ def pick(trials: Sequence[Trial]) -> int:
     return best if trials[best].validation_repaired - trials[0].validation_repaired > noise else 0
 
 
-def _measured(candidate: Candidate, result: TrainingResult, rate: float) -> Trial:
+def _measured(candidate: Candidate, result: TrainingResult, rate: float) -> TrialFigures:
     figures = result.history[result.best_epoch - 1] if result.best_epoch else result.champion
-    return Trial(
+    return TrialFigures(
         method=candidate.method,
         learning_rate=rate,
         epochs=len(result.history),

@@ -6,7 +6,8 @@ import atexit
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -136,16 +137,21 @@ def write_parquet(image_set: ImageSet, path: str | Path) -> None:
         [("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])), ("label", pa.int64())],
         metadata={"class_names": json.dumps(names), "huggingface": json.dumps({"info": {"features": features}})},
     )
-    path = Path(path)
+    with whole_file(Path(path)) as part, pq.ParquetWriter(part, schema) as writer:
+        for start in range(0, len(image_set), _ROW_GROUP):
+            block = image_set.pixels[start : start + _ROW_GROUP]
+            files = [{"bytes": encode_png(p), "path": f"{start + i:08d}.png"} for i, p in enumerate(block)]
+            labels = image_set.labels[start : start + _ROW_GROUP]
+            writer.write_table(pa.table({"image": files, "label": labels}, schema=schema))
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path to write to; the file takes the place of `path` when it is whole, so that nobody reads a part of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with pq.ParquetWriter(part, schema) as writer:
-            for start in range(0, len(image_set), _ROW_GROUP):
-                block = image_set.pixels[start : start + _ROW_GROUP]
-                files = [{"bytes": encode_png(p), "path": f"{start + i:08d}.png"} for i, p in enumerate(block)]
-                labels = image_set.labels[start : start + _ROW_GROUP]
-                writer.write_table(pa.table({"image": files, "label": labels}, schema=schema))
+        yield part
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

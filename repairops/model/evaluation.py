@@ -53,19 +53,17 @@ def evaluate(
     clean: CleanSet,
     heldout: HeldOutFailures,
     *,
-    batch_size: int = 256,
     device: str | torch.device = "cpu",
 ) -> Evaluation:
     """Runs both classifiers once over the clean set and the held-out failures."""
     sets = (clean.images, heldout.batch.images)
-    outputs = [
-        [logits(classifier, images.pixels, batch_size=batch_size, device=device) for images in sets]
-        for classifier in (champion, challenger)
-    ]
-    return judge(outputs[0], outputs[1], clean, heldout)
+    before, after = (
+        [logits(classifier, images.pixels, device=device) for images in sets] for classifier in (champion, challenger)
+    )
+    return evaluation_of(before, after, clean, heldout)
 
 
-def judge(
+def evaluation_of(
     champion: list[np.ndarray], challenger: list[np.ndarray], clean: CleanSet, heldout: HeldOutFailures
 ) -> Evaluation:
     """The evaluation from logits, float32 (N, K): each list holds the clean set's, then the held-out failures'."""

@@ -28,14 +28,11 @@ logger = logging.getLogger("repairops")
 INPUT, OUTPUT = "input", "logits"
 
 
-class _LogitsOnly(nn.Module):
-    def __init__(self, network: nn.Module, classes: int) -> None:
-        super().__init__()
-        self.network = network
-        self.classes = classes
+class _LogitsOnly(Classifier):
+    """Takes what the bare network takes, images that are normalised already."""
 
     def forward(self, images: Tensor) -> Tensor:
-        return select_logits(self.network(images), self.classes)
+        return select_logits(self.network(images), self.spec.classes)
 
 
 def export_onnx(network: nn.Module, spec: InputSpec, path: Path) -> None:
@@ -50,7 +47,7 @@ def export_onnx(network: nn.Module, spec: InputSpec, path: Path) -> None:
     example = torch.zeros(2, spec.channels, spec.height, spec.width)  # with 1, recurrent layers freeze the batch axis
     try:
         with _quiet():
-            copied = _LogitsOnly(copy.deepcopy(network).cpu(), spec.classes)
+            copied = _LogitsOnly(copy.deepcopy(network).cpu(), spec)
             set_mode(copied, False)
             program = torch.onnx.export(
                 copied,
@@ -88,7 +85,6 @@ def compare(
     pixel_sets: Sequence[Tensor],
     *,
     tolerance: float,
-    batch_size: int = 256,
     device: str | torch.device = "cpu",
 ) -> ParityCounts:
     """PyTorch against the ONNX file on every image of the sets, each uint8 (N, C, H, W), as the clean set.
@@ -99,9 +95,9 @@ def compare(
     """
     n, differ, largest = 0, 0, 0.0
     for pixels in pixel_sets:
-        expected = logits(classifier, pixels, batch_size=batch_size, device=device)
+        expected = logits(classifier, pixels, device=device)
         try:
-            found = run_onnx(path, classifier.spec, pixels, batch_size=batch_size)
+            found = run_onnx(path, classifier.spec, pixels)
         except Exception as error:  # ONNX Runtime's exceptions share no base class
             return ParityCounts(reason=f"ONNX Runtime does not run it: {_reason(error)}")
         n += len(expected)

@@ -162,7 +162,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Point:
-    """A point between the champion's weights (0) and the fine-tuned ones (1)."""
+    """One point of the line. weight: 0 = champion, 1 = fine-tuned. Shares (0..1) are of the validation parts."""
 
     weight: float
     validation_accuracy: float
@@ -172,7 +172,7 @@ class Point:
 
 @dataclass(frozen=True)
 class TrialFigures:
-    """A method's short training, by which `auto` chose."""
+    """What a method came to after its short training, on the validation parts alone: `auto` chose by these."""
 
     method: str
     learning_rate: float

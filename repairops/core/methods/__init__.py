@@ -8,14 +8,17 @@ from torch import Generator
 
 from repairops.config import MethodConfig, StyleConfig
 from repairops.core.augment.patterns import find_pattern
-from repairops.core.methods.base import Method, MethodData, MethodFactory
-from repairops.core.methods.cutmix import make_cutmix
-from repairops.core.methods.cutout import make_cutout
+from repairops.core.methods.base import Method, MethodData, MethodFactory, make_sampler
 from repairops.core.methods.few_shot import make_few_shot
-from repairops.core.methods.fine_tune import make_batch_norm, make_fine_tune
-from repairops.core.methods.mixup import make_mixup
-from repairops.core.methods.random_operations import make_random
-from repairops.core.methods.sensei import make_sensei
+from repairops.core.methods.fine_tuning import (
+    BatchNormStatistics,
+    CutMix,
+    FineTune,
+    Mixup,
+    RandomOperations,
+    make_cutout,
+)
+from repairops.core.methods.sensei import Sensei
 from repairops.core.methods.style_guided import make_augmix, make_style_guided
 from repairops.core.styles import check_style
 from repairops.errors import InvalidOption, listing
@@ -46,7 +49,7 @@ METHODS: dict[str, MethodEntry] = {
         "recipe 'paper' is Algorithm 1 with the chains summed, and trains on failures only with use_failures=on.",
     ),
     "fine_tune": MethodEntry(
-        make_fine_tune,
+        lambda data, method, _: FineTune(make_sampler(data, method)),
         "Trains on train images and failure images with cross-entropy.",
         "common practice",
         "Failure images are drawn anew for each batch, in a fixed share of it.",
@@ -64,19 +67,19 @@ METHODS: dict[str, MethodEntry] = {
         "The square's side is a share of the image's, and its colour the train set's mean.",
     ),
     "mixup": MethodEntry(
-        make_mixup,
+        lambda data, method, _: Mixup(make_sampler(data, method), method.mix_alpha),
         "Blends pairs of train and failure images with their labels.",
         "Zhang et al., mixup, ICLR 2018",
         "A weight for each image, where the source and torchvision draw one for a batch.",
     ),
     "cutmix": MethodEntry(
-        make_cutmix,
+        lambda data, method, _: CutMix(make_sampler(data, method), method.mix_alpha),
         "Fills a box of each train or failure image from another one, with its share of the label.",
         "Yun et al., CutMix, ICCV 2019",
         "A box for each image and in every batch, where the source draws one for a batch, and for half of them.",
     ),
     "sensei": MethodEntry(
-        make_sensei,
+        lambda data, method, _: Sensei(make_sampler(data, method), method.population, method.generations),
         "Train and failure images in the hardest natural variant that a genetic search finds.",
         "Gao et al., SENSEI, ICSE 2020",
         "The search starts anew for each batch, where the source keeps each image's population between epochs.",
@@ -88,13 +91,13 @@ METHODS: dict[str, MethodEntry] = {
         "What the mixture describes is not published; here brightness, contrast and grain, and candidates are weighed.",
     ),
     "random": MethodEntry(
-        make_random,
+        lambda data, method, _: RandomOperations(make_sampler(data, method), method.severity),
         "Train and failure images after random general operations; knows nothing of the failures' look.",
         "Cubuk et al., RandAugment, CVPR workshops 2020",
         "AugMix's nine operations, two for each image, a level for each image.",
     ),
     "batch_norm": MethodEntry(
-        make_batch_norm,
+        lambda data, method, _: BatchNormStatistics(make_sampler(data, method)),
         "Only renews BatchNorm statistics on train images mixed with failure images; no weight changes.",
         "Schneider et al., covariate shift adaptation, NeurIPS 2020",
         "The train images are mixed into the batches instead of a prior on the statistics.",

@@ -1,4 +1,4 @@
-"""The protocol of all methods, and what a method may see."""
+"""The protocol of all methods, what a method may see, and which repair failures join a training batch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from torch import Generator, Tensor
 from repairops.config import MethodConfig
 from repairops.core.styles.base import Style
 from repairops.data.records import Clusters, FailureBatch, ImageSet
-from repairops.model.network import Classifier
+from repairops.model.network import Classifier, to_unit
+
+Loss = tuple[Tensor, dict[str, float]]  # of one batch, and figures to log
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,9 +42,7 @@ class MethodData:
 class Method(Protocol):
     """A way to repair. `loss` is all that the training loop asks of it."""
 
-    def loss(
-        self, classifier: Classifier, images: Tensor, labels: Tensor, generator: Generator
-    ) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, classifier: Classifier, images: Tensor, labels: Tensor, generator: Generator) -> Loss:
         """The training loss of one batch of clean train images, and figures to log.
 
         images: float32 (B, C, H, W) in 0..1 on the device, jittered already. labels: int64 (B,).
@@ -51,3 +51,33 @@ class Method(Protocol):
 
 
 MethodFactory = Callable[[MethodData, MethodConfig, Generator], Method]
+
+
+@dataclass(frozen=True, eq=False)
+class FailureSampler:
+    """Draws repair failures as training samples: `share` for each train image, uniformly, with replacement."""
+
+    data: MethodData
+    share: float
+
+    def draw(self, train_images: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Jittered failures float32 (n, C, H, W) in 0..1 and their labels int64 (n,), on the data's device.
+
+        n = round(share * train_images), which can be 0.
+        """
+        count = round(self.share * train_images) if len(self.data.failures) else 0
+        index = torch.randint(0, max(len(self.data.failures), 1), (count,), generator=generator)
+        images = to_unit(self.data.failures.images.pixels[index].to(self.data.device))
+        labels = torch.as_tensor(self.data.failures.images.labels[index.numpy()], device=self.data.device)
+        return self.data.jitter(images, generator), labels
+
+    def join(self, images: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, Tensor, int]:
+        """The batch with failures drawn for it at its end, their labels, and how many they are."""
+        failures, failure_labels = self.draw(len(images), generator)
+        return torch.cat((images, failures)), torch.cat((labels, failure_labels)), len(failures)
+
+
+def make_sampler(data: MethodData, method: MethodConfig, *, by_default: bool = True) -> FailureSampler:
+    """The failures that join, in the configured share; `use_failures` auto = what the method does `by_default`."""
+    used = by_default if method.use_failures == "auto" else method.use_failures == "on"
+    return FailureSampler(data, method.failure_share if used else 0.0)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
 from repairops.config import MethodConfig
 from repairops.core.augment.mixing import blend_chains, draw_mixing, run_chains
-from repairops.core.clustering import GaussianMixture, fit_gaussian_mixture
-from repairops.core.methods.base import Method, MethodData
-from repairops.core.methods.failure_sampler import FailureSampler, make_sampler
+from repairops.core.clustering import fit_gaussian_mixture
+from repairops.core.methods.base import FailureSampler, Loss, Method, MethodData, make_sampler
 from repairops.core.methods.losses import train_and_failure_loss
 from repairops.model.network import Classifier, to_unit
 
@@ -30,14 +29,12 @@ class FewShotMix:
     density of what it makes of the image.
     """
 
-    mixture: GaussianMixture
+    mixture: Any  # see `fit_gaussian_mixture`
     failures: FailureSampler
     severity: float
     chains: int
 
-    def loss(
-        self, classifier: Classifier, images: Tensor, labels: Tensor, generator: Generator
-    ) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, classifier: Classifier, images: Tensor, labels: Tensor, generator: Generator) -> Loss:
         mixed = self.mix(images, generator)
         joint, joint_labels, failures = self.failures.join(
             torch.cat((images, mixed)), torch.cat((labels, labels)), generator
@@ -53,7 +50,8 @@ class FewShotMix:
             weights = torch.empty(draws.weights.shape).exponential_(generator=generator)
             blend = torch.rand(len(images), generator=generator)
             made.append(blend_chains(images, chains, weights / weights.sum(1, keepdim=True), blend))
-            scores.append(log_density(self.mixture, describe(made[-1]).double().cpu()))
+            density = self.mixture.score_samples(describe(made[-1]).double().cpu().numpy())
+            scores.append(torch.from_numpy(density))
         chances = torch.stack(scores, 1).softmax(1)
         taken = torch.multinomial(chances, 1, generator=generator).squeeze(1).to(images.device)
         return torch.stack(made)[taken, torch.arange(len(images), device=images.device)]
@@ -67,13 +65,6 @@ def describe(images: Tensor) -> Tensor:
     grain = [images.diff(dim=axis).std((1, 2, 3), correction=0) for axis in (3, 2)]
     spread = torch.stack((images.std((1, 2, 3), correction=0), *grain), 1)
     return torch.cat((images.mean((1, 2, 3))[:, None], (spread + 1 / 255).log()), 1)
-
-
-def log_density(mixture: GaussianMixture, values: Tensor) -> Tensor:
-    """Logarithm of the mixture's density at values, float64 (B, D) to (B,)."""
-    weights, means, variances = map(torch.from_numpy, (mixture.weights, mixture.means, mixture.variances))
-    distance = (values[:, None] - means).square() / variances + variances.log() + math.log(2 * math.pi)
-    return torch.logsumexp(weights.log() - distance.sum(2) / 2, 1)
 
 
 def make_few_shot(data: MethodData, method: MethodConfig, generator: Generator) -> Method:

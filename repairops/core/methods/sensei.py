@@ -10,10 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from repairops.config import MethodConfig
 from repairops.core.augment.variants import apply_variants, cross_over, draw_variants, mutate
-from repairops.core.methods.base import Method, MethodData
-from repairops.core.methods.failure_sampler import FailureSampler, make_sampler
+from repairops.core.methods.base import FailureSampler, Loss
 from repairops.core.methods.losses import train_and_failure_loss
 from repairops.model.network import Classifier
 
@@ -33,11 +31,9 @@ class Sensei:
     failures: FailureSampler
     population: int
     generations: int
-    robust_loss: float
+    robust_loss: float = ROBUST_LOSS
 
-    def loss(
-        self, classifier: Classifier, images: Tensor, labels: Tensor, generator: Generator
-    ) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, classifier: Classifier, images: Tensor, labels: Tensor, generator: Generator) -> Loss:
         joint, labels, failures = self.failures.join(images, labels, generator)
         with torch.no_grad(), frozen_statistics(classifier):
             searched = (_losses(classifier, joint, labels) >= self.robust_loss).nonzero().squeeze(1)
@@ -83,7 +79,3 @@ def frozen_statistics(classifier: Classifier) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.train()
-
-
-def make_sensei(data: MethodData, method: MethodConfig, generator: Generator) -> Method:
-    return Sensei(make_sampler(data, method), method.population, method.generations, ROBUST_LOSS)

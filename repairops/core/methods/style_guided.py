@@ -11,8 +11,7 @@ from torch import Generator, Tensor
 from repairops.config import MethodConfig
 from repairops.core.augment.mixing import draw_mixing, mix_chains
 from repairops.core.augment.patterns import find_pattern
-from repairops.core.methods.base import Method, MethodData
-from repairops.core.methods.failure_sampler import FailureSampler, make_sampler
+from repairops.core.methods.base import FailureSampler, Loss, Method, MethodData, make_sampler
 from repairops.core.methods.losses import distillation_loss, jensen_shannon, train_and_failure_loss
 from repairops.core.methods.style_operations import StyleOperations, reference_weights
 from repairops.model.network import Classifier
@@ -39,9 +38,7 @@ class StyleGuided:
     distillation: float = 0.0
     champion: Classifier | None = None
 
-    def loss(
-        self, classifier: Classifier, images: Tensor, labels: Tensor, generator: Generator
-    ) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, classifier: Classifier, images: Tensor, labels: Tensor, generator: Generator) -> Loss:
         failures, failure_labels = self.failures.draw(len(images), generator)
         clean = len(images) - round(self.style_share * len(images))
         styled = self.styles.apply(images[clean:], generator) if clean < len(images) else images[:0]
@@ -76,9 +73,7 @@ class MixedConsistency:
     severity: float
     chains: int
 
-    def loss(
-        self, classifier: Classifier, images: Tensor, labels: Tensor, generator: Generator
-    ) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, classifier: Classifier, images: Tensor, labels: Tensor, generator: Generator) -> Loss:
         joint, joint_labels, failures = self.failures.join(images, labels, generator)
         mixtures = self._mix(images.repeat(2, 1, 1, 1), generator)  # both at once: half the calls
         logits = classifier(torch.cat((joint, mixtures))).float()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +27,7 @@ RESAMPLES = 1000
 
 
 @dataclass(frozen=True)
-class Candidate:
+class MixPart:
     """A style in one cluster.
 
     repaired: share of the cluster's failures that are right after the style's trials. share: of the mix.
@@ -46,7 +45,7 @@ class Auto:
     styles: Mapping[str, Style]
     clusters: Tensor
     shares: Tensor
-    candidates: tuple[tuple[Candidate, ...], ...]
+    mixes: tuple[tuple[MixPart, ...], ...]
     found: FittedLook
 
     def apply(self, content: Tensor, reference: Tensor, generator: Generator) -> Tensor:
@@ -59,13 +58,6 @@ class Auto:
             if len(index):
                 styled[index] = style.apply(content[index], reference[index.to(reference.device)], generator)
         return styled
-
-    def describe(self) -> list[dict[str, Any]]:
-        """The choice and its figures for each cluster, as plain values."""
-        return [
-            {"cluster": number, "styles": [vars(candidate) for candidate in candidates]}
-            for number, candidates in enumerate(self.candidates)
-        ]
 
 
 @torch.no_grad()
@@ -80,12 +72,12 @@ def choose(
     right = run_trials(champion, list(styles.values()), shown, weights, failures, generator)
     chances, repaired = chance_of_best(right, clusters, generator)
     shares = without_small(chances)
-    candidates = tuple(
-        tuple(Candidate(*row) for row in zip(styles, good, mix, strict=True))
+    mixes = tuple(
+        tuple(MixPart(*row) for row in zip(styles, good, mix, strict=True))
         for good, mix in zip(repaired.tolist(), shares.tolist(), strict=True)
     )
     found = next((s.found for s in styles.values() if hasattr(s, "found")), nothing(references))
-    return Auto(styles, clusters, shares, candidates, found)
+    return Auto(styles, clusters, shares, mixes, found)
 
 
 def without_small(shares: Tensor) -> Tensor:

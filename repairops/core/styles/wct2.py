@@ -18,6 +18,7 @@ from torch import Generator, Tensor
 from repairops.config import StyleConfig
 from repairops.core.styles.haar import pad_to_multiple
 from repairops.core.styles.wct2_network import DECODER, SITES, Site, Statistics, Wct2Network, concatenate_sites
+from repairops.data import whole_file
 from repairops.errors import (
     InvalidOption,
     StyleNotFittable,
@@ -134,9 +135,9 @@ def load_weights(path: str, sha256: str = "") -> Wct2Network:
     sha256: checked when given, the file's digest; for two files 'ENCODER,DECODER'; a URL needs it. A .pth is read
     with weights_only=True, never unpickled. Raises StyleWeightsMissing, StyleWeightsUnchecked, StyleWeightsDamaged.
     """
-    files = fetch_weights(path, sha256) if "://" in path else find_weights(Path(path).expanduser())
-    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
     wanted = [digest.strip().lower() for digest in sha256.split(",") if digest.strip()]
+    files = fetch_weights(path, wanted) if "://" in path else find_weights(Path(path).expanduser())
+    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
     if wanted and wanted != digests:
         raise StyleWeightsDamaged(path, f"sha256 is {','.join(digests)} instead of {','.join(wanted)}")
     tensors = _read(files[0], path) if len(files) == 1 else _join(files, path)
@@ -166,26 +167,24 @@ def find_weights(path: Path) -> list[Path]:
         return [path]
     folder = path if path.is_dir() else path.parent
     kinds = ("sum",) if "_sum_" in path.name else ("cat5", "sum")
-    pairs = [[_first_of(folder, f"wave_{part}_{kind}_l4") for part in PARTS] for kind in kinds]
-    found = next((pair for pair in pairs if None not in pair), pairs[0])
+    for kind in kinds:
+        pair = [file for part in PARTS if (file := _first_of(folder, f"wave_{part}_{kind}_l4"))]
+        if len(pair) == len(PARTS):
+            return pair
     single = sorted(folder.glob("*.safetensors")) if path.is_dir() else []
-    if found[0] is None or found[1] is None:
-        if len(single) == 1:
-            return single
+    if len(single) != 1:
         raise StyleWeightsMissing(str(path))
-    return [found[0], found[1]]
+    return single
 
 
-def fetch_weights(urls: str, sha256: str) -> list[Path]:
+def fetch_weights(urls: str, digests: list[str]) -> list[Path]:
     """The files behind one URL, or two by comma, kept by their digests below REPAIROPS_HOME or the user's cache."""
-    digests = [digest.strip().lower() for digest in sha256.split(",") if digest.strip()]
     addresses = [url.strip() for url in urls.split(",")]
     if len(digests) != len(addresses):
         raise StyleWeightsUnchecked(urls)
     home = os.environ.get("REPAIROPS_HOME")
     cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
     folder = (Path(home).expanduser() if home else cache / "repairops") / "weights"
-    folder.mkdir(parents=True, exist_ok=True)
     files = []
     for url, digest in zip(addresses, digests, strict=True):
         file = folder / f"{digest}{'.safetensors' if url.endswith('.safetensors') else '.pth'}"
@@ -194,9 +193,8 @@ def fetch_weights(urls: str, sha256: str) -> list[Path]:
             found = hashlib.sha256(content).hexdigest()
             if found != digest:
                 raise StyleWeightsDamaged(url, f"sha256 is {found} instead of {digest}")
-            partial = file.with_suffix(f".{os.getpid()}.part")
-            partial.write_bytes(content)
-            partial.replace(file)
+            with whole_file(file) as part:
+                part.write_bytes(content)
         files.append(file)
     return files
 

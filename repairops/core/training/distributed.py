@@ -143,25 +143,15 @@ def synchronised_statistics(classifier: Classifier, device: torch.device, ranks:
     """
     layers: list[tuple[nn.Module, str, nn.Module]] = []
     if device.type == "cuda" and not ranks.alone:
-        layers = use_sync_batch_norm(classifier)
+        kind = nn.modules.batchnorm._BatchNorm
+        named = ((parent, *found) for parent in classifier.modules() for found in parent.named_children())
+        layers = [place for place in named if isinstance(place[2], kind)]
+        nn.SyncBatchNorm.convert_sync_batchnorm(classifier)  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         for parent, name, layer in layers:
             setattr(parent, name, layer.train(getattr(parent, name).training))
-
-
-def use_sync_batch_norm(classifier: Classifier) -> list[tuple[nn.Module, str, nn.Module]]:
-    """Puts SyncBatchNorm layers in the place of the network's BatchNorm; returns where these stood."""
-    kind = nn.modules.batchnorm._BatchNorm
-    layers: list[tuple[nn.Module, str, nn.Module]] = [
-        (parent, name, layer)
-        for parent in classifier.modules()
-        for name, layer in parent.named_children()
-        if isinstance(layer, kind)
-    ]
-    nn.SyncBatchNorm.convert_sync_batchnorm(classifier)  # type: ignore[no-untyped-call]
-    return layers
 
 
 def use_channels_last(classifier: Classifier, device: torch.device, amp: bool) -> bool:

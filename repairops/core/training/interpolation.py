@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -24,16 +23,7 @@ from repairops.core.training.selection import ValidationCounts, select_epoch
 from repairops.core.training.state import count_right, load_tensors, state_tensors
 from repairops.model.device import resolve_device
 from repairops.model.network import Classifier
-
-
-@dataclass(frozen=True)
-class TradeOffPoint:
-    """One point of the line. weight: 0 = champion, 1 = fine-tuned. The shares (0..1) are of the validation parts."""
-
-    weight: float
-    validation_accuracy: float
-    validation_repair_rate: float
-    chosen: bool
+from repairops.outcome.sections import Point
 
 
 def interpolate(champion: Mapping[str, Tensor], tuned: Mapping[str, Tensor], weight: float) -> dict[str, Tensor]:
@@ -55,7 +45,7 @@ def interpolate(champion: Mapping[str, Tensor], tuned: Mapping[str, Tensor], wei
 
 def trade_off(
     champion: Classifier, tuned: Classifier, parts: TrainingParts, result: TrainingResult, config: TrainingConfig
-) -> list[TradeOffPoint]:
+) -> list[Point]:
     """Measures `config.interpolation` points between the two networks, which stay as they are, and chooses one.
 
     The points, with both ends, come in the order of their weights. They are measured on the parts that chose the
@@ -82,13 +72,13 @@ def trade_off(
     counts = current_ranks().of_first(lambda: [measure(weight) for weight in weights])
     chosen = _choose(weights, counts, result, config.max_clean_drop)
     points = [
-        TradeOffPoint(weight, count.clean_right / images, count.failures_right / failures, index == chosen)
+        Point(weight, count.clean_right / images, count.failures_right / failures, index == chosen)
         for index, (weight, count) in enumerate(zip(weights, counts, strict=True))
     ]
     return points[::-1]
 
 
-def between(champion: Classifier, tuned: Classifier, points: Sequence[TradeOffPoint]) -> Classifier:
+def between(champion: Classifier, tuned: Classifier, points: Sequence[Point]) -> Classifier:
     """A network with the weights of the chosen point; the fine-tuned one where there are no points."""
     network = copy.deepcopy(tuned)
     for point in points:
@@ -102,7 +92,10 @@ def _choose(
 ) -> int:
     """Index of the chosen point; `counts` go from the fine-tuned network (index 0) to the champion (the last)."""
     if result.validation_unseen:
-        return _most_repaired(weights, counts, result.validation_images, max_clean_drop)
+        champion = counts[-1].clean_right
+        lost = smooth_losses(weights, [(champion - count.clean_right) / result.validation_images for count in counts])
+        allowed = [index for index, share in enumerate(lost) if 100 * share <= max_clean_drop + 1e-9]
+        return max(allowed, key=lambda index: (counts[index].failures_right, -lost[index]))
     best = max(int(figures["validation_right"]) for figures in result.history)
     candidates = [ValidationCounts(min(c.clean_right, best), c.failures_right) for c in counts[:-1]]
     selection = select_epoch(
@@ -112,16 +105,6 @@ def _choose(
         max_clean_drop=max_clean_drop,
     )
     return max(selection.epoch - 1, 0)
-
-
-def _most_repaired(
-    weights: Sequence[float], counts: Sequence[ValidationCounts], images: int, max_clean_drop: float
-) -> int:
-    """The point with most failures right among those whose smoothed loss is allowed; ties go to the smaller loss."""
-    champion = counts[-1].clean_right
-    lost = smooth_losses(weights, [(champion - count.clean_right) / images for count in counts])
-    allowed = [index for index, share in enumerate(lost) if 100 * share <= max_clean_drop + 1e-9]
-    return max(allowed, key=lambda index: (counts[index].failures_right, -lost[index]))
 
 
 def smooth_losses(weights: Sequence[float], losses: Sequence[float]) -> list[float]:

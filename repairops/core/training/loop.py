@@ -26,9 +26,9 @@ from repairops.core.training.distributed import (
     use_channels_last,
 )
 from repairops.core.training.epoch import EpochRunner, epoch_steps, make_batch_source
-from repairops.core.training.selection import StoppingRule
+from repairops.core.training.selection import is_over, seconds_left
 from repairops.core.training.state import Figures, TrainingState, checkpoint_path, load_tensors
-from repairops.data.records import Clusters, ImageSet
+from repairops.data.records import ImageSet
 from repairops.errors import DatasetNotFound, InvalidOption, NotFineTunable
 from repairops.model.device import device_name, resolve_device, seeded, set_mode, use_bfloat16
 from repairops.model.network import Classifier
@@ -100,8 +100,7 @@ def train(
     for epoch, figures in enumerate(run.history):
         on_epoch(epoch, figures)
 
-    stop = StoppingRule(config.epochs, config.patience, config.max_minutes * 60)
-    if not stop.reached(run.history, run.selection.epoch):
+    if not is_over(run.history, run.selection.epoch, config):
         jitter = make_jitter(parts.train_set, config.crop_padding, config.horizontal_flip)
         clock = StepClock(device)
         as_trained = partial(training_network, clock=clock, amp=amp, compiled=config.compile)
@@ -125,11 +124,11 @@ def train(
                 clock=clock,
                 average=run.average,
             )
-            while not stop.reached(run.history, run.selection.epoch):
-                run.record_epoch(runner.run, stop.deadline(run.history))
+            while not is_over(run.history, run.selection.epoch, config):
+                run.record_epoch(runner.run, time.monotonic() + seconds_left(run.history, config))
                 on_epoch(len(run.history) - 1, run.history[-1])
     run.finish()
-    return _result(run, stop, time.monotonic() - began, channels_last=channels_last, bfloat16=amp)
+    return _result(run, time.monotonic() - began, channels_last=channels_last, bfloat16=amp)
 
 
 def make_jitter(train_set: ImageSet, padding: int, flip: bool) -> Callable[[Tensor, Generator], Tensor]:
@@ -160,13 +159,11 @@ def frozen_copy(classifier: Classifier, tensors: Mapping[str, Tensor]) -> Classi
     return other
 
 
-def _result(
-    run: TrainingState, stop: StoppingRule, seconds: float, *, channels_last: bool, bfloat16: bool
-) -> TrainingResult:
+def _result(run: TrainingState, seconds: float, *, channels_last: bool, bfloat16: bool) -> TrainingResult:
     config, parts, trained, note = run.config, run.parts, run.history[1:], run.selection.note
     steps = sum(h["steps"] for h in trained)
-    planned = stop.epochs * epoch_steps(len(parts.rows), config.epoch_images, config.batch_size)
-    if stop.out_of_time(run.history) and steps < planned:
+    planned = config.epochs * epoch_steps(len(parts.rows), config.epoch_images, config.batch_size)
+    if seconds_left(run.history, config) <= 0 and steps < planned:
         note = f"{note} Training stopped after {steps:.0f} of {planned} steps: max_minutes was reached.".strip()
     images = steps * run.ranks.world * (min(config.batch_size, len(parts.rows)) // run.ranks.world)
     return TrainingResult(
@@ -195,12 +192,9 @@ def _arguments(
     """All that a training depends on beside the champion's weights, as plain values."""
     settings = dataclasses.asdict(config) | {"device": device.type, "amp": amp, "workers": 0}
     images = (parts.train_set, parts.choosing, parts.failures.images, parts.validation.images)
-    sets, clusters = [found.digest for found in images], _digest(parts.clusters)
+    clusters = hashlib.sha256(parts.clusters.assignments.tobytes() + parts.clusters.probabilities.tobytes()).hexdigest()
+    sets = [found.digest for found in images]
     return {"settings": settings, "seed": seed, "method": method_key, "sets": sets, "clusters": clusters}
-
-
-def _digest(clusters: Clusters) -> str:
-    return hashlib.sha256(clusters.assignments.tobytes() + clusters.probabilities.tobytes()).hexdigest()
 
 
 def _check(config: TrainingConfig, parts: TrainingParts) -> None:

@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from repairops.config import TrainingConfig
 
-@dataclass(frozen=True)
-class StoppingRule:
-    """When a training ends. patience: epochs without a better choice; max_seconds: 0 = no limit."""
 
-    epochs: int
-    patience: int
-    max_seconds: float
+def is_over(history: Sequence[dict[str, float]], selected: int, config: TrainingConfig) -> bool:
+    """Whether a training ends here: by its epochs, by those without a better choice (patience), or by its time."""
+    trained = len(history) - 1
+    waited = trained - selected
+    return trained >= config.epochs or 0 < config.patience <= waited or seconds_left(history, config) <= 0
 
-    def reached(self, history: Sequence[dict[str, float]], selected: int) -> bool:
-        trained = len(history) - 1
-        waited = trained - selected
-        return trained >= self.epochs or 0 < self.patience <= waited or self._left(history) <= 0
 
-    def deadline(self, history: Sequence[dict[str, float]]) -> float:
-        """Of time.monotonic(): where the epoch that comes next has to end."""
-        return time.monotonic() + self._left(history)
-
-    def out_of_time(self, history: Sequence[dict[str, float]]) -> bool:
-        return self._left(history) <= 0
-
-    def _left(self, history: Sequence[dict[str, float]]) -> float:
-        return self.max_seconds - sum(h["seconds"] for h in history[1:]) if self.max_seconds else math.inf
+def seconds_left(history: Sequence[dict[str, float]], config: TrainingConfig) -> float:
+    """Of `config.max_minutes`, where 0 is no limit, after these epochs; the first entry is the champion's."""
+    return 60 * config.max_minutes - sum(h["seconds"] for h in history[1:]) if config.max_minutes else math.inf
 
 
 @dataclass(frozen=True)

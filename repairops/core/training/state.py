@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from repairops.core.parts import TrainingParts
 from repairops.core.training.clock import memory_figures
 from repairops.core.training.distributed import Ranks
 from repairops.core.training.selection import Selection, ValidationCounts, select_epoch
+from repairops.data import whole_file
 from repairops.data.records import ImageSet
 from repairops.model.device import set_mode
 from repairops.model.network import Classifier, to_unit
@@ -63,15 +64,13 @@ def save_checkpoint(work_dir: Path, checkpoint: Checkpoint) -> Path:
     from safetensors.torch import save_file
 
     path = checkpoint_path(work_dir)
-    path.parent.mkdir(parents=True, exist_ok=True)
     parts = {name: getattr(checkpoint, name) for name in PARTS}
     tensors = {f"{part}/{name}": t.clone() for part, state in parts.items() for name, t in state.items()}
     header = {"fingerprint": checkpoint.fingerprint, "history": json.dumps(checkpoint.history)}
-    partial = path.with_suffix(f".{os.getpid()}.part")
-    save_file(tensors, partial, metadata=header)
-    with partial.open("rb") as written:
-        os.fsync(written.fileno())
-    partial.replace(path)
+    with whole_file(path) as part:
+        save_file(tensors, part, metadata=header)
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
     return path
 
 
@@ -162,6 +161,7 @@ class AveragedWeights:
         return {n: v for n, v in state.items() if isinstance(v, Tensor) and v.dtype.is_floating_point}
 
 
+@dataclass(eq=False)
 class TrainingState:
     """Where a training stands: the network, its optimizer, the epochs behind it and the best weights so far.
 
@@ -171,38 +171,36 @@ class TrainingState:
     BatchNorm statistics that count are its own.
     """
 
-    def __init__(
-        self,
-        classifier: Classifier,
-        optimizer: torch.optim.SGD,
-        parts: TrainingParts,
-        config: TrainingConfig,
-        arguments: Mapping[str, Any],
-        work_dir: Path,
-        device: torch.device,
-        ranks: Ranks,
-    ) -> None:
-        self.classifier, self.optimizer, self.parts, self.config = classifier, optimizer, parts, config
-        self.work_dir, self.device, self.ranks = work_dir, device, ranks
-        self.champion = state_tensors(classifier)
+    classifier: Classifier
+    optimizer: torch.optim.SGD
+    parts: TrainingParts
+    config: TrainingConfig
+    arguments: InitVar[Mapping[str, Any]]
+    work_dir: Path
+    device: torch.device
+    ranks: Ranks
+
+    def __post_init__(self, arguments: Mapping[str, Any]) -> None:
+        self.champion = state_tensors(self.classifier)
         self.fingerprint = fingerprint_of(arguments, self.champion)
-        stored = ranks.of_first(lambda: load_checkpoint(work_dir, self.fingerprint))
+        stored = self.ranks.of_first(lambda: load_checkpoint(self.work_dir, self.fingerprint))
         self.history = stored.history if stored else []
         self.best = stored.best if stored else self.champion
         if stored:
-            if ranks.leads:
+            if self.ranks.leads:
                 logger.info("Training goes on after epoch %d of an earlier run.", len(stored.history) - 1)
-            load_tensors(classifier, stored.model)
+            load_tensors(self.classifier, stored.model)
             for name, parameter in self._trained():
                 if name in stored.momentum:
-                    optimizer.state[parameter]["momentum_buffer"] = stored.momentum[name].to(device)
+                    self.optimizer.state[parameter]["momentum_buffer"] = stored.momentum[name].to(self.device)
         steps = int(sum(h["steps"] for h in self.history[1:]))
         start = stored.average if stored else None
-        self.average = AveragedWeights(classifier, config.ema, steps, start) if config.ema else None
+        decay = self.config.ema
+        self.average = AveragedWeights(self.classifier, decay, steps, start) if decay else None
         if not self.history:
-            self.history = [ranks.of_first(self._measure)]
+            self.history = [self.ranks.of_first(self._measure)]
             self._save(self.champion)
-        self.selection = choose_epoch(self.history, parts, config)
+        self.selection = choose_epoch(self.history, self.parts, self.config)
 
     def record_epoch(self, train_epoch: Callable[[int, float], Figures], deadline: float) -> None:
         """Trains and measures one more epoch, keeps its weights where they are the best, writes the checkpoint."""

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from repairops.config import StyleConfig
-from repairops.core.styles.fitted.degradation import Degradation, degrade, limits
+from repairops.core.styles.fitted.degradation import degrade, limits
 from repairops.core.styles.fitted.estimation import estimate
 from repairops.core.styles.fitted.look import FittedLook, nothing
 
@@ -33,13 +33,9 @@ class FittedDegradation:
         if self.alpha == 0 or not self.found.names:
             return content.clone()
         with torch.no_grad(), torch.autocast(content.device.type, enabled=False):
-            return degrade(content, self.draw(reference, content, generator), generator)
-
-    def draw(self, reference: Tensor, content: Tensor, generator: Generator) -> Degradation:
-        """Parameters for each of B references, on the content's device, limited to their ranges."""
-        low, high = limits(self.found.names, min(content.shape[2:]), content.device)
-        drawn = self.found.draw(reference, generator, low, high)
-        return replace(drawn, values=self.alpha * drawn.values)
+            low, high = limits(self.found.names, min(content.shape[2:]), content.device)
+            drawn = self.found.draw(reference, generator, low, high)
+            return degrade(content, replace(drawn, values=self.alpha * drawn.values), generator)
 
 
 def fit_fitted_degradation(

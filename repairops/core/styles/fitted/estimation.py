@@ -22,7 +22,7 @@ from repairops.core.styles.fitted.degradation import PARAMETERS, parameter_names
 from repairops.core.styles.fitted.explanations import Group, fading, kind_of_noise, over_tiles, with_surplus
 from repairops.core.styles.fitted.look import FittedLook, nothing, positive
 from repairops.core.styles.fitted.measures import flat_patch_covariance, measure
-from repairops.core.styles.fitted.trials import Answers, ask, broad, local
+from repairops.core.styles.fitted.regression import Answers, ask, broad, local
 from repairops.core.styles.whitening import safe_eigh
 
 TRIALS, TRIALS_EACH = (3000, 6000), 8  # of the first round: limits, and for each failure; later ones have two thirds

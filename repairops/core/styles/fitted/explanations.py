@@ -21,7 +21,7 @@ from repairops.core.styles.fitted.components import HALF_GAUSSIAN
 from repairops.core.styles.fitted.degradation import Degradation, limits
 from repairops.core.styles.fitted.look import FittedLook, random_effects
 from repairops.core.styles.fitted.measures import RINGS, SECTORS, flat_noise, measure, noise_by_brightness, spectrum
-from repairops.core.styles.fitted.trials import Answers, ask, local, try_out
+from repairops.core.styles.fitted.regression import Answers, ask, local, try_out
 from repairops.core.styles.whitening import safe_eigh
 
 FADE_STEP = 0.25
@@ -51,7 +51,7 @@ class Group:
         return limits(names, min(self.scenes.shape[2:]), self.scenes.device)
 
     def try_out(self, names: tuple[str, ...], drawn: Tensor, generator: Generator, fade: float | None = None) -> Tensor:
-        """Scenes with parameters (S, P), see `trials.try_out`."""
+        """Scenes with parameters (S, P), see `regression.try_out`."""
         if self._both(names):
             names, drawn = (*names, "shot"), with_shot(drawn, names, self.shot_ratio)
         return try_out(self.scenes, Degradation(names, drawn, self.noise_shape, fade), generator)

@@ -16,7 +16,7 @@ import torch
 from torch import Generator, Tensor
 
 from repairops.core.styles.fitted.degradation import PARAMETERS, Degradation
-from repairops.core.styles.fitted.trials import Answers
+from repairops.core.styles.fitted.regression import Answers
 from repairops.core.styles.whitening import safe_eigh
 
 WIDE = 1.2816  # standard deviations to the 10% and 90% quantiles of a normal distribution
@@ -164,8 +164,13 @@ def findings(found: FittedLook, members: Tensor | None = None) -> list[LookFindi
     values = found.values if members is None else found.values[members.to(found.values.device)]
     remaining = (found.spread @ found.spread.T).diagonal()
     told = []
-    for name, column, uncertain in _columns(found, values, remaining):
-        parameter = "streak_x" if name == "streak" else name
+    for i, parameter in enumerate(found.names):
+        name, column, uncertain = parameter, values[:, i], remaining[i]
+        if parameter == "streak_y":
+            continue
+        if parameter == "streak_x":  # it and streak_y are one length
+            name, both, uncertain = "streak", values[:, i : i + 2], remaining[i : i + 2].mean()
+            column = (both.square().sum(1) + remaining[i : i + 2].sum()).sqrt()
         present = column.abs() > PARAMETERS[parameter].least / 2
         count = int(present.sum())
         if count and count >= len(values) / 10:
@@ -181,19 +186,6 @@ def sentence(told: Sequence[LookFinding], failures: int, unexplained: float = 0.
     parts = [f"{f.text}, {f.images} of {f.of} images" if f.images < f.of else f.text for f in told]
     said = f"{'; '.join(parts)}; {failures} images" if len(parts) > 1 else f"{told[0].text}, {told[0].images} images"
     return said + rest
-
-
-def _columns(found: FittedLook, values: Tensor, remaining: Tensor) -> list[tuple[str, Tensor, Tensor]]:
-    """Name, values (n,) and uncertain variance of each component; both streak parameters are one length."""
-    columns = []
-    for i, name in enumerate(found.names):
-        if name == "streak_x":
-            both = values[:, i : i + 2]
-            length = (both.square().sum(1) + remaining[i : i + 2].sum()).sqrt()
-            columns.append(("streak", length, remaining[i : i + 2].mean()))
-        elif name != "streak_y":
-            columns.append((name, values[:, i], remaining[i]))
-    return columns
 
 
 def _finding(
