@@ -13,8 +13,8 @@ from store_helpers import SPEC, TinyNet, digit_set
 
 from repairops.config import ImagesConfig, derive_seed, load_config
 from repairops.core.clustering import cluster_failures
-from repairops.data import load_image_set, write_parquet
 from repairops.data.records import CleanSet, FailureBatch, FailureSplit, HeldOutFailures
+from repairops.data.sets import load_image_set, write_parquet
 from repairops.gate.evidence import Calibration
 from repairops.model.corrupted import corrupted_counts
 from repairops.model.evaluation import evaluate, predict, reliability

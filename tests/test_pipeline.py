@@ -26,7 +26,7 @@ from pipeline_helpers import (
 
 from repairops import log_failures, log_model
 from repairops.config import load_config
-from repairops.data import write_parquet
+from repairops.data.sets import write_parquet
 from repairops.errors import LossNotFinite
 from repairops.model.evaluation import predict
 from repairops.model.network import Classifier

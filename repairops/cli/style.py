@@ -76,7 +76,7 @@ def show(field: Field, names: tuple[str, ...], count: int, out: Path, as_json: b
     import torch
 
     from repairops.core.styles import AUTO, STYLES
-    from repairops.data import encode_png
+    from repairops.data.decoding import encode_png
     from repairops.stages.field import picture_styles
 
     shown = list(names) or [n for n in (*STYLES, AUTO) if n != "wct2" or field.config.style.weights]

@@ -50,10 +50,6 @@ class ValidationReport:
     results: dict[str, dict[str, Any]]
     rows: int
 
-    @property
-    def passed(self) -> bool:
-        return not self.broken and self.accepted is not None
-
 
 def validate(
     rows: pd.DataFrame,
