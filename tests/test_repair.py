@@ -102,14 +102,13 @@ def test_a_cell_and_a_job_of_the_same_arguments_end_with_the_same_weights(
     ref = resolve_model("prod/cls", scene.client)
     with job_run(scene.client, ref) as run:
         job = Job(run, "key", tmp_path / "job", ref, [], config)
-        job.values["clean_validation"] = {}
         repaired, samples = repair_champion(job, champion(), inputs(unseen=True))
     assert weights(repaired) == weights(measured)
     assert weights(repaired)[1] != weights(dataclasses.replace(repaired, tuned=champion()))[1]
     assert repaired.weight == measured.weight
     assert [t["chosen"] for t in repaired.trials] == [t["chosen"] for t in measured.trials]
     assert len(samples) > 0
-    assert job.values["stages"].keys() == {"split", "cluster", "style", "fine-tune"}
+    assert (job.record.stages or {}).keys() == {"split", "cluster", "style", "fine-tune"}
 
 
 def test_a_job_fits_its_style_once(scene: Scene, fits: Fits) -> None:
