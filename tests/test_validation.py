@@ -95,8 +95,7 @@ def passed(report: ValidationReport) -> bool:
 
 
 def facts(rows: list[dict[str, Any]], spec: InputSpec = SPEC, **options: Any) -> RowFacts:
-    given = {"clean_ids": frozenset(), "train_ids": frozenset(), "images": CONFIG} | options
-    return gather(pd.DataFrame(rows), spec, champion, **given)
+    return gather(pd.DataFrame(rows), spec, champion, {}, CONFIG, **options)
 
 
 def broken(found: RowFacts) -> list[list[str]]:
@@ -252,7 +251,7 @@ def test_a_champion_that_answers_nan_is_out_of_range() -> None:
         return np.zeros(len(pixels), np.int64), np.array([0.5, np.nan], np.float32)
 
     rows = pd.DataFrame([row(image(1)), bad_file(b""), row(image(2))])
-    found = gather(rows, SPEC, failing, clean_ids=(), train_ids=(), images=CONFIG)
+    found = gather(rows, SPEC, failing, {}, CONFIG)
     assert found.holds["out_of_range"].tolist() == [True, True, False]
     assert found.position.tolist() == [0, -1, 1]
 
