@@ -23,8 +23,9 @@ from repairops.bench.champions import (
 )
 from repairops.bench.corruptions import SEVERITIES, corrupt_pixels
 from repairops.config import ImagesConfig, derive_seed
-from repairops.data import load_image_set, peek_class_names
 from repairops.data.records import ImageSet, InputSpec
+from repairops.data.sets import load_image_set
+from repairops.data.sources import peek_class_names
 from repairops.model.device import cpu_has_bfloat16
 from repairops.model.network import Classifier, to_unit
 

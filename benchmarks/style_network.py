@@ -27,8 +27,10 @@ from repairops.core.styles.haar import analyse
 from repairops.core.styles.wct2 import build_wct2, load_weights, save_weights
 from repairops.core.styles.wct2_fit import new_network, reconstruction_psnr, scale_features, train_reconstruction
 from repairops.core.styles.wct2_network import Wct2Network
-from repairops.data import encode_png, load_image_set, peek_class_names
+from repairops.data.decoding import encode_png
 from repairops.data.records import ImageSet, InputSpec
+from repairops.data.sets import load_image_set
+from repairops.data.sources import peek_class_names
 from repairops.model.device import use_bfloat16
 
 CORRUPTIONS = ("gaussian_noise", "contrast", "fog", "defocus_blur", "motion_blur", "snow", "jpeg_compression")

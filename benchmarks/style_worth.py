@@ -32,7 +32,7 @@ from repairops.core.clustering import cluster_failures
 from repairops.core.methods.style_operations import reference_weights
 from repairops.core.styles import AUTO, STYLES, Style, Witness, fit_style
 from repairops.core.training.loop import make_jitter
-from repairops.data import sample_ids
+from repairops.data.decoding import sample_ids
 from repairops.data.records import Clusters, FailureBatch, ImageSet
 from repairops.model.device import cpu_has_bfloat16
 from repairops.model.network import Classifier, to_unit

@@ -1,1 +1,1 @@
-"""What MLproject runs: thin entry points that hand the run's parameters to the `repairops` command."""
+"""What MLproject runs: its entry points, which hand a run's parameters to the `repairops` command."""

@@ -18,7 +18,7 @@ _HOMES = {
     "ImageSet": "repairops.data.records",
     "Config": "repairops.config",
     "load_config": "repairops.config",
-    "load_image_set": "repairops.data",
+    "load_image_set": "repairops.data.sets",
     "log_model": "repairops.promotion.log_model",
     "log_failures": "repairops.store.batches",
     "list_failures": "repairops.store.batches",
@@ -34,9 +34,9 @@ __all__ = ["__version__", *sorted(_HOMES)]
 if TYPE_CHECKING:
     from repairops.config import Config as Config
     from repairops.config import load_config as load_config
-    from repairops.data import load_image_set as load_image_set
     from repairops.data.records import ImageSet as ImageSet
     from repairops.data.records import InputSpec as InputSpec
+    from repairops.data.sets import load_image_set as load_image_set
     from repairops.errors import RepairError as RepairError
     from repairops.pipeline import repair as repair
     from repairops.promotion.history import history as history

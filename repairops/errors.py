@@ -20,9 +20,16 @@ def listing(items: Iterable[object], limit: int = 12) -> str:
 
 
 class RepairError(Exception):
-    """Base of everything that repairops raises on purpose; `exit_code` is the command's exit status."""
+    """Base of everything that repairops raises on purpose; `exit_code` is the command's exit status.
+
+    message: the wording of a class, with a place for each of the facts that it is raised with, in their order.
+    """
 
     exit_code = 1
+    message = "{}"
+
+    def __init__(self, *facts: object) -> None:
+        super().__init__(self.message.format(*facts))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled by its message: the classes' own arguments are more than what the message keeps."""
@@ -50,29 +57,25 @@ class UnknownOption(UsageError):
 
 
 class InvalidOption(UsageError):
-    def __init__(self, option: str, value: object, wanted: str) -> None:
-        super().__init__(f"Option {option} is {value!r}; it must be {wanted}.")
+    message = "Option {} is {!r}; it must be {}."
 
 
 class NoBenchmarkData(UsageError):
-    def __init__(self, preset: str) -> None:
-        super().__init__(
-            f"The preset {preset!r} has no data. Give --data TRAIN CLEAN (ImageFolders or parquet), or --cifar10 "
-            "FOLDER to let torchvision fetch CIFAR-10; the preset digits needs none."
-        )
+    message = (
+        "The preset {!r} has no data. Give --data TRAIN CLEAN (ImageFolders or parquet), or --cifar10 "
+        "FOLDER to let torchvision fetch CIFAR-10; the preset digits needs none."
+    )
 
 
 class NoBenchmarkResults(RepairError):
-    def __init__(self, folder: object) -> None:
-        super().__init__(f"No cell in {folder} is done. Compute some with `repairops bench run --out {folder}`.")
+    message = "No cell in {0} is done. Compute some with `repairops bench run --out {0}`."
 
 
 class InvalidInputSpec(RepairError):
-    def __init__(self, field: str, value: object, wanted: str) -> None:
-        super().__init__(
-            f"The model's input specification has {field} = {value!r}; it must be {wanted}. "
-            f"Correct it with `repairops log` or the option model.{field}."
-        )
+    message = (
+        "The model's input specification has {0} = {1!r}; it must be {2}. "
+        "Correct it with `repairops log` or the option model.{0}."
+    )
 
 
 # Models
@@ -95,35 +98,31 @@ class AmbiguousModel(RepairError):
 
 
 class NotAClassifier(RepairError):
-    def __init__(self, reference: str, why: str) -> None:
-        super().__init__(
-            f"{reference} is not an image classifier that repairops can repair: {why}. "
-            "It needs a PyTorch module that maps float images (N, C, H, W) to logits (N, classes)."
-        )
+    message = (
+        "{} is not an image classifier that repairops can repair: {}. "
+        "It needs a PyTorch module that maps float images (N, C, H, W) to logits (N, classes)."
+    )
 
 
 class NotFineTunable(RepairError):
-    def __init__(self, reference: str, why: str) -> None:
-        super().__init__(
-            f"{reference} cannot be fine-tuned: {why}. Log it with serialization_format='pickle', or name the "
-            "class that rebuilds it: -P model_factory=package.module:function."
-        )
+    message = (
+        "{} cannot be fine-tuned: {}. Log it with serialization_format='pickle', or name the "
+        "class that rebuilds it: -P model_factory=package.module:function."
+    )
 
 
 class NotTraceable(RepairError):
-    def __init__(self, why: str) -> None:
-        super().__init__(
-            f"The model cannot be stored as pt2, torch.export does not follow it: {why}. "
-            "Log it with serialization_format='pickle'."
-        )
+    message = (
+        "The model cannot be stored as pt2, torch.export does not follow it: {}. "
+        "Log it with serialization_format='pickle'."
+    )
 
 
 class PickleRefused(RepairError):
-    def __init__(self, reference: str) -> None:
-        super().__init__(
-            f"{reference} is stored as a pickle and MLFLOW_ALLOW_PICKLE_DESERIALIZATION is false, so it is not "
-            "loaded. Log the model with serialization_format='pt2', or allow pickles that you trust."
-        )
+    message = (
+        "{} is stored as a pickle and MLFLOW_ALLOW_PICKLE_DESERIALIZATION is false, so it is not "
+        "loaded. Log the model with serialization_format='pt2', or allow pickles that you trust."
+    )
 
 
 class MissingInputSpec(RepairError):
@@ -136,28 +135,25 @@ class MissingInputSpec(RepairError):
 
 
 class ChampionAtChance(RepairError):
-    def __init__(self, accuracy: float, n: int, classes: int) -> None:
-        super().__init__(
-            f"The champion gets {accuracy:.1%} of {n} clean images right, which is chance level for {classes} "
-            "classes. The class order of the clean set or the preprocessing (size, range, mean, std) is not what "
-            "the model was trained with; check model.class_names and model.mean/std."
-        )
+    message = (
+        "The champion gets {:.1%} of {} clean images right, which is chance level for {} "
+        "classes. The class order of the clean set or the preprocessing (size, range, mean, std) is not what "
+        "the model was trained with; check model.class_names and model.mean/std."
+    )
 
 
 # Images and datasets
 
 
 class DatasetNotFound(RepairError):
-    def __init__(self, role: str, where: str, next_step: str) -> None:
-        super().__init__(f"The {role} was not found: {where}. {next_step}")
+    message = "The {} was not found: {}. {}"
 
 
 class UnreadableDataset(RepairError):
-    def __init__(self, path: object, why: str) -> None:
-        super().__init__(
-            f"{path} cannot be read as an image set: {why}. Give an ImageFolder (one folder per class) or "
-            "parquet with an image column (struct of bytes and path) and a label column."
-        )
+    message = (
+        "{} cannot be read as an image set: {}. Give an ImageFolder (one folder per class) or "
+        "parquet with an image column (struct of bytes and path) and a label column."
+    )
 
 
 class ClassMismatch(RepairError):
@@ -180,20 +176,17 @@ class UnreadableImage(RepairError):
 class DatasetImageUnusable(UnreadableDataset):
     """One image of a data set that cannot be used. Data sets are not quarantined, failures are."""
 
-    def __init__(self, path: object, place: str, detail: str) -> None:
-        RepairError.__init__(
-            self,
-            f"{path} holds an image that cannot be used, {place}: {detail}. Remove or convert it; where only the "
-            "size differs, set model.resize to stretch or center_crop.",
-        )
+    message = (
+        "{} holds an image that cannot be used, {}: {}. Remove or convert it; where only the "
+        "size differs, set model.resize to stretch or center_crop."
+    )
 
 
 class InvalidImages(RepairError):
-    def __init__(self, fact: str) -> None:
-        super().__init__(
-            f"{fact}. Give uint8, or float in 0..1, of shape (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3, "
-            "or a sequence of PIL images of one size."
-        )
+    message = (
+        "{}. Give uint8, or float in 0..1, of shape (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3, "
+        "or a sequence of PIL images of one size."
+    )
 
 
 class InvalidLabels(RepairError):
@@ -204,19 +197,17 @@ class InvalidLabels(RepairError):
 
 
 class NoSpaceForImages(RepairError):
-    def __init__(self, role: str, megabytes: int, folder: object, why: str) -> None:
-        super().__init__(
-            f"The {role} needs {megabytes:,} MB of pixels, more than images.memory_limit_mb, and they cannot be "
-            f"written under {folder}: {why}. Free disk space there, or raise images.memory_limit_mb."
-        )
+    message = (
+        "The {} needs {:,} MB of pixels, more than images.memory_limit_mb, and they cannot be "
+        "written under {}: {}. Free disk space there, or raise images.memory_limit_mb."
+    )
 
 
 class NoUnseenImages(RepairError):
-    def __init__(self, where: str, images: int, in_train_set: int, in_clean_set: int) -> None:
-        super().__init__(
-            f"None of the {images:,} images of the validation set {where} can choose: {in_train_set:,} are in the "
-            f"train set and {in_clean_set:,} in the clean set. Give one with images of its own, or none."
-        )
+    message = (
+        "None of the {1:,} images of the validation set {0} can choose: {2:,} are in the "
+        "train set and {3:,} in the clean set. Give one with images of its own, or none."
+    )
 
 
 # Failures
@@ -246,11 +237,10 @@ class FailureBatchNotFound(RepairError):
 
 
 class FailureBatchDamaged(RepairError):
-    def __init__(self, run_id: str, why: str) -> None:
-        super().__init__(
-            f"The failure batch of run {run_id} is not what was logged: {why}. "
-            "Delete that run and log the batch again with `repairops failures log`."
-        )
+    message = (
+        "The failure batch of run {} is not what was logged: {}. "
+        "Delete that run and log the batch again with `repairops failures log`."
+    )
 
 
 class FailureBatchRejected(RepairError):
@@ -265,8 +255,7 @@ class FailureBatchRejected(RepairError):
 
 
 class StyleNotFittable(RepairError):
-    def __init__(self, role: str, why: str, next_step: str) -> None:
-        super().__init__(f"The style cannot be fitted to the {role}: {why}. {next_step}.")
+    message = "The style cannot be fitted to the {}: {}. {}."
 
 
 class StyleWeightsMissing(RepairError):
@@ -280,19 +269,17 @@ class StyleWeightsMissing(RepairError):
 
 
 class StyleWeightsUnchecked(UsageError):
-    def __init__(self, urls: str) -> None:
-        super().__init__(
-            f"style.weights names {urls}, and style.weights_sha256 does not give one digest for each address. "
-            "What is fetched must be known: set style.weights_sha256 to its sha256, two by comma for two addresses."
-        )
+    message = (
+        "style.weights names {}, and style.weights_sha256 does not give one digest for each address. "
+        "What is fetched must be known: set style.weights_sha256 to its sha256, two by comma for two addresses."
+    )
 
 
 class StyleNetworkPoor(RepairError):
-    def __init__(self, psnr: float, least: float) -> None:
-        super().__init__(
-            f"The fitted network reconstructs images at {psnr:.1f} dB, below {least:g} dB: what it restyles would be "
-            "blurred. Fit it longer (--steps), on more images, or use a style without a network."
-        )
+    message = (
+        "The fitted network reconstructs images at {:.1f} dB, below {:g} dB: what it restyles would be "
+        "blurred. Fit it longer (--steps), on more images, or use a style without a network."
+    )
 
 
 class StyleNetworkNotFound(RepairError):
@@ -304,43 +291,38 @@ class StyleNetworkNotFound(RepairError):
 
 
 class StyleWeightsDamaged(RepairError):
-    def __init__(self, path: str, why: str) -> None:
-        super().__init__(
-            f"The style weights at {path} are not usable: {why}. Fetch them again, or correct style.weights and "
-            "style.weights_sha256."
-        )
+    message = (
+        "The style weights at {} are not usable: {}. Fetch them again, or correct style.weights and "
+        "style.weights_sha256."
+    )
 
 
 class PatternNotUsable(UsageError):
-    def __init__(self, name: str, why: str) -> None:
-        super().__init__(
-            f"The known pattern {name!r} cannot be used: {why}. Name a built-in one, or a function that takes images "
-            "(float32, N x C x H x W, 0..1) and a torch.Generator and returns the like."
-        )
+    message = (
+        "The known pattern {!r} cannot be used: {}. Name a built-in one, or a function that takes images "
+        "(float32, N x C x H x W, 0..1) and a torch.Generator and returns the like."
+    )
 
 
 class ValidationEngineFailed(RepairError):
-    def __init__(self, rule: str, why: str) -> None:
-        super().__init__(
-            f"Great Expectations could not evaluate the rule {rule!r}: {why}. This is a fault of the software, not of "
-            "the data; check the installed versions with `repairops doctor` and report it."
-        )
+    message = (
+        "Great Expectations could not evaluate the rule {!r}: {}. This is a fault of the software, not of "
+        "the data; check the installed versions with `repairops doctor` and report it."
+    )
 
 
 # Training, evaluation, export
 
 
 class LossNotFinite(RepairError):
-    def __init__(self, step: int, loss: float, checkpoint: object) -> None:
-        super().__init__(
-            f"The training loss became {loss} at step {step}. Training stopped; the last good checkpoint is "
-            f"{checkpoint}. Lower training.learning_rate (a tenth is a good start) and run again."
-        )
+    message = (
+        "The training loss became {1} at step {0}. Training stopped; the last good checkpoint is "
+        "{2}. Lower training.learning_rate (a tenth is a good start) and run again."
+    )
 
 
 class DeviceNotAvailable(RepairError):
-    def __init__(self, device: str, why: str) -> None:
-        super().__init__(f"The device {device!r} cannot be used: {why}. Use training.device=auto or cpu.")
+    message = "The device {!r} cannot be used: {}. Use training.device=auto or cpu."
 
 
 class RanksNotStarted(RepairError):
@@ -359,19 +341,17 @@ class ExportImpossible(RepairError):
 
 
 class RegistryUnreachable(RepairError):
-    def __init__(self, uri: str, action: str, why: str) -> None:
-        super().__init__(
-            f"MLflow at {uri} did not {action}: {why}. Nothing was half-registered; check the server and rights, "
-            "then run the same command again: it goes on where it stopped."
-        )
+    message = (
+        "MLflow at {} did not {}: {}. Nothing was half-registered; check the server and rights, "
+        "then run the same command again: it goes on where it stopped."
+    )
 
 
 class RegistryRefused(RepairError):
-    def __init__(self, uri: str, action: str, why: str) -> None:
-        super().__init__(
-            f"MLflow at {uri} refused to {action}: {why}. The job needs the right to edit the experiment and the "
-            "registered model; ask for it, then run the same command again."
-        )
+    message = (
+        "MLflow at {} refused to {}: {}. The job needs the right to edit the experiment and the "
+        "registered model; ask for it, then run the same command again."
+    )
 
 
 class AliasMoved(RepairError):
@@ -398,33 +378,23 @@ class AliasBeingMoved(AliasMoved):
 
 
 class PromotionRefused(RepairError):
-    def __init__(self, model: str, version: str, why: str, next_step: str) -> None:
-        super().__init__(f"Version {version} of {model!r} is not promoted: {why}. {next_step}")
+    message = "Version {1} of {0!r} is not promoted: {2}. {3}"
 
 
 class NothingToRollBack(RepairError):
-    def __init__(self, model: str, alias: str) -> None:
-        super().__init__(
-            f"No earlier version of {model!r} is recorded under the alias {alias!r}, so there is nothing to roll "
-            f"back to. Move it yourself: `repairops promote {model} --version N`."
-        )
+    message = (
+        "No earlier version of {0!r} is recorded under the alias {1!r}, so there is nothing to roll "
+        "back to. Move it yourself: `repairops promote {0} --version N`."
+    )
 
 
 class JobRunning(RepairError):
-    def __init__(self, key: str, where: object) -> None:
-        super().__init__(
-            f"The same repair (job {key[:12]}) is running already; its lock is {where}. Wait for it to end."
-        )
+    message = "The same repair (job {:.12}) is running already; its lock is {}. Wait for it to end."
 
 
 class NoReview(RepairError):
-    def __init__(self, model: str, version: str, why: str) -> None:
-        super().__init__(
-            f"Version {version} of {model!r} cannot be reviewed: {why}. Name a version that a repair registered, with "
-            "--version."
-        )
+    message = "Version {1} of {0!r} cannot be reviewed: {2}. Name a version that a repair registered, with --version."
 
 
 class OutcomeUnreadable(RepairError):
-    def __init__(self, path: object, why: str) -> None:
-        super().__init__(f"{path} is not an outcome of repairops: {why}. Give the outcome.json of a repair run.")
+    message = "{} is not an outcome of repairops: {}. Give the outcome.json of a repair run."

@@ -375,7 +375,8 @@ def cifar_scene(
     """
     import pyarrow.parquet as pq
 
-    from repairops.data import load_image_set, peek_class_names
+    from repairops.data.sets import load_image_set
+    from repairops.data.sources import peek_class_names
     from repairops.model.evaluation import predict
 
     files = {name: folder / f"{name}.parquet" for name in ("train", "clean", "field")}

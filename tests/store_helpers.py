@@ -17,8 +17,8 @@ from mlflow.entities.model_registry import ModelVersion
 from torch import Tensor, nn
 
 from repairops.config import ModelConfig
-from repairops.data import from_arrays
 from repairops.data.records import ImageSet, InputSpec
+from repairops.data.sets import from_arrays
 from repairops.model.onnx import export_onnx
 from repairops.promotion.log_model import log_model
 from repairops.store.champion import Champion, fetch_champion
@@ -171,7 +171,7 @@ PRELOADED = [
     "mlflow.store.tracking.sqlalchemy_store",
     "pyarrow.parquet",
     "repairops.model.onnx",
-    "repairops.data",
+    "repairops.data.sets",
     "repairops.store.batches",
     "repairops.promotion.log_model",
     "repairops.store.registry",

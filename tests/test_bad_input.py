@@ -28,7 +28,7 @@ from pipeline_helpers import (
 )
 
 from repairops import log_failures
-from repairops.data import encode_png
+from repairops.data.decoding import encode_png
 from repairops.errors import (
     ChampionAtChance,
     DatasetNotFound,

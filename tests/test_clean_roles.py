@@ -23,8 +23,9 @@ from pipeline_helpers import (
 )
 
 from repairops import log_failures
-from repairops.data import from_arrays, sample_ids, write_parquet
+from repairops.data.decoding import sample_ids
 from repairops.data.records import ImageSet
+from repairops.data.sets import from_arrays, write_parquet
 from repairops.errors import InvalidOption, NoUnseenImages
 from repairops.model.evaluation import predict
 from repairops.model.network import Classifier

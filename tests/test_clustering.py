@@ -7,7 +7,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from repairops.core.clustering import cluster_failures, cluster_grid, nearest_clusters, reference_probabilities
-from repairops.data import sample_ids
+from repairops.data.decoding import sample_ids
 from repairops.data.records import Clusters, FailureBatch, ImageSet
 from repairops.data.split import group_images, split_failures
 from repairops.errors import CannotSplit, InvalidOption

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from repairops.data import sample_ids
+from repairops.data.decoding import sample_ids
 from repairops.demo.data import SHOTS, SIDE, demo_data, photograph, scanner
 from repairops.demo.story import MARK, DemoResult, repair_command, run_demo, shown, summary
 from repairops.errors import UnreadableDataset, UsageError

@@ -27,8 +27,7 @@ from pipeline_helpers import (
 from torch import nn
 from training_helpers import champion, method_data, method_of, parts_of
 
-from mlflow_project.main import NAMES
-from mlflow_project.repair_distributed import command
+from mlflow_project.__main__ import in_processes, parse
 from repairops.config import MethodConfig, derive_seed
 from repairops.core.training.distributed import Ranks, synchronised_statistics, use_channels_last
 from repairops.errors import InvalidOption
@@ -302,7 +301,7 @@ def test_torchrun_takes_its_machines_from_the_variables_of_the_template(monkeypa
         monkeypatch.setenv(name, value)
     found = get_args_parser().parse_args(["-m", "repairops"])
     assert (found.nnodes, found.nproc_per_node, found.node_rank, found.master_addr) == ("2", "4", 1, "node-0")
-    line = command({"nproc": "4", **dict.fromkeys(NAMES, "")})
+    line = in_processes(parse("repair_distributed", ["--nproc", "4"]))
     assert "--standalone" not in line
     monkeypatch.delenv("PET_NNODES")
-    assert "--standalone" in command({"nproc": "4", **dict.fromkeys(NAMES, "")})
+    assert "--standalone" in in_processes(parse("repair_distributed", ["--nproc", "4"]))

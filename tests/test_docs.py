@@ -178,7 +178,7 @@ def test_mlproject_reference_has_every_parameter() -> None:
 
 
 def test_validation_page_has_every_rule() -> None:
-    from repairops.validation import ROW_RULES
+    from repairops.validation.facts import ROW_RULES
 
     page = DOCS / "how-it-works" / "failures.md"
     rows = table_rows(page, "### Rules for rows")[1:]

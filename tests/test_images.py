@@ -16,11 +16,10 @@ import torch
 from PIL import Image, ImageFile, ImageOps
 
 from repairops.config import ImagesConfig
-from repairops.data import encode_png, from_arrays, load_image_set, peek_class_names, peek_image_size, write_parquet
-from repairops.data.decoding import decode_image, file_id, sample_id, sample_ids
+from repairops.data.decoding import decode_image, encode_png, file_id, sample_id, sample_ids
 from repairops.data.records import InputSpec
-from repairops.data.sets import to_pixels
-from repairops.data.sources import resolve_label
+from repairops.data.sets import from_arrays, load_image_set, peek_image_size, to_pixels, write_parquet
+from repairops.data.sources import peek_class_names, resolve_label
 from repairops.errors import (
     ClassMismatch,
     DatasetImageUnusable,

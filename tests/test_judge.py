@@ -15,14 +15,15 @@ from repairops.config import ImagesConfig, derive_seed, load_config
 from repairops.core.clustering import cluster_failures
 from repairops.core.repair import Repaired
 from repairops.core.training import TrainingResult
-from repairops.data import load_image_set, write_parquet
 from repairops.data.records import CleanSet, FailureBatch, FailureSplit, HeldOutFailures
-from repairops.gate.evidence import Calibration
+from repairops.data.sets import load_image_set, write_parquet
+from repairops.gate.evidence import Calibration, Evidence, ParityCounts
 from repairops.model.corrupted import corrupted_counts
-from repairops.model.evaluation import evaluate, predict, reliability
+from repairops.model.evaluation import evaluate, paired_counts, predict, reliability
 from repairops.model.network import Classifier
+from repairops.model.onnx import export_onnx
 from repairops.stages.job import Job
-from repairops.stages.judge import weigh
+from repairops.stages.judge import _beside_champion, weigh
 from repairops.store.champion import Champion
 from repairops.store.connection import connect
 from repairops.store.jobs import JobRun
@@ -77,3 +78,21 @@ def test_each_figure_is_of_the_network_that_it_names(registry: str, tmp_path: Pa
     right = int(predict(challenger, heldout.pixels, heldout.labels).right.sum())
     assert (evidence.heldout_repaired, evidence.heldout_total) == (right, 9)
     assert sum(counts.total for counts in evidence.heldout_by_cluster.values()) == 9
+
+
+def test_the_onnx_accuracies_are_the_champions_and_the_challengers(registry: str, tmp_path: Path) -> None:
+    client = connect()
+    run = JobRun(client, client.create_run("0").info.run_id)
+    options = ["training.device=cpu", "gate.latency=off"]
+    job = Job(run, "key", tmp_path, REF, [], load_config(overrides=options))
+    images = digit_set(37)
+    champion, challenger = (Classifier(TinyNet(seed=seed).eval(), SPEC) for seed in (0, 5))
+    before, after = (predict(each, images.pixels, images.labels).right for each in (champion, challenger))
+    counts = paired_counts(before, after)
+    assert counts.champion_right != counts.challenger_right
+    export_onnx(challenger.network, SPEC, tmp_path / "challenger.onnx")
+    stored = Champion(REF, champion, tmp_path, "pickle", {}, False)
+    nothing = Evidence(counts, {}, 0, 0, ParityCounts())
+    found = _beside_champion(job, stored, tmp_path / "challenger.onnx", CleanSet(images), nothing)
+    assert found.onnx_accuracy is not None
+    assert found.onnx_accuracy.counts == counts

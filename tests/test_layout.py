@@ -152,7 +152,7 @@ torch.set_num_threads(1)
 from repairops.config import Config, load_config
 from repairops.core.parts import RepairInputs
 from repairops.core.repair import repair_network
-from repairops.data import from_arrays
+from repairops.data.sets import from_arrays
 from repairops.data.records import CleanSet, FailureBatch, InputSpec
 from repairops.gate import decide
 from repairops.gate.evidence import Evidence, ParityCounts
@@ -307,11 +307,11 @@ def test_entry_point_passes_its_parameters_to_a_module_that_takes_them(name: str
         assert isinstance(parameter["default"], str), key
         assert parameter["description"].endswith("."), key
     words = shlex.split(point["command"])
-    assert words[:2] == ["python", "-m"]
-    pairs = dict(zip(words[3::2], words[4::2], strict=True))
+    assert words[:4] == ["python", "-m", "mlflow_project", name]
+    pairs = dict(zip(words[4::2], words[5::2], strict=True))
     assert pairs == {f"--{key.replace('_', '-')}": f"{{{key}}}" for key in point["parameters"]}
 
-    command = [sys.executable, "-m", words[2], *words[3:], "--bogus", "1"]
+    command = [sys.executable, *words[1:], "--bogus", "1"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert result.returncode == 2
     known = ", ".join(key.replace("_", "-") for key in point["parameters"])
@@ -319,8 +319,13 @@ def test_entry_point_passes_its_parameters_to_a_module_that_takes_them(name: str
 
 
 @pytest.mark.parametrize(
-    ("module", "arguments", "says"),
+    ("entry", "arguments", "says"),
     [
+        (
+            "repair_distributed",
+            ["--nproc", "0"],
+            "Error: Option nproc is '0'; it must be a number of processes, 1 or more.\n",
+        ),
         ("main", ["--rerun", "maybe"], "Error: Option rerun is 'maybe'; it must be true or false.\n"),
         ("main", ["--seed", "x", "--train-set", ""], "'x' is not a valid integer"),
         ("main", ["--promote", "later"], "'later' is not one of"),
@@ -328,9 +333,9 @@ def test_entry_point_passes_its_parameters_to_a_module_that_takes_them(name: str
         ("log_failures", ["--model", "prod/cls", "--path", "nowhere"], "'nowhere' does not exist"),
     ],
 )
-def test_entry_points_reach_the_command_line(module: str, arguments: list[str], says: str, tmp_path: Path) -> None:
+def test_entry_points_reach_the_command_line(entry: str, arguments: list[str], says: str, tmp_path: Path) -> None:
     """Empty values are left out, the others arrive as options; usage errors keep their exit code."""
-    command = [sys.executable, "-m", f"mlflow_project.{module}", *arguments]
+    command = [sys.executable, "-m", "mlflow_project", entry, *arguments]
     environment = {"PATH": "/usr/bin:/bin", "REPAIROPS_HOME": str(tmp_path)}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
     assert result.returncode == 2

@@ -26,7 +26,7 @@ from pipeline_helpers import (
 
 from repairops import log_failures, log_model
 from repairops.config import load_config
-from repairops.data import write_parquet
+from repairops.data.sets import write_parquet
 from repairops.errors import LossNotFinite
 from repairops.model.evaluation import predict
 from repairops.model.network import Classifier
@@ -126,6 +126,8 @@ def test_a_repair_registers_one_complete_version_and_repeats_nothing(
     assert sum(c["size"] for c in stored["clusters"]) == split["repair"]
     evidence = stored["evidence"]
     assert evidence["parity"]["n"] == len(scene.data.clean) + split["heldout"]
+    assert evidence["parity"]["decisions_differ"] == 0
+    assert evidence["onnx_accuracy"]["counts"] == evidence["clean"]
     clusters = evidence["heldout_by_cluster"]
     assert list(clusters) == [str(c["id"]) for c in stored["clusters"]]
     assert sum(counts["total"] for counts in clusters.values()) == split["heldout"]

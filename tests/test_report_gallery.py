@@ -10,8 +10,8 @@ from sklearn.datasets import load_digits
 from repairops.config import StyleConfig
 from repairops.core.parts import TrainingParts
 from repairops.core.styles import Style, fit_style
-from repairops.data import from_arrays
 from repairops.data.records import CleanSet, Clusters, FailureBatch, HeldOutFailures, ImageSet
+from repairops.data.sets import from_arrays
 from repairops.gate.evidence import RepairCounts
 from repairops.model.evaluation import Evaluation, evaluation_of
 from repairops.model.network import to_unit

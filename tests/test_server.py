@@ -35,7 +35,7 @@ from test_store_failures import check_two_writers
 
 import repairops
 from repairops.config import ImagesConfig
-from repairops.data import load_image_set
+from repairops.data.sets import load_image_set
 from repairops.errors import AliasMoved, ModelNotFound, NothingToRollBack, RegistryRefused, RegistryUnreachable
 from repairops.model.network import to_input
 from repairops.promotion.history import promotions

@@ -11,8 +11,8 @@ import pytest
 from store_helpers import SPEC, digit_set
 
 from repairops.config import ImagesConfig
-from repairops.data import load_image_set, write_parquet
 from repairops.data.records import CleanSet, Predictions
+from repairops.data.sets import load_image_set, write_parquet
 from repairops.data.sources import read_column
 from repairops.errors import InvalidOption
 from repairops.gate.evidence import PairedCounts, RepairCounts

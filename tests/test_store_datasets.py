@@ -14,7 +14,7 @@ from PIL import Image
 from store_helpers import CLASSES, SPEC, TinyNet, digit_set, digits
 
 from repairops.config import ImagesConfig
-from repairops.data import load_image_set, write_parquet
+from repairops.data.sets import load_image_set, write_parquet
 from repairops.errors import DatasetNotFound
 from repairops.promotion.log_model import log_model
 from repairops.store.connection import connect

@@ -40,6 +40,7 @@ from repairops.errors import (
     UsageError,
 )
 from repairops.model.network import Classifier
+from repairops.promotion.history import history
 from repairops.promotion.log_model import log_model
 from repairops.store.champion import code_paths, input_spec
 from repairops.store.connection import connect
@@ -186,6 +187,10 @@ def test_log_model_registers_moves_the_alias_and_ends_its_run(client: MlflowClie
     assert version_at(client, "cls", "prod") == "1"
     third = log_model(TinyNet(seed=2), "cls", SPEC)
     assert version_at(client, "cls", "prod") == third.version == "3"
+    assert [(move.kind, move.version_from, move.version_to) for move in history("cls")] == [
+        ("logged", "", "1"),
+        ("logged", "1", "3"),
+    ]
     assert client.get_run(first.run_id).info.status == "FINISHED"
     assert mlflow.active_run() is None
 

@@ -18,8 +18,8 @@ from repairops.core.methods.base import Method
 from repairops.core.training import train
 from repairops.core.training.interpolation import between, trade_off
 from repairops.core.training.state import count_right
-from repairops.data import from_arrays, pick_images
 from repairops.data.records import FailureBatch, ImageSet
+from repairops.data.sets import from_arrays, pick_images
 from repairops.data.split import choose_rows, cut_rows
 from repairops.model.network import Classifier, to_unit
 
@@ -82,14 +82,14 @@ def test_an_image_of_the_train_set_judges_as_before_with_all_its_copies() -> Non
 def test_a_validation_set_chooses_by_what_no_other_set_holds() -> None:
     given = images(noise(100))
     train_ids, clean_ids = given.sample_ids[:10].tolist(), given.sample_ids[5:30].tolist()
-    found = choose_rows(given, train_ids, clean_ids, most=2000, seed=0)
-    assert found.rows.tolist() == list(range(30, 100))
-    assert (found.in_train_set, found.in_clean_set) == (10, 20)
-    few = choose_rows(given, train_ids, clean_ids, most=7, seed=0)
-    assert len(few.rows) == 7
-    assert set(few.rows.tolist()) <= set(range(30, 100))
-    assert few.rows.tolist() == choose_rows(given, train_ids, clean_ids, most=7, seed=0).rows.tolist()
-    assert few.rows.tolist() != choose_rows(given, train_ids, clean_ids, most=7, seed=1).rows.tolist()
+    rows, in_train_set, in_clean_set = choose_rows(given, train_ids, clean_ids, most=2000, seed=0)
+    assert rows.tolist() == list(range(30, 100))
+    assert (in_train_set, in_clean_set) == (10, 20)
+    few = choose_rows(given, train_ids, clean_ids, most=7, seed=0)[0].tolist()
+    assert len(few) == 7
+    assert set(few) <= set(range(30, 100))
+    assert few == choose_rows(given, train_ids, clean_ids, most=7, seed=0)[0].tolist()
+    assert few != choose_rows(given, train_ids, clean_ids, most=7, seed=1)[0].tolist()
 
 
 def test_picked_images_are_those_of_a_subset_on_disk_too(tmp_path: Path) -> None:

@@ -31,8 +31,8 @@ from repairops.core.methods import STYLED, MethodData
 from repairops.core.parts import TrainingParts
 from repairops.core.training.distributed import use_channels_last
 from repairops.core.training.loop import make_jitter
-from repairops.data import from_arrays
 from repairops.data.records import FailureBatch, ImageSet
+from repairops.data.sets import from_arrays
 from repairops.errors import RepairError
 from repairops.model.device import MixedPrecision, resolve_device, seeded, set_mode, use_bfloat16
 from repairops.model.network import Classifier, to_unit

@@ -19,8 +19,8 @@ from repairops.bench.networks import NETWORKS, build_network
 from repairops.config import derive_seed
 from repairops.core.training.epoch import make_batch_source
 from repairops.core.training.loop import make_jitter
-from repairops.data import whole_file
 from repairops.data.records import ImageSet, InputSpec
+from repairops.data.sets import whole_file
 from repairops.model.device import MixedPrecision, seeded
 from repairops.model.network import Classifier, to_unit
 

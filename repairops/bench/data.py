@@ -14,8 +14,9 @@ from torch import Tensor
 
 from repairops.bench.corruptions import SEVERITIES, corrupt_pixels
 from repairops.config import ImagesConfig, derive_seed
-from repairops.data import from_arrays, load_image_set, peek_class_names, peek_image_size, whole_file
 from repairops.data.records import CleanSet, ImageSet, InputSpec
+from repairops.data.sets import from_arrays, load_image_set, peek_image_size, whole_file
+from repairops.data.sources import peek_class_names
 from repairops.errors import DatasetNotFound, UnreadableDataset
 
 DIGITS_TRAIN = 1200  # of scikit-learn's 1,797 digits; the others are the clean set

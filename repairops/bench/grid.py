@@ -36,7 +36,7 @@ from repairops.config import ClusteringConfig
 from repairops.core.methods import AUTO
 from repairops.core.training.state import checkpoint_path
 from repairops.core.trials import CANDIDATES
-from repairops.data import whole_file
+from repairops.data.sets import whole_file
 from repairops.errors import RepairError
 from repairops.model.device import resolve_device
 from repairops.model.network import Classifier

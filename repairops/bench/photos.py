@@ -11,8 +11,8 @@ import torch
 from repairops.bench.corruptions import SEVERITIES
 from repairops.bench.data import BenchData, kept, take_rows
 from repairops.config import derive_seed
-from repairops.data import from_arrays
 from repairops.data.records import FailureBatch, ImageSet, Predictions
+from repairops.data.sets import from_arrays
 from repairops.model.evaluation import logits, predictions
 from repairops.model.network import Classifier
 

@@ -55,7 +55,8 @@ def log(
     and --set std=... unless the network normalises its input itself.
     """
     from repairops.config import load_config
-    from repairops.data import peek_class_names, peek_image_size
+    from repairops.data.sets import peek_image_size
+    from repairops.data.sources import peek_class_names
     from repairops.promotion.log_model import log_model
     from repairops.store.champion import input_spec
 

@@ -6,10 +6,11 @@ What chooses among the clean images is none that the champion was trained on, an
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -56,15 +57,6 @@ def split_failures(
     )
 
 
-@dataclass(frozen=True, eq=False)
-class Chosen:
-    """rows: int64, ascending, of the images that may choose. The counts are of those that may not, each once."""
-
-    rows: np.ndarray
-    in_train_set: int
-    in_clean_set: int
-
-
 def cut_rows(
     clean: ImageSet, train_ids: Collection[str], *, fraction: float, most: int, similarity: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -93,17 +85,18 @@ def cut_rows(
 
 def choose_rows(
     images: ImageSet, train_ids: Collection[str], clean_ids: Collection[str], *, most: int, seed: int
-) -> Chosen:
+) -> tuple[np.ndarray, int, int]:
     """The rows of a validation set that are in neither of the other sets; a seeded draw of `most` where there are more.
 
-    An image that is in both counts as one of the train set.
+    Returns the rows, int64, ascending, and how many of its images are in the train set and in the clean set; one that
+    is in both counts as one of the train set.
     """
     remembered = _known(images, train_ids)
     judges = _known(images, clean_ids) & ~remembered
     rows = np.flatnonzero(~remembered & ~judges)
     if len(rows) > most:
         rows = np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
-    return Chosen(rows, int(remembered.sum()), int(judges.sum()))
+    return rows, int(remembered.sum()), int(judges.sum())
 
 
 def _known(images: ImageSet, ids: Collection[str]) -> np.ndarray:
@@ -122,36 +115,19 @@ def group_images(images: ImageSet, names: np.ndarray, similarity: float) -> np.n
     """
     n = len(images)
     order = np.argsort(images.sample_ids, kind="stable")
-    parent = np.arange(n)
-
-    def join(same: np.ndarray) -> None:
+    links: list[tuple[int, int]] = []
+    for same in (names, images.sample_ids):
         first: dict[str, int] = {}
-        for i in order.tolist():
-            if name := str(same[i]):
-                _union(parent, i, first.setdefault(name, i))
-
-    join(names)
-    join(images.sample_ids)
+        links += [(i, first.setdefault(name, i)) for i in order.tolist() if (name := str(same[i]))]
     for label in np.unique(images.labels):
         rows = order[images.labels[order] == label]
-        for row, leader in _leaders(_thumbnails(images.pixels, rows), rows, names[rows] != "", similarity):
-            _union(parent, row, leader)
-    roots = np.array([_root(parent, i) for i in order], dtype=np.int64)
-    _, first, inverse = np.unique(roots, return_index=True, return_inverse=True)
+        links += _leaders(_thumbnails(images.pixels, rows), rows, names[rows] != "", similarity)
+    graph = coo_array((np.ones(len(links)), np.array(links, np.int64).reshape(-1, 2).T), shape=(n, n))
+    component = connected_components(graph, directed=False)[1]
+    _, place, inverse = np.unique(component[order], return_index=True, return_inverse=True)
     groups = np.empty(n, np.int64)
-    groups[order] = np.argsort(np.argsort(first))[inverse]
+    groups[order] = np.argsort(np.argsort(place))[inverse]
     return groups
-
-
-def _root(parent: np.ndarray, i: int) -> int:
-    while parent[i] != i:
-        parent[i] = parent[parent[i]]
-        i = int(parent[i])
-    return i
-
-
-def _union(parent: np.ndarray, a: int, b: int) -> None:
-    parent[_root(parent, a)] = _root(parent, b)
 
 
 def _thumbnails(pixels: Tensor, rows: np.ndarray) -> Tensor:

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from repairops.config import ImagesConfig, derive_seed
-from repairops.data import from_arrays, load_image_set, peek_class_names, peek_image_size
 from repairops.data.records import ImageSet, InputSpec
+from repairops.data.sets import from_arrays, load_image_set, peek_image_size
+from repairops.data.sources import peek_class_names
 from repairops.errors import UnreadableDataset
 from repairops.model.network import to_unit
 

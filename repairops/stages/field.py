@@ -16,10 +16,10 @@ from repairops.config import Config, derive_seed
 from repairops.core.clustering import cluster_failures
 from repairops.core.looks import describe_look, describe_looks, find_degradation, fit_to_failures
 from repairops.core.parts import TrainingParts, cut_parts
-from repairops.data import load_image_set, sample_ids
 from repairops.data.contact_sheet import image_grid
-from repairops.data.decoding import decode_image
+from repairops.data.decoding import decode_image, sample_ids
 from repairops.data.records import FailureBatch, ImageSet, InputSpec
+from repairops.data.sets import load_image_set
 from repairops.data.sources import resolve_label
 from repairops.errors import FailureBatchNotFound, StyleNotFittable, UnreadableImage
 from repairops.model.network import Classifier, to_unit

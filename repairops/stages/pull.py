@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from repairops.data import load_image_set, peek_class_names
 from repairops.data.records import CleanSet, ImageSet
-from repairops.data.sources import read_column
+from repairops.data.sets import load_image_set
+from repairops.data.sources import peek_class_names, read_column
 from repairops.outcome.sections import DataSet
 from repairops.stages.job import Job
 from repairops.stages.roles import assign_clean_roles

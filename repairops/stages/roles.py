@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from repairops.config import Config, derive_seed
-from repairops.data import pick_images
 from repairops.data.records import CleanSet, ImageSet
+from repairops.data.sets import pick_images
 from repairops.data.split import choose_rows, cut_rows
 from repairops.errors import NoUnseenImages
 from repairops.outcome.sections import CleanValidation
@@ -32,21 +32,21 @@ def assign_clean_roles(
 
 def _take(job: Job, train_set: ImageSet, clean: ImageSet, given: ImageSet) -> tuple[ImageSet, CleanSet]:
     """The validation set without what the champion remembers and what judges, at most as many as are wanted."""
-    found = choose_rows(
+    rows, in_train_set, in_clean_set = choose_rows(
         given,
         train_set.sample_ids.tolist(),
         clean.sample_ids.tolist(),
         most=max(job.config.training.max_validation_images, 1),
         seed=derive_seed(job.config.seed, "clean validation"),
     )
-    if not len(found.rows):
-        raise NoUnseenImages(given.source, len(given), found.in_train_set, found.in_clean_set)
-    refused = found.in_train_set + found.in_clean_set
-    note = f"{len(found.rows):,} of {len(given):,} images of the validation set choose; none of them judges or trains."
+    if not len(rows):
+        raise NoUnseenImages(given.source, len(given), in_train_set, in_clean_set)
+    refused = in_train_set + in_clean_set
+    note = f"{len(rows):,} of {len(given):,} images of the validation set choose; none of them judges or trains."
     if refused:
-        note += f" {found.in_train_set:,} that stand in the train set and {found.in_clean_set:,} that judge do not."
-    unseen = given.subset(found.rows)
-    _record(job, "validation set", unseen, note, in_train_set=found.in_train_set, in_clean_set=found.in_clean_set)
+        note += f" {in_train_set:,} that stand in the train set and {in_clean_set:,} that judge do not."
+    unseen = given.subset(rows)
+    _record(job, "validation set", unseen, note, in_train_set=in_train_set, in_clean_set=in_clean_set)
     return unseen, CleanSet(clean)
 
 

@@ -17,7 +17,7 @@ from repairops.outcome.sections import ChampionFigures, PowerAt, Validation
 from repairops.stages.job import Job
 from repairops.store.champion import Champion
 from repairops.store.failure_rows import FailureRows
-from repairops.validation import validate
+from repairops.validation.contract import validate
 
 log = logging.getLogger("repairops")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,7 +147,7 @@ def _fetch(client: MlflowClient, batch: LoggedBatch) -> FailureRows:
         rows = FailureRows.concatenate([read_rows(path / name) for name in parts])
     if rows.digest() != batch.digest:
         raise FailureBatchDamaged(batch.run_id, "its rows are those of another batch")
-    return rows.in_batch(batch.digest)
+    return replace(rows, batch=[batch.digest] * len(rows))
 
 
 def _target(model: str, client: MlflowClient) -> tuple[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from repairops.bench.champions import load_champion
 from repairops.bench.grid import Grid
@@ -47,17 +46,12 @@ def _metrics(records: list[Record]) -> dict[str, float]:
 
 
 def _log_champions(grid: Grid, run_id: str) -> None:
+    from safetensors import safe_open
+
     for path in sorted((grid.root / "champions").glob("*.safetensors")):
-        arguments = _arguments(path)
+        with safe_open(path, framework="pt") as stored:
+            arguments = json.loads(stored.metadata()["arguments"])
         champion = load_champion(path.parent, arguments)
         assert champion is not None
         flavors = ClassifierFlavors(champion.network, champion.spec, "pickle")
         flavors.log(run_id, {"model_factory": ""}, name=f"champion-{arguments['network']}")
-
-
-def _arguments(path: Path) -> dict[str, Any]:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as stored:
-        arguments: dict[str, Any] = json.loads(stored.metadata()["arguments"])
-    return arguments

@@ -125,7 +125,7 @@ def fetch_dataset(ref: DatasetRef, context: Context, folder: Path) -> Path:
 def _upload(client: MlflowClient, run_id: str, context: Context, images: ImageSet) -> DatasetRef:
     import tempfile
 
-    from repairops.data import write_parquet
+    from repairops.data.sets import write_parquet
 
     name = f"{OPTION[context]}.parquet"
     with tempfile.TemporaryDirectory() as folder, talking("store the dataset"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -49,9 +49,6 @@ class FailureRows:
             for row in zip(self.sample_id, self.label, self.predicted, self.source, self.group, strict=True)
         )
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-    def in_batch(self, digest: str) -> FailureRows:
-        return replace(self, batch=[digest] * len(self))
 
     def frame(self) -> pd.DataFrame:
         """The rows as validation takes them."""

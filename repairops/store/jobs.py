@@ -59,15 +59,6 @@ class JobRun:
     client: MlflowClient
     run_id: str
 
-    def log_values(self, params: Mapping[str, Any]) -> None:
-        """Resolved values as run parameters, prefixed: `mlflow run` has logged the given ones by their names."""
-        from mlflow.entities import Param
-
-        entries = [Param(f"repairops.{key}", str(value)[:6000]) for key, value in params.items()]
-        with talking("log the parameters"):
-            for start in range(0, len(entries), 100):
-                self.client.log_batch(self.run_id, params=entries[start : start + 100])
-
     def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         import time
 

@@ -118,20 +118,15 @@ def find_version(client: MlflowClient, name: str, version: str) -> ModelVersion 
 
 def _resolve_environment(reference: str, client: MlflowClient) -> ModelRef:
     environment, name = reference.split("/")
-    attempts: list[tuple[str, str, Callable[[], ModelVersion | None]]] = [
-        (f"alias {environment!r} of {name!r}", environment, lambda: _by_alias(client, name, environment)),
-        (f"stage {environment!r} of {name!r}", "", lambda: _by_stage(client, name, environment)),
-        (
-            f"alias {CHAMPION_ALIAS!r} of '{environment}.{name}'",
-            CHAMPION_ALIAS,
-            lambda: _by_alias(client, f"{environment}.{name}", CHAMPION_ALIAS),
-        ),
-    ]
-    for _, alias, attempt in attempts:
-        found = attempt()
-        if found:
-            return _ref(found, alias)
-    raise ModelNotFound(reference, [what for what, _, _ in attempts], existing_models(client))
+    if found := _by_alias(client, name, environment):
+        return _ref(found, environment)
+    if found := _by_stage(client, name, environment):
+        return _ref(found, "")
+    if found := _by_alias(client, f"{environment}.{name}", CHAMPION_ALIAS):
+        return _ref(found, CHAMPION_ALIAS)
+    tried = [f"{kind} {environment!r} of {name!r}" for kind in ("alias", "stage")]
+    tried.append(f"alias {CHAMPION_ALIAS!r} of '{environment}.{name}'")
+    raise ModelNotFound(reference, tried, existing_models(client))
 
 
 def _resolve_uri(reference: str, client: MlflowClient) -> ModelRef:

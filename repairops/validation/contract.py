@@ -50,10 +50,6 @@ class ValidationReport:
     results: dict[str, dict[str, Any]]
     rows: int
 
-    @property
-    def passed(self) -> bool:
-        return not self.broken and self.accepted is not None
-
 
 def validate(
     rows: pd.DataFrame,
@@ -80,15 +76,8 @@ def validate(
     Raises ValidationEngineFailed where Great Expectations could not evaluate a rule.
     """
     rows = rows.reset_index(drop=True)
-    facts = gather(
-        rows,
-        spec,
-        predict,
-        clean_ids=clean_ids,
-        train_ids=train_ids,
-        validation_ids=validation_ids,
-        images=images,
-    )
+    known = {"in_clean_set": clean_ids, "in_validation_set": validation_ids, "in_train_set": train_ids}
+    facts = gather(rows, spec, predict, known, images)
     context = _context(docs_dir)
     results = _assert_rows(context, facts.holds)
     breaks = _breaks(results, len(rows))

@@ -85,14 +85,15 @@ def gather(
     rows: pd.DataFrame,
     spec: InputSpec,
     predict: Predict,
-    *,
-    clean_ids: Collection[str],
-    train_ids: Collection[str],
-    validation_ids: Collection[str] = (),
+    known: Mapping[str, Collection[str]],
     images: ImagesConfig,
+    *,
     now: datetime | None = None,
 ) -> RowFacts:
-    """All facts of all rows; arguments as `validation.validate`. now: the time that `captured_at` may not pass."""
+    """All facts of all rows; arguments as `contract.validate`.
+
+    known: by rule, the ids of images that it forbids. now: the time that `captured_at` may not pass.
+    """
     import pandas as pd
 
     broken = _Broken(len(rows))
@@ -104,10 +105,9 @@ def gather(
     predicted, confidence = _predictions(predict, pixels, position)
     _out_of_range(rows, confidence, decodes, now or datetime.now(UTC), broken)
     _repeated(ids, labels, decodes, broken)
-    sets = {"in_clean_set": clean_ids, "in_validation_set": validation_ids, "in_train_set": train_ids}
-    for rule, known in sets.items():
-        known = frozenset(known)
-        broken.masks[rule] = np.array([bool(i) and i in known for i in ids], dtype=bool)
+    for rule, forbidden in known.items():
+        forbidden = frozenset(forbidden)
+        broken.masks[rule] = np.array([bool(i) and i in forbidden for i in ids], dtype=bool)
     broken.masks["stale"] = decodes & (labels >= 0) & (predicted == labels)
     return RowFacts(
         pd.DataFrame({rule: ~mask for rule, mask in broken.masks.items()}),

@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 from repairops.config import StyleConfig
 from repairops.core.styles.haar import pad_to_multiple
 from repairops.core.styles.wct2_network import DECODER, SITES, Site, Statistics, Wct2Network, concatenate_sites
-from repairops.data import whole_file
+from repairops.data.sets import whole_file
 from repairops.errors import (
     InvalidOption,
     StyleNotFittable,

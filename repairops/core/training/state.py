@@ -24,8 +24,8 @@ from repairops.core.parts import TrainingParts
 from repairops.core.training.clock import memory_figures
 from repairops.core.training.distributed import Ranks
 from repairops.core.training.selection import Selection, ValidationCounts, select_epoch
-from repairops.data import whole_file
 from repairops.data.records import ImageSet
+from repairops.data.sets import whole_file
 from repairops.model.device import set_mode
 from repairops.model.network import Classifier, to_unit
 
