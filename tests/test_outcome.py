@@ -15,8 +15,9 @@ import pytest
 from evidence_helpers import good_evidence
 
 from repairops.config import GateConfig, Level
+from repairops.config.fields import required
 from repairops.errors import OutcomeUnreadable
-from repairops.gate import RULES
+from repairops.gate import RULES, repaired
 from repairops.outcome import Outcome, Record, read_outcome, recompute
 from repairops.outcome.plain import to_plain
 from repairops.report import render_markdown, render_page, render_terminal
@@ -79,9 +80,11 @@ def test_what_was_not_reached_has_no_key_but_these() -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_a_check_that_the_recorded_policy_does_not_name_is_off(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A required check that came later would not pass on this evidence; the archived verdict stays what it was."""
-    later = make_dataclass("GateConfig", [("fog", Level, "required")], bases=(GateConfig,), frozen=True)
+    fog = required("repaired", "Fog", FAIL="Wait for the sun.")
+    later = make_dataclass("GateConfig", [("fog", Level, fog)], bases=(GateConfig,), frozen=True)
     monkeypatch.setattr("repairops.config.options.GateConfig", later)
     monkeypatch.setitem(RULES, "fog", RULES["slices"])
+    monkeypatch.setattr(repaired, "check_fog", repaired.check_slices, raising=False)
     values = kept(name)
     found = recompute(Outcome(values))
     assert found.result == "PASS"

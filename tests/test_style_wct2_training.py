@@ -9,7 +9,7 @@ import torch
 from style_helpers import generator, scenes
 from torch import Tensor
 
-from repairops.core.styles import wct2_start
+from repairops.core.styles import wct2_fit
 from repairops.core.styles.wct2 import build_wct2
 from repairops.core.styles.wct2_fit import (
     WANTED_VARIANCE,
@@ -30,7 +30,7 @@ PIXELS = (scenes()[:64] * 255).byte()
 def test_the_start_without_he_weights_reconstructs_but_for_the_borders(
     unpooling: Unpooling, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wct2_start, "HE_SHARE", 0.0)
+    monkeypatch.setattr(wct2_fit, "HE_SHARE", 0.0)
     network, images = new_network(unpooling, generator()), scenes()[:2]
     inside = (..., slice(1, -1), slice(1, -1))
     with torch.no_grad():
