@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from evidence_helpers import good_evidence
 
-from repairops.config import GateConfig, Level
-from repairops.config.fields import required
+from repairops.config import GateConfig
+from repairops.config.fields import Level, required
 from repairops.errors import OutcomeUnreadable
 from repairops.gate import RULES, repaired
 from repairops.outcome import Outcome, Record, read_outcome, recompute

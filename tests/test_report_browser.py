@@ -233,7 +233,7 @@ def test_in_the_artifact_view_of_a_running_mlflow_ui(opened: Opened, server_regi
     client = MlflowClient()
     experiment = client.create_experiment("review page in a browser")
     run = client.create_run(experiment).info.run_id
-    (tmp_path / "report.html").write_text(render_page(made.passed(), made.pictures()), encoding="utf-8")
+    (tmp_path / "report.html").write_text(render_page(made.record(made.passed()), made.pictures()), encoding="utf-8")
     client.log_artifact(run, str(tmp_path / "report.html"))
     client.set_terminated(run)
     page = opened.page

@@ -61,10 +61,13 @@ def degrade(images: Tensor, seed: int) -> Tensor:
 @functools.cache
 def _trained() -> dict[str, Tensor]:
     train, _ = digits()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the same champion in every process, whatever its number of threads
     with torch.random.fork_rng():
         torch.manual_seed(0)
         classifier = Classifier(SmallNet(), SPEC)
         learn(classifier, train, epochs=6, batch_size=64)
+    torch.set_num_threads(threads)
     return classifier.network.state_dict()
 
 

@@ -1,7 +1,6 @@
 """Configuration: the options of each stage with defaults, ranges and sentences, and how they are read."""
 
-from repairops.config.fields import Level
-from repairops.config.gate import GENTLER, RULES, GateConfig
+from repairops.config.gate import RULES, GateConfig
 from repairops.config.load import config_from_dict, load_config, option_names
 from repairops.config.options import (
     ClusteringConfig,
@@ -17,13 +16,11 @@ from repairops.config.options import (
 )
 
 __all__ = [
-    "GENTLER",
     "RULES",
     "ClusteringConfig",
     "Config",
     "GateConfig",
     "ImagesConfig",
-    "Level",
     "MethodConfig",
     "ModelConfig",
     "SplitConfig",

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from repairops.config import Level
+from repairops.config.fields import Level
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from repairops.config import GENTLER, RULES
+from repairops.config.gate import GENTLER, RULES
 from repairops.gate.evidence import Check
 from repairops.outcome import Record
 from repairops.report import statements
