@@ -1,7 +1,7 @@
 """The numeric tests again, as other processors round: `make test-numeric`, or `python tests/processors.py avx2 ...`.
 
-PyTorch chooses its own kernels by the processor, and a variable makes it choose others. oneDNN, MKL and OpenBLAS have such
-variables too, which are left alone: whole convolutions in SSE take longer than a test may.
+PyTorch chooses its own kernels by the processor, and a variable makes it choose others. oneDNN, MKL and OpenBLAS have
+such variables too, which are left alone.
 """
 
 from __future__ import annotations
