@@ -166,10 +166,10 @@ def test_a_tie_within_tolerance_is_no_different_decision():
 
 def test_latency_figures_are_ordered_and_of_the_right_batch():
     path = exported(Convolutional)[1]
-    one, three = measure_latency(path, path, SPEC, batch_sizes=(1, 3), runs=30)
+    one, three = measure_latency(path, path, SPEC, pixels(2), batch_sizes=(1, 3), runs=30)
     assert (one.batch_size, three.batch_size, one.runs) == (1, 3, 30)
     for found in (one, three):
         assert 0 < found.champion_median_ms <= found.champion_p99_ms
         assert 0 < found.challenger_median_ms <= found.challenger_p99_ms
-    (cut,) = measure_latency(path, path, SPEC, batch_sizes=(1,), runs=1000, max_seconds=0.0)
+    (cut,) = measure_latency(path, path, SPEC, pixels(2), batch_sizes=(1,), runs=1000, max_seconds=0.0)
     assert cut.runs == 20

@@ -22,6 +22,7 @@ from repairops.model.corrupted import corrupted_counts
 from repairops.model.evaluation import evaluate, paired_counts, predict, reliability
 from repairops.model.network import Classifier
 from repairops.model.onnx import export_onnx
+from repairops.outcome.sections import Form
 from repairops.stages.job import Job
 from repairops.stages.judge import _beside_champion, weigh
 from repairops.store.champion import Champion
@@ -57,7 +58,9 @@ def test_each_figure_is_of_the_network_that_it_names(registry: str, tmp_path: Pa
     found = replace(evaluate(champion, challenger, clean, split.heldout), challenger_finite=False)
 
     stored = Champion(REF, champion, tmp_path, "pickle", {}, False)
-    repaired = Repaired(challenger, challenger, split, clusters, None, job.config.method, TRAINING, [], [])
+    repaired = Repaired(
+        challenger, challenger, challenger, Form(), split, clusters, None, job.config.method, TRAINING, [], []
+    )
     evidence = weigh(job, stored, repaired, clean, found)
 
     how = {"limit": job.config.gate.corruption_images, "seed": derive_seed(job.config.seed, "gate")}

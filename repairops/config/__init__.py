@@ -5,6 +5,8 @@ from repairops.config.load import config_from_dict, load_config, option_names
 from repairops.config.options import (
     ClusteringConfig,
     Config,
+    ExportConfig,
+    GuardConfig,
     ImagesConfig,
     MethodConfig,
     ModelConfig,
@@ -19,7 +21,9 @@ __all__ = [
     "RULES",
     "ClusteringConfig",
     "Config",
+    "ExportConfig",
     "GateConfig",
+    "GuardConfig",
     "ImagesConfig",
     "MethodConfig",
     "ModelConfig",

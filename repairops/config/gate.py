@@ -34,6 +34,9 @@ class GateConfig(Stage):
     corruption_images: int = option(
         1000, "Clean images that are corrupted, at most.", Range("0 (all clean images) or more", 0)
     )
+    max_clean_routing: float = option(
+        0.05, "Share of the clean set that the repaired network of a guarded version may answer.", SHARE
+    )
     max_ece_rise: float = option(0.02, "Largest rise allowed of the expected calibration error.", SHARE)
     policy: str = option(
         "",
@@ -70,6 +73,13 @@ class GateConfig(Stage):
         "Repair rate per cluster",
         FAIL="Look at that cluster on the review page: log more failures of its kind, or try another style.name where "
         "its styled images do not resemble them.",
+    )
+    clean_routing: Level = advisory(
+        "accuracy",
+        "Clean images routed",
+        needs="routing",
+        FAIL="Look at the clean images that the guard sends away on the review page; log clean images of their kind in "
+        "the train set, or lower guard.max_routed.",
     )
     slices: Level = advisory(
         "repaired",

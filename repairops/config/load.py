@@ -19,6 +19,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     # DeepRepair's Algorithm 1 and its training setting; see decision 3 for why it is not the default.
     "paper": {
         "method": {"recipe": "paper"},
+        "guard": {"mode": "off"},
         "training": {"epochs": 500, "batch_size": 128, "learning_rate": 0.1, "weight_decay": 5e-4, "patience": 10},
     },
 }

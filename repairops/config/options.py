@@ -206,6 +206,28 @@ class TrainingConfig(Stage):
 
 
 @dataclass(frozen=True)
+class GuardConfig(Stage):
+    mode: Literal["auto", "on", "off"] = option(
+        "auto",
+        "Whether the champion stays beside the repaired network, with a guard that decides who answers: `auto` where "
+        "that repairs more at the same clean accuracy, `on` wherever it keeps clean accuracy, `off` never. See "
+        "[Guard](../how-it-works/guard.md).",
+    )
+    max_routed: float = option(
+        0.1, "Of clean images that choose, the share that the repaired network may answer; bounds its cost.", SHARE
+    )
+
+
+@dataclass(frozen=True)
+class ExportConfig(Stage):
+    guard: Literal["conditional", "both"] = option(
+        "conditional",
+        "In the ONNX file of a guarded version, `conditional` runs each network on the images that need it, `both` "
+        "runs both on all of them, for runtimes without control flow.",
+    )
+
+
+@dataclass(frozen=True)
 class RegisterConfig(Stage):
     # What becomes of a passed repair, not what it is: asking for promotion later is no other job.
     alias: str = option("challenger", "Set on the version that a passed gate registers.", affects_result=False)
@@ -232,6 +254,8 @@ class Config:
     style: StyleConfig = field(default_factory=StyleConfig)
     method: MethodConfig = field(default_factory=MethodConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
     gate: GateConfig = field(default_factory=GateConfig)
     register: RegisterConfig = field(default_factory=RegisterConfig)
 

@@ -21,6 +21,7 @@ from torch import Generator
 
 from repairops.config import Config, MethodConfig, TrainingConfig, derive_seed
 from repairops.core.clustering import cluster_failures
+from repairops.core.forms import find_form
 from repairops.core.looks import fit_to_failures
 from repairops.core.methods import AUTO, STYLED, Method, MethodData, make_method
 from repairops.core.parts import RepairInputs, TrainingParts, cut_parts
@@ -33,20 +34,24 @@ from repairops.data.records import Clusters, FailureBatch, FailureSplit
 from repairops.data.split import split_failures
 from repairops.model.device import resolve_device
 from repairops.model.network import Classifier
-from repairops.outcome.sections import Point, TrialFigures
+from repairops.model.routing import guarded, networks_of
+from repairops.outcome.sections import Form, Point, TrialFigures
 
 
 @dataclass(frozen=True, eq=False)
 class Repaired:
     """A repaired network and how it came about. Both networks are on the CPU and in eval mode; the champion is kept.
 
-    network: the weights of the chosen point between champion and `tuned`. tuned: the selected epoch's own weights.
-    style: None where no method took one. method: the one that was trained. trials: those by which it was chosen.
+    network: what is to be served. line: the weights of the chosen point between champion and `tuned`, which is served
+    where the form is one network. tuned: the selected epoch's own weights. form: how the form was chosen.
+    style: None where nothing took one. method: the one that was trained. trials: those by which it was chosen.
     points: of the line, with both ends; none where there was nothing to choose.
     """
 
     network: Classifier
+    line: Classifier
     tuned: Classifier
+    form: Form
     split: FailureSplit
     clusters: Clusters
     style: Style | None
@@ -57,7 +62,7 @@ class Repaired:
 
     @property
     def weight(self) -> float:
-        """Where the network lies on the line: 0 = the champion, 1 = the fine-tuned weights."""
+        """Where `line` lies: 0 = the champion, 1 = the fine-tuned weights."""
         return next((point.weight for point in self.points if point.chosen), float(self.training.best_epoch > 0))
 
 
@@ -70,7 +75,7 @@ class Watch:
     shows_style = False
 
     def step(self, name: str) -> AbstractContextManager[None]:
-        """Around each of the steps split, cluster, style and fine-tune."""
+        """Around each of the steps split, cluster, style, fine-tune and guard."""
         return nullcontext()
 
     def on_split(self, split: FailureSplit) -> None: ...
@@ -80,6 +85,11 @@ class Watch:
     def on_style(self, parts: TrainingParts, style: Style | None) -> None: ...
 
     def on_epoch(self, epoch: int, figures: dict[str, float]) -> None: ...
+
+    def on_trained(self, repaired: Repaired) -> None:
+        """Its form is still one network, that of the line."""
+
+    def on_form(self, form: Form) -> None: ...
 
     def on_repaired(self, repaired: Repaired) -> None: ...
 
@@ -101,11 +111,14 @@ def repair_network(
 
     config: its split, clustering, style, method, training and seed. work_dir: keeps the checkpoints; the same call goes
     on after the last one. style: taken instead of one that is fitted to the repair failures. Of several processes all
-    call this, and rank 0 splits and clusters, since rounding differs from machine to machine.
+    call this, and rank 0 splits, clusters and fits the guard, since rounding differs from machine to machine.
+
+    A guarded version that is repaired again keeps its champion, and its repaired network is what is fine-tuned.
 
     Raises CannotSplit, and what `fit_style`, `train` and the method raise.
     """
     seed, ranks, device = config.seed, current_ranks(), resolve_device(config.training.device)
+    first, start = networks_of(champion)
     with watch.step("split"):
         split = ranks.of_first(lambda: _split(inputs.failures, config))
         watch.on_split(split)
@@ -119,8 +132,8 @@ def repair_network(
         inputs.train_set, inputs.unseen, split.repair, split.validation, clusters, config.training, seed=seed
     )
     with watch.step("style"):
-        if style is None and (watch.shows_style or config.method.name in STYLED):
-            style = fit_to_failures(parts, champion, config.style, device, seed=seed)
+        if style is None and (watch.shows_style or config.guard.mode != "off" or config.method.name in STYLED):
+            style = fit_to_failures(parts, first, config.style, device, seed=seed)
         watch.on_style(parts, style)
 
     def fine_tune(
@@ -130,7 +143,7 @@ def repair_network(
             generator = torch.Generator().manual_seed(derive_seed(seed, "method"))
             return method_factory(method, dataclasses.replace(data, style=style), generator)
 
-        tuned, key = copy.deepcopy(champion), _digest(method, config.style, config.training.max_train_images)
+        tuned, key = copy.deepcopy(start), _digest(method, config.style, config.training.max_train_images)
         return tuned, train(
             tuned, make, parts, training, seed=seed, work_dir=folder, method_key=key, on_epoch=watch.on_epoch
         )
@@ -143,10 +156,21 @@ def repair_network(
         if method.name == AUTO:
             method, training, trials = choose_by_trial(method, training, len(inputs.train_set), trial)
         tuned, result = fine_tune(method, training, work_dir, watch)
-        points = trade_off(champion, tuned, parts, result, config.training)
-        network = between(champion, tuned, points)
-        repaired = Repaired(network, tuned, split, clusters, style, method, result, trials, points)
-        watch.on_repaired(repaired)
+        points = trade_off(first, tuned, parts, result, config.training)
+        line = between(first, tuned, points) if result.best_epoch else champion
+        repaired = Repaired(line, line, tuned, Form(), split, clusters, style, method, result, trials, points)
+        watch.on_trained(repaired)
+    if style is not None and config.guard.mode != "off" and result.best_epoch:
+        with watch.step("guard"):
+            guard, form = ranks.of_first(lambda: find_form(champion, tuned, line, parts, style, config, device))
+            network = (
+                guarded(first, tuned.network, guard, form.chosen.low, form.chosen.high)
+                if guard and form.chosen
+                else line
+            )
+            repaired = dataclasses.replace(repaired, network=network, form=form)
+            watch.on_form(form)
+    watch.on_repaired(repaired)
     return repaired
 
 

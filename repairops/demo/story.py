@@ -28,11 +28,6 @@ MARK = ".repairops-demo"
 EXPERIMENT = "demo"
 STDERR = 2  # the file descriptor
 CONFIG = """\
-gate:
-  # About 800 clean images, 80 of each class, cannot show a loss under half a point once a dozen decisions change, nor
-  # one of 5 points in a class, which are four images: the default margins would be inconclusive.
-  margin_points: 2
-  class_margin_points: 8
 training:  # small steps for a small train set
   epochs: 30
   learning_rate: 0.01

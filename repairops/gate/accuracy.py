@@ -89,3 +89,18 @@ def check_negative_flips(evidence: Evidence, policy: GateConfig) -> Ruling:
     result: Result = "PASS" if flipped <= limit else "FAIL"
     flips = f"{counts.champion_only:,} of {counts.n:,} clean images were right and are wrong now ({flipped:.2%})"
     return result, f"{flips}; at most {limit:.2%} are allowed.", figures | {"share": flipped}
+
+
+def check_clean_routing(evidence: Evidence, policy: GateConfig) -> Ruling:
+    """FAIL where the guard sends more clean images to the repaired network than `max_clean_routing`."""
+    limit, found = policy.max_clean_routing, evidence.routing
+    figures: dict[str, Any] = {"routed": None, "n": 0, "share": None, "max_share": limit}
+    if found is None or not found.clean.total:
+        return "INCONCLUSIVE", "There is no guard, or no clean image for it.", figures
+    routed, n = found.clean.routed, found.clean.total
+    share = routed / n
+    images = (
+        f"The repaired network answers for {routed:,} of {n:,} clean images ({share:.2%}), the champion for the rest"
+    )
+    result: Result = "PASS" if share <= limit else "FAIL"
+    return result, f"{images}; at most {limit:.2%} are allowed.", figures | {"routed": routed, "n": n, "share": share}

@@ -159,6 +159,34 @@ class LatencyFigures:
 
 
 @dataclass(frozen=True)
+class RoutedCounts:
+    """Images of a part that the guard sends to the repaired network, in whole or in part, of all in that part."""
+
+    routed: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Who answers in a guarded version, on the images that judge.
+
+    clean, heldout: clean images, held-out failures; by class name, by the nearest cluster's id, by source.
+    clean_histogram, heldout_histogram: images by the guard's probability, in equal bins of 0..1.
+    latency: as `Evidence.latency`, for images that are routed; empty where there were none or it was not measured.
+    """
+
+    clean: RoutedCounts
+    heldout: RoutedCounts
+    clean_by_class: Mapping[str, RoutedCounts] = field(default_factory=dict)
+    heldout_by_class: Mapping[str, RoutedCounts] = field(default_factory=dict)
+    heldout_by_cluster: Mapping[str, RoutedCounts] = field(default_factory=dict)
+    heldout_by_source: Mapping[str, RoutedCounts] = field(default_factory=dict)
+    clean_histogram: tuple[int, ...] = ()
+    heldout_histogram: tuple[int, ...] = ()
+    latency: tuple[LatencyFigures, ...] = ()
+
+
+@dataclass(frozen=True)
 class Evidence:
     """All that the gate decides from. Kept whole in outcome.json, so that its verdict can be computed again.
 
@@ -166,7 +194,8 @@ class Evidence:
     heldout_by_cluster: by the cluster's id as text, the held-out failures nearest to its centre.
     slices: parts of the held-out failures, and of the clean set, by a column's values.
     corruptions: by corruption, both networks on the same corrupted clean images.
-    latency: one entry for each batch size; empty where it was not measured.
+    latency: one entry for each batch size, clean images; empty where it was not measured.
+    routing: of a guarded challenger.
     champion_finite, challenger_finite: no NaN or infinity in the outputs on clean set and held-out failures.
     """
 
@@ -183,6 +212,7 @@ class Evidence:
     corruptions: Mapping[str, PairedCounts] = field(default_factory=dict)
     calibration: Calibration | None = field(default=None, metadata={"null": True})
     onnx_accuracy: OnnxAccuracy | None = field(default=None, metadata={"null": True})
+    routing: Routing | None = None
 
 
 Result = Literal["PASS", "FAIL", "INCONCLUSIVE"]

@@ -154,7 +154,7 @@ def logits(
     """
     device = torch.device(device)
     outputs = np.empty((len(pixels), classifier.spec.classes), np.float32)
-    with _evaluating(classifier, device), torch.no_grad(), _full_precision(device):
+    with evaluating(classifier, device):
         for start in range(0, len(pixels), batch_size):
             images = to_unit(pixels[start : start + batch_size].to(device))
             outputs[start : start + batch_size] = classifier(images).float().cpu().numpy()
@@ -183,14 +183,16 @@ def check_not_at_chance(answers: Predictions, labels: np.ndarray, classes: int) 
 
 
 @contextmanager
-def _evaluating(module: nn.Module, device: torch.device) -> Iterator[None]:
+def evaluating(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """In eval mode on `device`, in full precision and without gradients; modes and device are as before afterwards."""
     modes = [(part, part.training) for part in module.modules()]
     tensor = next(module.parameters(), None)
     home = tensor.device if tensor is not None else device
     set_mode(module, False)
     module.to(device)
     try:
-        yield
+        with torch.no_grad(), _full_precision(device):
+            yield
     finally:
         module.to(home)
         for part, training in modes:

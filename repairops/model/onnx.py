@@ -21,11 +21,11 @@ from repairops.errors import ExportImpossible
 from repairops.gate.evidence import LatencyFigures, ParityCounts
 from repairops.model.device import set_mode
 from repairops.model.evaluation import logits
+from repairops.model.guarded import Guarded
 from repairops.model.network import Classifier, select_logits, to_input, to_unit
+from repairops.model.onnx_guarded import INPUT, OUTPUT, PROBABILITY, WEIGHT, GuardAlone, compose
 
 logger = logging.getLogger("repairops")
-
-INPUT, OUTPUT = "input", "logits"
 
 
 class _LogitsOnly(Classifier):
@@ -35,34 +35,48 @@ class _LogitsOnly(Classifier):
         return select_logits(self.network(images), self.spec.classes)
 
 
-def export_onnx(network: nn.Module, spec: InputSpec, path: Path) -> None:
+def export_onnx(network: nn.Module, spec: InputSpec, path: Path, *, guard: str = "conditional") -> None:
     """Writes the network in eval mode as one ONNX file, weights inside.
 
     Input "input": float32 (batch, C, H, W), normalised as `spec` says. Output "logits": float32 (batch, classes), also
-    where the network returns a dict or tuple. The batch axis is free. A copy on the CPU is exported, so the network
-    itself stays as it is.
+    where the network returns a dict or tuple; of a guarded network also "guard": float32 (batch,), the probability of
+    the failures' look. The batch axis is free. A copy on the CPU is exported, so the network itself stays as it is.
+    guard: 'conditional' or 'both', of a guarded network: see `onnx_guarded.compose`.
 
     Raises ExportImpossible with the exporter's reason in one line; then no file is written.
     """
+    if not isinstance(network, Guarded):
+        model = exported(_LogitsOnly(network, spec), spec, [OUTPUT])
+    else:
+        parts = {
+            "champion": exported(_LogitsOnly(network.champion, spec), spec, [OUTPUT]),
+            "repaired": exported(_LogitsOnly(network.repaired, spec), spec, [OUTPUT]),
+            "guard": exported(GuardAlone(network), spec, [WEIGHT, PROBABILITY]),
+        }
+        model = compose(parts, spec, conditional=guard == "conditional")
+    path.write_bytes(model.SerializeToString())
+
+
+def exported(module: nn.Module, spec: InputSpec, outputs: list[str]) -> Any:
+    """The ONNX model of a module from images as the bare network takes them to `outputs`. Raises ExportImpossible."""
     example = torch.zeros(2, spec.channels, spec.height, spec.width)  # with 1, recurrent layers freeze the batch axis
     try:
         with _quiet():
-            copied = _LogitsOnly(copy.deepcopy(network).cpu(), spec)
+            copied = copy.deepcopy(module).cpu()
             set_mode(copied, False)
             program = torch.onnx.export(
                 copied,
                 (example,),
                 dynamo=True,
                 input_names=[INPUT],
-                output_names=[OUTPUT],
+                output_names=outputs,
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 external_data=False,
                 verbose=False,
             )
             assert program is not None
-            model = program.model_proto
-            _check_shapes(model, spec)
-            path.write_bytes(model.SerializeToString())
+            _check_shapes(program.model_proto)
+            return program.model_proto
     except ExportImpossible:
         raise
     except Exception as error:  # exporters fail in any class; all of them mean the same to the gate
@@ -122,24 +136,28 @@ def measure_latency(
     champion: Path,
     challenger: Path,
     spec: InputSpec,
+    pixels: Tensor,
     *,
     batch_sizes: Sequence[int] = (1, 32),
     runs: int = 100,
     max_seconds: float = 20.0,
 ) -> tuple[LatencyFigures, ...]:
-    """Times calls of two ONNX files on random input, in turn, so that a busy machine slows both alike.
+    """Times calls of two ONNX files on the same images, in turn, so that a busy machine slows both alike.
 
+    pixels: uint8 (N, C, H, W), N at least 1; the first of them make each batch, over and over where they are too few.
     For each batch size a tenth of `runs`, at least 3, warms both up first and is not counted. Measuring one batch size
     ends early after `max_seconds`, with 20 runs at least. Copies from and to the CPU are included. On a CPU each
     session has one thread: two pools of threads on the same cores get in each other's way, one of them at random more.
     """
     sessions = _session(champion, threads=1), _session(challenger, threads=1)
-    return tuple(_time(sessions, spec, size, runs, max_seconds) for size in batch_sizes)
+    return tuple(
+        _time(sessions, to_input(to_unit(pixels[torch.arange(size) % len(pixels)]), spec), runs, max_seconds)
+        for size in batch_sizes
+    )
 
 
-def _time(sessions: tuple[Any, Any], spec: InputSpec, size: int, runs: int, max_seconds: float) -> LatencyFigures:
-    shape = (size, spec.channels, spec.height, spec.width)
-    feed = {INPUT: np.random.default_rng(0).standard_normal(shape, dtype=np.float32)}
+def _time(sessions: tuple[Any, Any], images: Tensor, runs: int, max_seconds: float) -> LatencyFigures:
+    feed = {INPUT: images.numpy()}
     warm_up, began = max(3, runs // 10), time.perf_counter()
     rows: list[list[float]] = []
     while len(rows) < warm_up + runs:
@@ -153,7 +171,9 @@ def _time(sessions: tuple[Any, Any], spec: InputSpec, size: int, runs: int, max_
         rows.append(row)
     times = np.array(rows[warm_up:])
     medians, p99s = np.median(times, axis=0), np.percentile(times, 99, axis=0)
-    return LatencyFigures(size, float(medians[0]), float(p99s[0]), float(medians[1]), float(p99s[1]), runs=len(times))
+    return LatencyFigures(
+        len(images), float(medians[0]), float(p99s[0]), float(medians[1]), float(p99s[1]), runs=len(times)
+    )
 
 
 def _session(path: Path, threads: int = 0) -> Any:
@@ -172,8 +192,8 @@ def _session(path: Path, threads: int = 0) -> Any:
     return session
 
 
-def _check_shapes(model: Any, spec: InputSpec) -> None:
-    for value in (model.graph.input[0], model.graph.output[0]):
+def _check_shapes(model: Any) -> None:
+    for value in (model.graph.input[0], *model.graph.output):
         batch = value.type.tensor_type.shape.dim[0]
         if not batch.dim_param:
             raise ExportImpossible(f"the exporter froze the batch axis of {value.name!r} to {batch.dim_value}")

@@ -68,6 +68,7 @@ class Record:
     method: sections.MethodNames | None = None
     style: sections.Looks | None = None
     training: sections.Training | None = None
+    form: sections.Form | None = None
     challenger: sections.ChallengerFigures | None = None
     negative_flips: int | None = None
     artifacts: sections.Artifacts | None = None

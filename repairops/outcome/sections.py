@@ -212,6 +212,43 @@ class Training:
 
 
 @dataclass(frozen=True)
+class FormFigures:
+    """One form of the repair on the parts that choose.
+
+    form: 'one' network, guarded 'hard' or guarded 'mixed'. low, high: the guard's limits, probabilities. routed: share
+    of the clean images that the repaired network answers, in whole or in part. clean_change: of clean accuracy against
+    what is served now, in percentage points. repaired: share of the validation failures. kept: clean accuracy is.
+    """
+
+    form: str
+    low: float
+    high: float
+    routed: float
+    clean_change: float
+    repaired: float
+    kept: bool
+    chosen: bool = False
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the challenger is: 'one' network, or two with a guard, 'hard' or 'mixed'; and how that was chosen.
+
+    separation: area under the ROC curve of the guard's odds, clean images against validation failures; None where no
+    guard was fitted. note: what a reviewer must know of the choice. tried: each form that was measured.
+    """
+
+    name: str = "one"
+    separation: float | None = None
+    note: str = ""
+    tried: tuple[FormFigures, ...] = ()
+
+    @property
+    def chosen(self) -> FormFigures | None:
+        return next((figures for figures in self.tried if figures.chosen), None)
+
+
+@dataclass(frozen=True)
 class ChallengerFigures:
     clean_accuracy: float
     heldout_repaired: int | None = None

@@ -20,6 +20,7 @@ from repairops.gate.evidence import Calibration, Evidence, OnnxAccuracy, ParityC
 from repairops.model.corrupted import corrupted_counts
 from repairops.model.evaluation import Evaluation, evaluate, paired_counts, predictions, reliability, repaired_by
 from repairops.model.onnx import compare, export_onnx, measure_latency, run_onnx
+from repairops.model.routing import by_who_answers, routing_of
 from repairops.outcome.sections import Artifacts, ChallengerFigures
 from repairops.stages.job import Job
 from repairops.store.champion import Champion
@@ -65,6 +66,7 @@ def weigh(job: Job, champion: Champion, repaired: Repaired, clean: CleanSet, eva
         slices=tuple(_failure_slices(heldout.sources, right) + _clean_slices(clean, policy.clean_slices, evaluation)),
         corruptions=corrupted,
         calibration=Calibration(reliability(evaluation.champion_clean), reliability(evaluation.challenger_clean)),
+        routing=routing_of(repaired.network, clean.images, heldout, nearest, clusters.count, device=job.device),
     )
 
 
@@ -77,7 +79,7 @@ def export_and_compare(
     """
     challenger, file = repaired.network, onnx_file(job)
     try:
-        export_onnx(challenger.network, challenger.spec, file)
+        export_onnx(challenger.network, challenger.spec, file, guard=job.config.export.guard)
     except ExportImpossible as error:
         job.say(f"no ONNX file: {error}")
         return replace(evidence, parity=ParityCounts(reason=str(error)))
@@ -86,7 +88,7 @@ def export_and_compare(
     parity = compare(challenger, file, sets, tolerance=job.config.gate.parity_tolerance, device=job.device)
     job.say(f"{parity.n} images, {parity.decisions_differ} decisions differ, at most {parity.max_difference:.1e}")
     evidence = replace(evidence, parity=parity)
-    return evidence if parity.reason else _beside_champion(job, champion, file, clean, evidence)
+    return evidence if parity.reason else _beside_champion(job, champion, repaired, clean, evidence)
 
 
 def ask_gate(job: Job, evidence: Evidence) -> Verdict:
@@ -103,9 +105,9 @@ def onnx_file(job: Job) -> Path:
     return job.folder / "challenger.onnx"
 
 
-def _beside_champion(job: Job, champion: Champion, file: Path, clean: CleanSet, evidence: Evidence) -> Evidence:
+def _beside_champion(job: Job, champion: Champion, repaired: Repaired, clean: CleanSet, evidence: Evidence) -> Evidence:
     """Accuracy and latency of both ONNX files; neither where the champion does not export."""
-    policy = job.config.gate
+    policy, file = job.config.gate, onnx_file(job)
     if policy.latency == "off" and policy.onnx_accuracy == "off":
         return evidence
     champion_file = job.folder / "champion.onnx"
@@ -121,7 +123,14 @@ def _beside_champion(job: Job, champion: Champion, file: Path, clean: CleanSet, 
         ]
         evidence = replace(evidence, onnx_accuracy=OnnxAccuracy(paired_counts(*right)))
     if policy.latency != "off":
-        evidence = replace(evidence, latency=measure_latency(champion_file, file, champion.spec))
+        answered, routed = by_who_answers(
+            repaired.network, clean.images.pixels, repaired.split.heldout.batch.images.pixels, device=job.device
+        )
+        files = champion_file, file, champion.spec
+        if len(answered):
+            evidence = replace(evidence, latency=measure_latency(*files, answered))
+        if len(routed) and evidence.routing:
+            evidence = replace(evidence, routing=replace(evidence.routing, latency=measure_latency(*files, routed)))
     return evidence
 
 

@@ -76,6 +76,7 @@ def _register(job: Job, client: MlflowClient, champion: Champion, challenger: Cl
         "repairops.config_digest": job.config.digest(),
         registry.RUN_TAG: job.run.run_id,
         "repairops.method": f"{job.config.method.name}/{job.config.method.recipe}",
+        registry.FORM_TAG: job.record.form.name if job.record.form else "one",
         "repairops.seed": str(job.config.seed),
         **registry.batch_tags([batch.digest for batch in job.record.batches]),
     }
@@ -93,6 +94,7 @@ def _register(job: Job, client: MlflowClient, champion: Champion, challenger: Cl
         champion,
         challenger.network,
         onnx_file(job),
+        form=job.record.form.name if job.record.form else "one",
         run_id=job.run.run_id,
         job_key=job.key,
         tags=tags,

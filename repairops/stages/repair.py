@@ -20,7 +20,7 @@ from repairops.core.styles import Style
 from repairops.data.records import Clusters, FailureBatch, FailureSplit
 from repairops.model.network import Classifier
 from repairops.outcome.plain import from_plain, to_plain
-from repairops.outcome.sections import Cluster, Looks, MethodNames, SplitSizes, Training
+from repairops.outcome.sections import Cluster, Form, Looks, MethodNames, SplitSizes, Training
 from repairops.report import Pictures
 from repairops.stages.gallery import style_grid, style_samples
 from repairops.stages.job import Job
@@ -86,7 +86,7 @@ class JobWatch(Watch):
         job.log_picture("styles.png", style_grid(samples))
         job.say(f"{config.style.name}, fitted to {len(parts.failures)} failures; {describe_look(found)['look']}")
 
-    def on_repaired(self, repaired: Repaired) -> None:
+    def on_trained(self, repaired: Repaired) -> None:
         """The training's figures, the line between the weights, and what was chosen."""
         result = repaired.training
         if repaired.points and repaired.weight < 1:
@@ -96,6 +96,31 @@ class JobWatch(Watch):
             f"{len(result.history)} epochs on {result.device}, {result.images_per_second:.0f} images/s; "
             f"epoch {result.best_epoch} chosen" + (f". {note}" if note else "")
         )
+
+    def on_form(self, form: Form) -> None:
+        """Which form is served, and by which figures it was chosen."""
+        self.job.record = replace(self.job.record, form=form)
+        self.job.say(describe_form(form))
+
+    def on_repaired(self, repaired: Repaired) -> None:
+        """A word where nothing was repaired after all."""
+        training = self.job.record.training
+        if training and repaired.form.name == "one" and repaired.points and repaired.weight == 0:
+            self.job.record = replace(
+                self.job.record, training=replace(training, note=f"{training.note} {NO_POINT}".strip())
+            )
+            log.warning("Warning: %s", NO_POINT)
+
+
+def describe_form(form: Form) -> str:
+    """In one line, for the terminal."""
+    figures = form.chosen
+    if form.note or figures is None:
+        return form.note
+    told = f"area under the ROC curve {form.separation:.2f}; " if form.separation is not None else ""
+    what = "one network" if form.name == "one" else f"champion and repaired network, {form.name}"
+    routed = "" if form.name == "one" else f", {figures.routed:.1%} of the clean images routed"
+    return f"{told}{what}: {figures.repaired:.1%} of the validation failures repaired{routed}"
 
 
 def _cluster(number: int, names: Sequence[str], labels: np.ndarray) -> Cluster:
@@ -120,9 +145,8 @@ def _record_style(job: Job, looks: Sequence[Mapping[str, Any]]) -> None:
 def _record_training(job: Job, repaired: Repaired) -> str:
     """How the challenger came about, by which method, and by how many clean images; what a reviewer must know of it."""
     result, points = repaired.training, repaired.points
-    note = f"{result.note} {NO_POINT}".strip() if points and repaired.weight == 0 else result.note
     history = [{"epoch": number, **figures} for number, figures in enumerate(result.history, 1)]
-    values = {**vars(result), "history": history, "note": note, "tradeoff": points, "trials": repaired.trials}
+    values = {**vars(result), "history": history, "tradeoff": points, "trials": repaired.trials}
     method, account = job.record.method, job.record.clean_validation
     job.record = replace(
         job.record,
@@ -130,4 +154,4 @@ def _record_training(job: Job, repaired: Repaired) -> str:
         method=method and replace(method, chosen=repaired.method.name),
         clean_validation=account and replace(account, images=result.validation_images),
     )
-    return note
+    return result.note

@@ -6,21 +6,33 @@ import importlib
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repairops.config import ModelConfig
 from repairops.data.records import InputSpec
-from repairops.errors import MissingInputSpec, NotAClassifier, NotFineTunable, PickleRefused, UsageError
+from repairops.errors import (
+    MissingInputSpec,
+    NotAClassifier,
+    NotFineTunable,
+    PickleRefused,
+    RepairError,
+    UsageError,
+)
+from repairops.model.guarded import SHIPPED
 from repairops.model.network import Classifier
+from repairops.model.routing import guarded_from
 from repairops.store.connection import talking
 from repairops.store.flavors import METADATA_KEY
 from repairops.store.models import ModelRef
 
 if TYPE_CHECKING:
     from torch import nn
+
+GUARD_KEY = "guard"  # in the metadata of a guarded version
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,13 +62,9 @@ def fetch_champion(ref: ModelRef, config: ModelConfig, folder: Path, class_names
 
     Raises NotAClassifier, NotFineTunable, PickleRefused, MissingInputSpec, InvalidInputSpec.
     """
-    import mlflow
     from mlflow.models import Model
 
-    with talking(f"hand over {ref}"):
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        mlflow.artifacts.download_artifacts(artifact_uri=ref.uri, dst_path=str(folder))
+    _download(ref, folder)
     described = Model.load(str(folder))
     if "pytorch" not in described.flavors:
         raise NotAClassifier(str(ref), f"its flavors are {', '.join(described.flavors)}, not pytorch")
@@ -67,7 +75,13 @@ def fetch_champion(ref: ModelRef, config: ModelConfig, folder: Path, class_names
     traced = serialization_format == "pt2"
     network = _load_network(ref, folder, traced)
     factory = config.factory or metadata.get("model_factory", "")
-    if factory and traced:
+    if traced and GUARD_KEY in metadata:
+        unguarded = partial(
+            fetch_champion, config=config, folder=folder.with_name("unguarded"), class_names=class_names
+        )
+        network = _with_its_networks(ref, metadata[GUARD_KEY], network, unguarded)
+        traced = not factory
+    elif factory and traced:
         network, traced = _rebuild(ref, factory, network), False
     if not any(p.requires_grad and p.is_floating_point() for p in network.parameters()):
         raise NotFineTunable(str(ref), "none of its parameters can be trained")
@@ -102,9 +116,45 @@ def input_spec(
 
 
 def code_paths(folder: Path) -> list[str]:
-    """The code that was logged with a model, to be logged again with its repaired version."""
-    code = folder / "code"
-    return [str(path) for path in sorted(code.iterdir()) if path.name != "__pycache__"] if code.is_dir() else []
+    """The code that was logged with a model, to be logged again with its repaired version, but for the guard's."""
+    code, left_out = folder / "code", ("__pycache__", f"{SHIPPED}.py")
+    return [str(path) for path in sorted(code.iterdir()) if path.name not in left_out] if code.is_dir() else []
+
+
+def guard_metadata(champion: Champion, form: str) -> dict[str, Any]:
+    """The model's metadata of its repaired version, which is `form` ('one', or guarded 'hard' or 'mixed').
+
+    unguarded: the version, of one network, that a guarded one goes back to; a pt2 graph cannot be taken apart, and is
+    repaired again from the networks of that class.
+    """
+    metadata = {key: value for key, value in champion.metadata.items() if key != GUARD_KEY}
+    if form == "one":
+        return metadata
+    earlier = champion.metadata.get(GUARD_KEY, {})
+    return metadata | {GUARD_KEY: {"form": form, "unguarded": earlier.get("unguarded", champion.ref.uri)}}
+
+
+def _download(ref: ModelRef, folder: Path) -> None:
+    import mlflow
+
+    with talking(f"hand over {ref}"):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        mlflow.artifacts.download_artifacts(artifact_uri=ref.uri, dst_path=str(folder))
+
+
+def _with_its_networks(
+    ref: ModelRef, described: Mapping[str, Any], graph: nn.Module, fetch: Callable[[ModelRef], Champion]
+) -> nn.Module:
+    """A guarded pt2 graph as two networks and a guard, each of which can be called: networks of the version that it
+    goes back to, with the graph's weights. Raises NotFineTunable where that is gone or another one.
+    """
+    name, _, version = str(described.get("unguarded", "")).removeprefix("models:/").rpartition("/")
+    try:
+        return guarded_from(fetch(ModelRef(name, version, "", "")).classifier, graph.state_dict()).network
+    except (RepairError, KeyError, RuntimeError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise NotFineTunable(str(ref), f"its networks are those of version {version} of {name!r} ({why})") from error
 
 
 def _load_network(ref: ModelRef, folder: Path, traced: bool) -> nn.Module:

@@ -15,6 +15,7 @@ import numpy as np
 
 from repairops.data.records import InputSpec
 from repairops.errors import NotTraceable
+from repairops.model import guarded
 from repairops.store.runs import file_sha256
 
 if TYPE_CHECKING:
@@ -101,6 +102,15 @@ class ClassifierFlavors:
             code=None,
         )
         mlflow_model.save(str(folder / "MLmodel"))
+
+
+def guard_code(network: nn.Module, serialization_format: str, folder: Path) -> list[str]:
+    """What a pickle of a guarded network needs to be loaded where repairops is not installed, copied into `folder`."""
+    if not isinstance(network, guarded.Guarded) or serialization_format != "pickle":
+        return []
+    file = folder / f"{guarded.SHIPPED}.py"
+    shutil.copyfile(guarded.__file__, file)
+    return [str(file)]
 
 
 def model_digests(folder: Path) -> dict[str, str]:

@@ -7,9 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from repairops.store.champion import Champion, code_paths
+from repairops.store.champion import Champion, code_paths, guard_metadata
 from repairops.store.connection import talking
-from repairops.store.flavors import ClassifierFlavors, inherited_requirements, model_digests, quiet_mlflow
+from repairops.store.flavors import (
+    ClassifierFlavors,
+    guard_code,
+    inherited_requirements,
+    model_digests,
+    quiet_mlflow,
+)
 from repairops.store.jobs import JOB_TAG
 from repairops.store.models import ModelRef, find_version
 
@@ -22,6 +28,7 @@ VERDICT_TAG = "repairops.verdict"
 PARENT_TAG = "repairops.parent_version"
 RUN_TAG = "repairops.run_id"
 POLICY_TAG = "repairops.policy_sha256"
+FORM_TAG = "repairops.form"
 BATCHES_TAG = "repairops.batches"
 DIGEST_TAGS = {"weights": "repairops.weights_sha256", "onnx": "repairops.onnx_sha256"}  # what the gate has judged
 _BATCHES_IN_TAG = 250  # a tag of a model version holds 5,000 characters
@@ -49,6 +56,7 @@ def register_repair(
     network: nn.Module,
     onnx_file: Path,
     *,
+    form: str,
     run_id: str,
     job_key: str,
     tags: Mapping[str, str],
@@ -57,6 +65,7 @@ def register_repair(
 ) -> ModelVersion:
     """Registers the champion's repaired `network` as one new version of the same registered model.
 
+    form: 'one' network, or guarded 'hard' or 'mixed'.
     describe: from the version's number to its description, Markdown.
 
     The upload comes first, the version with all its tags is then made in one request, the alias comes last. So a job
@@ -64,7 +73,7 @@ def register_repair(
     """
     version = version_of_job(client, champion.ref.name, job_key)
     if version is None:
-        model_id, digests = _upload(client, champion, network, onnx_file, run_id, job_key)
+        model_id, digests = _upload(client, champion, network, onnx_file, form, run_id, job_key)
         with talking("register the version"):
             version = client.create_model_version(
                 champion.ref.name,
@@ -112,23 +121,29 @@ def stored_digests(version: ModelVersion) -> dict[str, str]:
 
 
 def _upload(
-    client: MlflowClient, champion: Champion, network: nn.Module, onnx_file: Path, run_id: str, job_key: str
+    client: MlflowClient,
+    champion: Champion,
+    network: nn.Module,
+    onnx_file: Path,
+    form: str,
+    run_id: str,
+    job_key: str,
 ) -> tuple[str, dict[str, str]]:
     """Uploads both flavors as one logged model of the run; leftovers of an interrupted upload are removed.
 
     Returns the logged model's id and the digests of its weights and ONNX file as tags.
     """
-    flavors = ClassifierFlavors(
-        network,
-        champion.spec,
-        champion.serialization_format,
-        inherited_requirements(champion.folder),
-        code_paths(champion.folder),
-        onnx_file,
-    )
-    with talking("store the repaired model"), quiet_mlflow():
+    with tempfile.TemporaryDirectory() as shipped, talking("store the repaired model"), quiet_mlflow():
+        flavors = ClassifierFlavors(
+            network,
+            champion.spec,
+            champion.serialization_format,
+            inherited_requirements(champion.folder),
+            [*code_paths(champion.folder), *guard_code(network, champion.serialization_format, Path(shipped))],
+            onnx_file,
+        )
         experiment = client.get_run(run_id).info.experiment_id
         for leftover in client.search_logged_models([experiment], f"tags.`{JOB_TAG}` = '{job_key}'"):
             client.delete_logged_model(leftover.model_id)
-        model_id = flavors.log(run_id, champion.metadata, tags={JOB_TAG: job_key})
+        model_id = flavors.log(run_id, guard_metadata(champion, form), tags={JOB_TAG: job_key})
     return model_id, {tag: flavors.digests[part] for part, tag in DIGEST_TAGS.items()}

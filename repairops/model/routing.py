@@ -1,0 +1,134 @@
+"""Guarded classifiers: put together and taken apart; who answers for which images, and counts of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from repairops.data.records import FailureBatch, ImageSet
+from repairops.gate.evidence import RoutedCounts, Routing
+from repairops.model.device import set_mode
+from repairops.model.evaluation import evaluating
+from repairops.model.guarded import Guard, Guarded
+from repairops.model.network import Classifier, to_input, to_unit
+
+BINS = 20  # of the probability's histograms
+
+
+def networks_of(served: Classifier) -> tuple[Classifier, Classifier]:
+    """The champion that answers for clean images, and the network that a repair starts from.
+
+    Of a guarded version these are its two networks, so that a repaired version that is repaired again keeps its
+    champion; else both are the network itself.
+    """
+    network = served.network
+    if not isinstance(network, Guarded):
+        return served, served
+    return Classifier(network.champion, served.spec), Classifier(network.repaired, served.spec)
+
+
+def guarded(champion: Classifier, repaired: nn.Module, guard: Guard, low: float, high: float) -> Classifier:
+    """Both networks with a guard as one classifier, in eval mode."""
+    spec = champion.spec
+    network = Guarded(
+        champion.network,
+        repaired,
+        guard,
+        low=low,
+        high=high,
+        classes=spec.classes,
+        value_range=spec.value_range,
+        mean=spec.mean,
+        std=spec.std,
+    )
+    set_mode(network, training=False)
+    return Classifier(network, spec)
+
+
+def guarded_from(network: Classifier, state: Mapping[str, Tensor]) -> Classifier:
+    """A guarded classifier with the `state_dict` of one, and two networks of this one's class.
+
+    Raises RuntimeError and KeyError where the state is not that of such a pair.
+    """
+    guard = Guard(len(state["guard.mean"]))
+    guard.looks = torch.empty_like(state["guard.looks"])
+    found = guarded(network, copy.deepcopy(network.network), guard, *state["limits"].tolist())
+    found.network.load_state_dict(state)
+    return found
+
+
+def guard_answers(
+    classifier: Classifier, pixels: Tensor, *, batch_size: int = 256, device: str | torch.device = "cpu"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of uint8 pixels (N, C, H, W): the guard's probability that they have the failures' look, and the repaired
+    network's part of the answer, float32 (N,) in 0..1 each. All 0 for a network without a guard.
+    """
+    device, found = torch.device(device), np.zeros((2, len(pixels)), np.float32)
+    network = classifier.network
+    if isinstance(network, Guarded):
+        with evaluating(network, device):
+            for start in range(0, len(pixels), batch_size):
+                images = to_input(to_unit(pixels[start : start + batch_size].to(device)), classifier.spec)
+                probability = network.probability(images)
+                both = torch.stack((probability, network.weight(probability)))
+                found[:, start : start + batch_size] = both.float().cpu().numpy()
+    return found[0], found[1]
+
+
+def routing_of(
+    challenger: Classifier,
+    clean: ImageSet,
+    heldout: FailureBatch,
+    nearest: np.ndarray,
+    clusters: int,
+    *,
+    device: str | torch.device = "cpu",
+) -> Routing | None:
+    """Who answers on the images that judge; None for a network without a guard.
+
+    nearest: int64 (n,), the held-out failures' clusters; clusters: their number.
+    """
+    if not isinstance(challenger.network, Guarded):
+        return None
+    failures = heldout.images
+    probability, weight = guard_answers(challenger, clean.pixels, device=device)
+    failed, away = guard_answers(challenger, failures.pixels, device=device)
+    numbers, sources = [str(number) for number in range(clusters)], sorted({*heldout.sources.tolist()} - {""})
+    names = np.asarray(sources, dtype=heldout.sources.dtype)
+    known = np.where(np.isin(heldout.sources, names), np.searchsorted(names, heldout.sources), -1) if sources else None
+    return Routing(
+        clean=RoutedCounts(int((weight > 0).sum()), len(weight)),
+        heldout=RoutedCounts(int((away > 0).sum()), len(away)),
+        clean_by_class=_counts(weight, clean.labels, clean.class_names),
+        heldout_by_class=_counts(away, failures.labels, failures.class_names),
+        heldout_by_cluster=_counts(away, nearest, numbers),
+        heldout_by_source=_counts(away, known, sources) if known is not None else {},
+        clean_histogram=_histogram(probability),
+        heldout_histogram=_histogram(failed),
+    )
+
+
+def by_who_answers(
+    challenger: Classifier, *sets: Tensor, limit: int = 32, device: str | torch.device = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """At most `limit` images of the sets that the champion answers alone, and as many that the repaired network does.
+
+    Of a network without a guard the first ones are all the champion's: it is one network.
+    """
+    pixels = torch.cat([part[: 64 * limit] for part in sets])
+    weight = torch.from_numpy(guard_answers(challenger, pixels, device=device)[1])
+    return pixels[weight == 0][:limit], pixels[weight == 1][:limit]
+
+
+def _counts(weight: np.ndarray, parts: np.ndarray, names: Sequence[str]) -> dict[str, RoutedCounts]:
+    """By part, of those that have images; parts: int64 (N,), indices into `names`."""
+    members = {name: parts == number for number, name in enumerate(names)}
+    return {n: RoutedCounts(int((weight[m] > 0).sum()), int(m.sum())) for n, m in members.items() if m.any()}
+
+
+def _histogram(probability: np.ndarray) -> tuple[int, ...]:
+    return tuple(np.histogram(probability, BINS, (0, 1))[0].tolist())
