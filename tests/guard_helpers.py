@@ -1,0 +1,38 @@
+"""Guarded networks with a guard that reads brightness, so that a test knows who answers."""
+
+from __future__ import annotations
+
+import torch
+from store_helpers import SPEC, TinyNet
+from torch import Tensor
+
+from repairops.model.guarded import Guard, look_statistics
+from repairops.model.network import Classifier
+from repairops.model.routing import guarded
+
+COUNT = look_statistics(torch.zeros(1, SPEC.channels, SPEC.height, SPEC.width)).shape[1]
+
+
+def brightness_guard() -> Guard:
+    """Log-odds 40 (mean brightness - 0.5): its first statistic is the mean of the first channel."""
+    guard = Guard(COUNT)
+    with torch.no_grad():
+        for parameter in guard.parameters():
+            parameter.zero_()
+        guard.hidden.weight[::2, 0], guard.hidden.weight[1::2, 0] = 1.0, -1.0
+        guard.odds.weight[:, ::2], guard.odds.weight[:, 1::2] = 1 / 32, -1 / 32
+    guard.mean[0], guard.scale = torch.tensor(0.5), torch.tensor(40.0)
+    return guard.eval().requires_grad_(False)
+
+
+def pair(champion: Classifier | None = None, low: float = 0.5, high: float = 0.5) -> Classifier:
+    """Two small networks that answer differently; bright images go to the second."""
+    first = champion or Classifier(TinyNet(seed=0).eval(), SPEC)
+    return guarded(first, type(first.network)(seed=5).eval(), brightness_guard(), low, high)
+
+
+def images(*brightness: float) -> Tensor:
+    """uint8 (N, 1, 8, 8) of these mean values in 0..1, with some texture that leaves them as they are."""
+    texture = torch.randint(-20, 20, (len(brightness), 1, 8, 4), generator=torch.Generator().manual_seed(0))
+    levels = (torch.tensor(brightness).view(-1, 1, 1, 1) * 255).round()
+    return (levels + torch.cat((texture, -texture), 3)).clamp(0, 255).to(torch.uint8)
