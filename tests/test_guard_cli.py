@@ -121,7 +121,8 @@ def test_nothing_that_can_be_read_is_no_error(field: Path, tmp_path: Path) -> No
 def test_a_version_without_a_guard_is_one_clear_error(field: Path, as_json: tuple[str, ...]) -> None:
     result = score("models:/cls/1", field, *as_json)
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr.splitlines()[-1] == f"Error: {NotGuarded("version 1 of 'cls'")}"
+    wanted = NotGuarded("version 1 of 'cls'")
+    assert result.stderr.splitlines()[-1] == f"Error: {wanted}"
     assert "repairops.form" in result.stderr
     assert "guard.mode=on" in result.stderr
 

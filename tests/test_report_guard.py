@@ -86,6 +86,9 @@ def test_who_answers_by_class_cluster_and_source() -> None:
     text = Page(html).text
     assert "300 of 10,000 clean images (3.0%)" in text
     assert "276 of 300 held-out failures (92.0%)" in text
+    assert "the others keep the champion's wrong answer" in text
+    every = made.judged(replace(page_evidence(), routing=replace(made.routing(), heldout=RoutedCounts(300, 300))))
+    assert "wrong answer" not in section(made.guarded() | every)
     found = shown(made.guarded())["routing"]
     assert [row["name"] for row in found["classes"]][:3] == ["truck", "ship", "horse"]  # most clean images routed first
     assert found["classes"][0]["heldout"] == {**found["classes"][0]["heldout"], "said": "–", "share": "–"}

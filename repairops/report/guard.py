@@ -96,6 +96,7 @@ def _routing(found: Routing, chosen: Form) -> dict[str, Any]:
     return {
         "clean": _counts(found.clean, "clean images"),
         "heldout": _counts(found.heldout, "held-out failures"),
+        "missed": found.heldout.total > found.heldout.routed,
         "classes": by_class[:MAX_ROWS],
         "left_off": max(len(by_class) - MAX_ROWS, 0),
         "parts": [{"title": title, **_parts(counts)} for title, counts in parts if counts],
