@@ -19,7 +19,7 @@ SHOWN = 20  # files that could not be read, named on stderr
 
 @click.group()
 def guard() -> None:
-    """See how far the failures' look has spread, by the guard of a repaired version."""
+    """Ask a version's guard how far the failures' look has spread."""
 
 
 @guard.command()
