@@ -18,6 +18,7 @@ from repairops.bench.rivals import make_rival, rival, rival_style
 from repairops.config import (
     ClusteringConfig,
     Config,
+    GuardConfig,
     MethodConfig,
     SplitConfig,
     StyleConfig,
@@ -30,8 +31,9 @@ from repairops.data.records import Predictions
 from repairops.model.device import resolve_device
 from repairops.model.evaluation import paired_counts, predict
 from repairops.model.network import Classifier
+from repairops.model.routing import guard_answers
 
-PROTOCOL = 2  # in each cell's arguments; a change of what is measured makes it another cell
+PROTOCOL = 3  # in each cell's arguments; a change of what is measured makes it another cell
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ def run_cell(cell: Cell, data: BenchData, champion: Classifier, root: Path, work
     root: the grid's folder, where all cells keep the corrupted images and the champion's answers. work_dir: takes the
     training's checkpoints.
     The fine-tuned weights are judged, as in the paper. `kept` has the figures of the weights between the champion and
-    them that keep clean accuracy by the unseen photos: what a repair would register.
+    them that keep clean accuracy by the unseen photos: what a repair without a guard would register. `guarded` has
+    those of the fine-tuned network beside the champion, behind a guard; empty where no such form keeps clean accuracy.
     Raises RepairError where the rival does not fit the network, or the training fails.
     """
     device = resolve_device(cell.training.device)
@@ -118,10 +121,15 @@ def run_cell(cell: Cell, data: BenchData, champion: Classifier, root: Path, work
         "others": {name: _other(shown[name], tuned, roles, cell.others_images, device) for name in cell.others},
     }
     if repaired is None:
-        return {**figures, "training": {}, "kept": {}}
-    weight = repaired.weight
-    kept = {"weight": weight, **(counts(repaired.network) if weight < 1 else judged)}
-    return {**figures, "training": _training_figures(repaired), "kept": kept}
+        return {**figures, "training": {}, "kept": {}, "guarded": {}}
+    weight, form = repaired.weight, repaired.form
+    kept = {"weight": weight, **(counts(repaired.line) if weight < 1 else judged)}
+    guarded: dict[str, Any] = {}
+    if form.name != "one":
+        routed = float((guard_answers(repaired.network, clean.pixels, batch_size=500, device=device)[1] > 0).mean())
+        told = {"form": dataclasses.asdict(form.chosen) if form.chosen else {}, "separation": form.separation}
+        guarded = {"routed": routed, **told, **counts(repaired.network)}
+    return {**figures, "training": _training_figures(repaired), "kept": kept, "guarded": guarded}
 
 
 def repair_as(cell: Cell, champion: Classifier, inputs: RepairInputs, work_dir: Path) -> Repaired:
@@ -134,6 +142,7 @@ def repair_as(cell: Cell, champion: Classifier, inputs: RepairInputs, work_dir: 
         style=cell.style,
         method=cell.method,
         training=cell.training,
+        guard=GuardConfig(mode="on"),
     )
     return repair_network(
         champion,

@@ -61,6 +61,11 @@ def negative_flips(record: Record) -> float:
     return _clean(record, "champion_only")
 
 
+def changed(record: Record) -> float:
+    """Clean decisions that turned right or wrong, percent of all."""
+    return _clean(record, "champion_only", "challenger_only")
+
+
 def _clean(record: Record, *names: str) -> float:
     """Of the pairs of answers on the clean set, those of these names, percent."""
     counts = record["figures"]["clean"]
@@ -94,6 +99,21 @@ def others_gain(record: Record) -> float:
 def kept(records: Sequence[Record]) -> list[Record]:
     """The same cells with the figures of the weights that keep clean accuracy; without cells that have none."""
     return [{**r, "figures": r["figures"] | r["figures"]["kept"]} for r in records if r["figures"].get("kept")]
+
+
+def guarded(records: Sequence[Record]) -> list[Record]:
+    """The same cells with the figures of the guarded form; without cells that have none."""
+    return [{**r, "figures": r["figures"] | r["figures"]["guarded"]} for r in records if r["figures"].get("guarded")]
+
+
+def routed(record: Record) -> float:
+    """Clean images that the repaired network of the guarded form answers, percent."""
+    return 100 * float(record["figures"]["guarded"]["routed"])
+
+
+def separation(record: Record) -> float:
+    """Area under the ROC curve of the guard's odds on the parts that choose."""
+    return float(record["figures"]["guarded"]["separation"])
 
 
 def weight(record: Record) -> float:

@@ -68,7 +68,7 @@ def tables(records: Sequence[Record]) -> list[Table]:
     """All that the records allow, group by group (see `summary.groups`)."""
     found: list[Table] = []
     for network, own in s.groups(records).items():
-        found += [overview(network, own), *clean_kept(network, own), failures(network, own)]
+        found += [overview(network, own), *clean_kept(network, own), *guarded(network, own), failures(network, own)]
         found += [residuals(network, own, "residual")]
         found += [residuals(network, own, "disjoint"), *ablation(network, own)]
     return found
@@ -119,6 +119,33 @@ def clean_kept(network: str, records: Sequence[Record]) -> list[Table]:
     )
     title = f"{network}: all rivals, clean accuracy kept"
     return [Table(f"kept-{network}", title, text, columns, tuple(sorted(rows, key=_place)))] if rows else []
+
+
+def guarded(network: str, records: Sequence[Record]) -> list[Table]:
+    """The rivals behind their guards."""
+    rows = [
+        (
+            *_standing(name, own, ceiling),
+            *_clean_and_corrupted(own),
+            _number(_mean(own, s.changed)),
+            _number(_mean(own, s.routed)),
+            f"{_mean(own, s.separation):.3f}",
+            f"{len(own)}",
+        )
+        for name, own, ceiling in _rivals(s.guarded(records), len(s.distinct(records, "corruption")))
+    ]
+    columns = (
+        "rival", "residual", "disjoint", "of oracle", "change", "negative flips", "corrupted", "changed", "routed",
+        "AUC", "cells",
+    )  # fmt: skip
+    text = (
+        "As above, the fine-tuned network beside the champion behind a guard (guard.mode=on), whose limits are chosen "
+        "on clean photos set aside for that and on validation failures. changed: clean decisions that are others now; "
+        "routed: clean images that the repaired network answers; AUC: how well the guard tells these photos from "
+        "validation failures. Cells in which no guarded form kept clean accuracy are left out. Sorted by disjoint."
+    )
+    title = f"{network}: all rivals behind their guards"
+    return [Table(f"guarded-{network}", title, text, columns, tuple(sorted(rows, key=_place)))] if rows else []
 
 
 def _rivals(records: Sequence[Record], corruptions: int) -> Iterator[tuple[str, list[Record], dict[str, float]]]:

@@ -143,6 +143,6 @@ def separation(clean: Tensor, failures: Tensor) -> float:
     """Area under the ROC curve: the chance that a failure's odds are above a clean image's, ties by half."""
     ordered = torch.cat((clean, failures)).double()
     _, ranks, counts = torch.unique(ordered, return_inverse=True, return_counts=True)
-    middle = (counts.cumsum(0) - (counts - 1) / 2.0)[ranks]
+    middle = (counts.cumsum(0) - (counts.double() - 1) / 2)[ranks]
     n, m = len(clean), len(failures)
     return float((middle[n:].sum() - m * (m + 1) / 2) / (n * m))

@@ -1,0 +1,185 @@
+"""What the default command comes to on a normal champion: is a repair registered, and what does it repair and cost?
+
+    python benchmarks/default_command.py TRAIN CLEAN --folder out [--corruptions fog,contrast] [--seeds 0,1,2]
+        [--set guard.mode=off ...] [--champion FOLDER]
+
+A champion of the benchmark (`resnet_small` of preset cpu) is registered with 20,000 train images, 5,000 clean photos
+that judge and 1,250 that choose; 700 failures of other photos under one corruption, severities 1 to 5, are logged, and
+`repairops.repair` runs with its defaults and what --set says. One JSON line a job in FOLDER/default.jsonl; jobs that
+are there are left out. --champion: a grid's folder that has the champion already. --table prints the Markdown table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from style_failures import answers, load_sets, run_missing
+from torch import Generator, Tensor
+
+from repairops import load_config, log_failures, log_model, repair
+from repairops.bench.champions import (
+    champion_arguments,
+    input_spec,
+    load_champion,
+    save_champion,
+    train_champion,
+)
+from repairops.bench.corruptions import SEVERITIES, corrupt_pixels
+from repairops.bench.presets import PRESETS
+from repairops.config import derive_seed
+from repairops.data.records import ImageSet
+from repairops.model.network import Classifier
+
+COMPOUND = ("defocus_blur", "gaussian_noise")  # one after the other, as 'blur_and_noise'
+SIX = ("gaussian_noise", "contrast", "fog", "defocus_blur", "speckle_noise", "blur_and_noise")
+TRAIN, JUDGING, CHOOSING, FAILURES = 20_000, 5_000, 1_250, 700
+
+
+def corrupted(pixels: Tensor, name: str, severity: int, generator: Generator) -> Tensor:
+    """uint8 (N, C, H, W) to the same; of the compound each part at half the severity, rounded up."""
+    if name == "speckle_noise":  # of ImageNet-C's extra corruptions
+        deviation = (0.06, 0.1, 0.12, 0.16, 0.2)[severity - 1]
+        images = pixels.float() / 255
+        noise = deviation * torch.randn(images.shape, generator=generator)
+        return ((images + images * noise).clamp(0, 1) * 255).round().to(torch.uint8)
+    if name != "blur_and_noise":
+        return corrupt_pixels(pixels, name, severity, generator)
+    for part in COMPOUND:
+        pixels = corrupt_pixels(pixels, part, (severity + 1) // 2, generator)
+    return pixels
+
+
+def champion(folder: Path, train: ImageSet) -> Classifier:
+    """The preset's, trained on the whole train set; kept in FOLDER/champions."""
+    arguments = champion_arguments("resnet_small", train, PRESETS["cpu"].champion, 0)
+    found = load_champion(folder / "champions", arguments)
+    if found is None:
+        found = train_champion("resnet_small", train, PRESETS["cpu"].champion, seed=0, device=torch.device("cpu"))
+        save_champion(folder / "champions", found, arguments)
+    return found
+
+
+class Field:
+    """The registered champion, and the photos that fail in the field."""
+
+    def __init__(self, train: ImageSet, clean: ImageSet, folder: Path, champions: Path) -> None:
+        self.train, self.clean, self.folder = train, clean, folder
+        self.network = champion(champions, train)
+
+    def run(self, corruption: str, seed: int, settings: str) -> dict[str, Any]:
+        """Logs model and failures into a registry of this job's own, repairs, and says what came of it."""
+        name = f"{corruption}-{seed}-{settings.replace('/', '_')}"[:100]
+        registry = self.folder / "jobs" / name
+        registry.mkdir(parents=True, exist_ok=True)
+        uri = f"sqlite:///{registry.resolve()}/mlflow.db"
+        os.environ |= {"REPAIROPS_HOME": str(registry / "home"), "MLFLOW_TRACKING_URI": uri}
+        order = np.random.default_rng(derive_seed(seed, "photos")).permutation(len(self.clean))
+        judging, choosing, guiding = np.split(order, [JUDGING, JUDGING + CHOOSING])
+        rows = np.random.default_rng(derive_seed(seed, "train")).permutation(len(self.train))[:TRAIN]
+        os.chdir(registry)  # sqlite's artifacts lie beside it
+        log_model(
+            self.network.network, "cls", input_spec(self.train), train_set=self.train.subset(np.sort(rows)),
+            clean_set=self.clean.subset(np.sort(judging)), validation_set=self.clean.subset(np.sort(choosing)),
+        )  # fmt: skip
+        pixels, labels, groups = self.failures(corruption, guiding, seed)
+        log_failures("prod/cls", pixels, labels.tolist(), groups=groups)
+        config = load_config(overrides=[f"seed={seed}", "training.device=cpu", *filter(None, settings.split("+"))])
+        outcome = repair("prod/cls", config=config)
+        return {"corruption": corruption, "seed": seed, "settings": settings, **figures(outcome.values)}
+
+    def failures(self, corruption: str, photos: np.ndarray, seed: int) -> tuple[Tensor, np.ndarray, list[str]]:
+        pixels, truth = self.clean.pixels[torch.from_numpy(photos)], self.clean.labels[photos]
+        generator = Generator().manual_seed(derive_seed(seed, corruption))
+        found: list[tuple[Tensor, np.ndarray, np.ndarray]] = []
+        for severity in SEVERITIES:
+            shown = corrupted(pixels, corruption, severity, generator)
+            wrong = np.flatnonzero(answers(self.network, shown).numpy() != truth)
+            found.append((shown[torch.from_numpy(wrong)], truth[wrong], photos[wrong]))
+        images, labels, sources = (
+            torch.cat([f[0] for f in found]),
+            *(np.concatenate([f[k] for f in found]) for k in (1, 2)),
+        )
+        chosen = np.random.default_rng(derive_seed(seed, "batch", corruption)).permutation(len(labels))[:FAILURES]
+        return images[torch.from_numpy(chosen)], labels[chosen], [f"photo {k}" for k in sources[chosen]]
+
+
+def figures(values: dict[str, Any]) -> dict[str, Any]:
+    """Of an outcome: what the table needs."""
+    evidence, form = values["evidence"], values.get("form", {"name": "one"})
+    clean, routing = evidence["clean"], evidence.get("routing")
+    n = sum(clean.values())
+    checks = {check["name"]: check["result"] for check in values["verdict"]["checks"]}
+    return {
+        "outcome": values["outcome"],
+        "verdict": values["verdict"]["result"],
+        "failed": [name for name, result in checks.items() if result != "PASS"],
+        "form": form["name"],
+        "separation": form.get("separation"),
+        "heldout": evidence["heldout_total"],
+        "repaired": evidence["heldout_repaired"],
+        "champion_accuracy": 100 * (clean["both_right"] + clean["champion_only"]) / n,
+        "clean_change": 100 * (clean["challenger_only"] - clean["champion_only"]) / n,
+        "changed": 100 * (clean["challenger_only"] + clean["champion_only"]) / n,
+        "routed": 100 * routing["clean"]["routed"] / routing["clean"]["total"] if routing else None,
+        "weight": next((p["weight"] for p in values["training"].get("tradeoff", []) if p["chosen"]), None),
+        "latency": [
+            round(row["challenger_median_ms"] / row["champion_median_ms"], 2) for row in evidence.get("latency", [])
+        ],
+        "seconds": values["seconds"],
+        "commit": values.get("commit", ""),
+    }
+
+
+def table(lines: Sequence[dict[str, Any]]) -> str:
+    rows = [
+        "| corruption | seed | settings | form | repaired | clean | changed | routed | verdict |",
+        "| --- " * 9 + "|",
+    ]
+    for line in lines:
+        share = 100 * line["repaired"] / line["heldout"]
+        routed = "-" if line["routed"] is None else f"{line['routed']:.1f}%"
+        rows.append(
+            f"| {line['corruption']} | {line['seed']} | {line['settings'] or 'default'} | {line['form']} | "
+            f"{line['repaired']} of {line['heldout']} ({share:.0f}%) | {line['clean_change']:+.2f} | "
+            f"{line['changed']:.1f}% | {routed} | {line['verdict']} |"
+        )
+    return "\n".join(rows)
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("train", type=Path)
+    parser.add_argument("clean", type=Path)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--champion", type=Path, help="a grid's folder; default: FOLDER")
+    parser.add_argument("--corruptions", default=",".join(SIX))
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--set", dest="settings", action="append", default=[], help="stage.option=value")
+    parser.add_argument("--minutes", type=float, default=0.0, help="start no job after this long")
+    parser.add_argument("--table", action="store_true")
+    given = parser.parse_args(arguments)
+    folder: Path = given.folder.resolve()
+    settings, champions = "+".join(given.settings), (given.champion or given.folder).resolve()
+    train_path, clean_path = given.train.resolve(), given.clean.resolve()
+
+    def prepare() -> Any:
+        return Field(*load_sets(train_path, clean_path), folder, champions).run
+
+    wanted = [(c, int(s), settings) for s in given.seeds.split(",") for c in given.corruptions.split(",")]
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = run_missing(
+        folder / "default.jsonl", wanted, ("corruption", "seed", "settings"), prepare, minutes=given.minutes
+    )
+    if given.table:
+        sys.stdout.write(table(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

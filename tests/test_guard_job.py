@@ -1,0 +1,127 @@
+"""A guarded repair from the command to the registry, and what a second repair makes of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+import torch
+from pipeline_helpers import (
+    OPTIONS,
+    Scene,
+    scene_fixture,  # noqa: F401
+    template_fixture,  # noqa: F401
+)
+from training_helpers import Stopped
+
+from repairops import repair
+from repairops.config import ModelConfig, load_config
+from repairops.core import repair as core
+from repairops.gate.evidence import Evidence
+from repairops.model.evaluation import logits
+from repairops.model.guarded import Guarded
+from repairops.model.network import to_input, to_unit
+from repairops.model.onnx import run_onnx
+from repairops.model.routing import networks_of
+from repairops.outcome import Outcome
+from repairops.store.champion import fetch_champion
+from repairops.store.models import resolve_model
+
+ON = load_config(overrides=[*OPTIONS, "guard.mode=on", "guard.max_routed=0.2"])
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def test_a_guarded_repair_is_registered_judged_and_repaired_again(scene: Scene, tmp_path: Path) -> None:
+    first = repair(config=ON)
+    record = first.record
+    assert record.outcome == "passed"
+    assert record.form is not None
+    assert record.form.name in ("hard", "mixed")
+    assert record.evidence is not None
+    assert record.evidence.routing is not None
+    assert_routing(record.evidence)
+    version = scene.client.get_model_version("cls", first.version)
+    assert version.tags["repairops.form"] == record.form.name
+    served = fetch_champion(resolve_model("cls@challenger", scene.client), ModelConfig(), tmp_path / "served")
+    network, (champion, repaired) = served.classifier.network, networks_of(served.classifier)
+    assert isinstance(network, Guarded)
+    original = fetch_champion(resolve_model("prod/cls", scene.client), ModelConfig(), tmp_path / "original")
+    assert same_weights(champion.network, original.classifier.network)
+    assert not same_weights(repaired.network, champion.network)
+    assert (served.folder / "code" / "repairops_guarded.py").is_file()
+    pixels = scene.data.clean.pixels[:50]
+    assert run_onnx(served.folder / "onnx" / "model.onnx", served.spec, pixels) == pytest.approx(
+        logits(served.classifier, pixels), abs=1e-4
+    )
+    plain = mlflow.pytorch.load_model("models:/cls@challenger")
+    with torch.no_grad():
+        found = plain(to_input(to_unit(pixels), served.spec)).numpy()
+    assert found == pytest.approx(logits(served.classifier, pixels), abs=1e-5)
+
+    # The version in production is repaired again: the same champion, another repaired network, two networks in all.
+    scene.client.set_registered_model_alias("cls", "prod", first.version)
+    scene.later.log()
+    second = repair(config=ON)
+    assert second.record.outcome in ("passed", "failed", "inconclusive")
+    if second.version:
+        again = fetch_champion(
+            resolve_model(f"models:/cls/{second.version}", scene.client), ModelConfig(), tmp_path / "again"
+        )
+        old, new = networks_of(again.classifier)
+        assert same_weights(old.network, original.classifier.network)
+        assert not isinstance(new.network, Guarded)
+        assert not same_weights(new.network, repaired.network)
+
+
+def assert_routing(evidence: Evidence) -> None:
+    """Counts that belong together; negative flips come from routed images alone."""
+    routing = evidence.routing
+    assert routing is not None
+    assert routing.clean.total == evidence.clean.n == sum(routing.clean_histogram)
+    assert routing.heldout.total == evidence.heldout_total == sum(routing.heldout_histogram)
+    assert evidence.clean.champion_only + evidence.clean.challenger_only <= routing.clean.routed
+    assert evidence.heldout_repaired <= routing.heldout.routed
+    for parts, whole in (
+        (routing.clean_by_class, routing.clean),
+        (routing.heldout_by_class, routing.heldout),
+        (routing.heldout_by_cluster, routing.heldout),
+    ):
+        assert sum(part.routed for part in parts.values()) == whole.routed
+        assert sum(part.total for part in parts.values()) == whole.total
+
+
+def same_weights(one: torch.nn.Module, other: torch.nn.Module) -> bool:
+    states = one.state_dict(), other.state_dict()
+    return states[0].keys() == states[1].keys() and all(torch.equal(v, states[1][k]) for k, v in states[0].items())
+
+
+def test_a_job_killed_at_its_guard_ends_with_the_same_one(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    find_form, forms = core.find_form, []
+
+    def keeping(*arguments):
+        forms.append(find_form(*arguments))
+        if len(forms) == 1:
+            raise Stopped
+        return forms[-1]
+
+    monkeypatch.setattr(core, "find_form", keeping)
+    with pytest.raises(Stopped):
+        repair(config=ON)
+    outcome = repair(config=ON)
+    assert isinstance(outcome, Outcome)
+    (before, form), (after, same) = forms
+    assert same == form == outcome.record.form
+    assert all(torch.equal(value, after.state_dict()[name]) for name, value in before.state_dict().items())
+
+
+def test_without_a_guard_there_is_one_network_and_no_word_of_it(scene: Scene) -> None:
+    outcome = repair(config=dataclasses.replace(ON, guard=dataclasses.replace(ON.guard, mode="off")))
+    assert outcome.record.form is None
+    assert outcome.record.evidence is not None
+    assert outcome.record.evidence.routing is None
+    assert "clean_routing" not in json.dumps(outcome.values["verdict"])
+    assert np.isfinite(outcome.record.challenger.clean_accuracy)
