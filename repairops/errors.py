@@ -111,6 +111,13 @@ class NotFineTunable(RepairError):
     )
 
 
+class NotGuarded(RepairError):
+    message = (
+        "{} has no guard: it is one network. Name a version whose tag repairops.form is hard or mixed, or repair this "
+        "one with guard.mode=on."
+    )
+
+
 class NotTraceable(RepairError):
     message = (
         "The model cannot be stored as pt2, torch.export does not follow it: {}. "
@@ -162,6 +169,10 @@ class ClassMismatch(RepairError):
             f"{path} has the classes {listing(found)}, but the model has {listing(wanted)}. "
             "Rename the folders or labels, or set model.class_names."
         )
+
+
+class NoImagesInFolder(RepairError):
+    message = "{} holds no image files at any depth ({}). Name the folder that the images lie in."
 
 
 class UnreadableImage(RepairError):

@@ -15,7 +15,7 @@ from repairops.core.parts import RepairInputs
 from repairops.errors import RepairError, UsageError
 from repairops.model.device import resolve_device
 from repairops.outcome import Outcome
-from repairops.stages.gallery import changed_answers, flipped_images, repaired_by_class
+from repairops.stages.gallery import changed_answers, flipped_images, guarded_images, repaired_by_class
 from repairops.stages.job import Job
 from repairops.stages.judge import ask_gate, export_and_compare, measure, weigh
 from repairops.stages.publish import outcome_message, promote_earlier, publish
@@ -112,5 +112,7 @@ def run_job(job: Job, inputs: Inputs) -> Outcome:
     heldout = repaired.split.heldout
     changed, by_class = changed_answers(evaluation, clean, heldout), repaired_by_class(evaluation, heldout)
     job.record = replace(job.record, confusion=changed, heldout_by_class=by_class)
-    pictures = replace(pictures, negative_flips=flipped_images(evaluation, clean))
+    routed, missed = guarded_images(repaired.network, evaluation, clean, heldout, device=job.device)
+    flips = flipped_images(evaluation, clean)
+    pictures = replace(pictures, negative_flips=flips, routed_clean=routed, missed_failures=missed)
     return job.conclude(outcome, outcome_message(job, outcome, evidence, verdict), pictures)

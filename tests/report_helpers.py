@@ -7,20 +7,21 @@ import functools
 import io
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
 import numpy as np
-from evidence_helpers import CLASSES, page_evidence
+from evidence_helpers import CLASSES, CLUSTERS, page_evidence
 from PIL import Image
 from sklearn.datasets import load_digits
 
 from repairops.config import Config, GateConfig
 from repairops.gate import decide
-from repairops.gate.evidence import Evidence, ParityCounts
+from repairops.gate.evidence import Evidence, LatencyFigures, ParityCounts, RoutedCounts, Routing
 from repairops.outcome import Outcome, Record
 from repairops.outcome.plain import from_plain, to_plain
-from repairops.report import NegativeFlip, Pictures, SamplePair
+from repairops.report import GuardedImage, NegativeFlip, Pictures, SamplePair
 
 
 @functools.cache
@@ -246,8 +247,48 @@ def rejected() -> dict[str, Any]:
     return outcome
 
 
+def routing() -> Routing:
+    """Of a guarded version: 300 of 10,000 clean images and 276 of 300 held-out failures are routed."""
+    clean = {name: RoutedCounts(12 + 4 * i, 1000) for i, name in enumerate(CLASSES)}
+    heldout = {name: RoutedCounts(36 - i, 36) for i, name in enumerate(CLASSES[:8])}
+    bins = (9100, 300, 120, 60, 40, 30, 20, 18, 12, 10, 8, 8, 6, 8, 10, 20, 30, 40, 60, 100)
+    return Routing(
+        clean=RoutedCounts(300, 10_000),
+        heldout=RoutedCounts(276, 300),
+        clean_by_class=clean,
+        heldout_by_class=heldout,
+        heldout_by_cluster={str(i): RoutedCounts(n - 2 * i, n) for i, (_, n) in enumerate(CLUSTERS)},
+        heldout_by_source={"camera 7": RoutedCounts(176, 181), "camera 8": RoutedCounts(100, 119)},
+        clean_histogram=bins,
+        heldout_histogram=(4, 3, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 2, 2, 3, 4, 7, 12, 40, 210),
+        latency=(LatencyFigures(1, 1.92, 2.5, 1.98, 2.6), LatencyFigures(32, 21.4, 24.1, 22.0, 26.1)),
+    )
+
+
+def tried_forms() -> list[dict[str, Any]]:
+    rows = (
+        ("one", 0.0, 0.0, 1.0, -0.28, 0.31, True),
+        ("hard", 0.41, 0.41, 0.05, -0.22, 0.58, True),
+        ("mixed", 0.41, 0.95, 0.05, -0.16, 0.57, True),
+        ("hard", 0.62, 0.62, 0.02, -0.10, 0.52, True),
+        ("mixed", 0.62, 0.95, 0.02, -0.08, 0.5, True),
+        ("hard", 0.2, 0.2, 0.2, -0.9, 0.62, False),
+    )
+    keys = ("form", "low", "high", "routed", "clean_change", "repaired", "kept")
+    return [{**dict(zip(keys, row, strict=True)), "chosen": i == 1} for i, row in enumerate(rows)]
+
+
+def guarded() -> dict[str, Any]:
+    return passed() | {
+        **judged(replace(page_evidence(), routing=routing())),
+        "form": {"name": "hard", "separation": 0.981, "note": "", "tried": tried_forms()},
+        "artifacts": {"onnx_sha256": "ab" * 32, "onnx_bytes": 22_600_000, "champion_onnx_bytes": 11_200_000},
+    }
+
+
 OUTCOMES = {
     "passed": passed,
+    "guarded": guarded,
     "failed": failed,
     "inconclusive": inconclusive,
     "nothing_to_repair": nothing_to_repair,
@@ -299,6 +340,8 @@ def pictures(samples: int = 2, flips: int = 5, name: str = "cat") -> Pictures:
             for i in range(5 * samples)
         ],
         [NegativeFlip(images[i], name, name, "dog") for i in range(flips)],
+        [GuardedImage(images[i], name, name if i else "dog", 0.97 - i / 50) for i in range(4)],
+        [GuardedImage(images[i], name, "dog", 0.01 + i / 50) for i in range(4, 7)],
     )
 
 

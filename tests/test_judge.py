@@ -99,3 +99,6 @@ def test_the_onnx_accuracies_are_the_champions_and_the_challengers(registry: str
     found = _beside_champion(job, stored, tmp_path / "challenger.onnx", CleanSet(images), nothing)
     assert found.onnx_accuracy is not None
     assert found.onnx_accuracy.counts == counts
+    sizes = [(tmp_path / f"{who}.onnx").stat().st_size for who in ("challenger", "champion")]
+    assert job.record.artifacts is not None
+    assert [job.record.artifacts.onnx_bytes, job.record.artifacts.champion_onnx_bytes] == sizes

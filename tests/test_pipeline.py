@@ -136,10 +136,14 @@ def test_a_repair_registers_one_complete_version_and_repeats_nothing(
     assert evidence["onnx_accuracy"]["champion"] == pytest.approx(champion.mean(), abs=0.003)
     assert {sum(counts.values()) for counts in evidence["corruptions"].values()} == {len(scene.data.clean)}
     assert sum(b["n"] for b in evidence["calibration"]["bins"]["challenger"]) == len(scene.data.clean)
+    sizes = {name: stored["artifacts"].pop(name) for name in ("onnx_bytes", "champion_onnx_bytes")}
     assert stored["artifacts"] == {
         "weights_sha256": version.tags["repairops.weights_sha256"],
         "onnx_sha256": version.tags["repairops.onnx_sha256"],
     }
+    assert version.tags["repairops.form"] == stored["form"]["name"] != "one"
+    assert "Champion and repaired network, guarded: the repaired network answers for" in version.description
+    assert sizes["onnx_bytes"] > 2 * sizes["champion_onnx_bytes"] > 0  # two networks and a guard
     (point,) = [point for point in stored["training"]["tradeoff"] if point["chosen"]]
     assert point["weight"] > 0
     assert stored["power"][0]["changed"] < stored["power"][-1]["changed"]

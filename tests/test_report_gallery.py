@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from guard_helpers import images as bright_images
+from guard_helpers import pair
 from report_helpers import digits
 from sklearn.datasets import load_digits
+from store_helpers import SPEC
 
 from repairops.config import StyleConfig
 from repairops.core.parts import TrainingParts
@@ -13,12 +16,14 @@ from repairops.core.styles import Style, fit_style
 from repairops.data.records import CleanSet, Clusters, FailureBatch, HeldOutFailures, ImageSet
 from repairops.data.sets import from_arrays
 from repairops.gate.evidence import RepairCounts
-from repairops.model.evaluation import Evaluation, evaluation_of
+from repairops.model.evaluation import Evaluation, evaluate, evaluation_of
 from repairops.model.network import to_unit
+from repairops.model.routing import networks_of
 from repairops.outcome.sections import Confusion, WrongAnswer
 from repairops.stages.gallery import (
     changed_answers,
     flipped_images,
+    guarded_images,
     repaired_by_class,
     style_grid,
     style_samples,
@@ -127,3 +132,22 @@ def test_negative_flips_come_with_both_answers_most_confident_first() -> None:
     assert [(flip.label, flip.champion, flip.challenger) for flip in flips] == [("5", "5", "6")] * 2
     assert torch.equal(torch.from_numpy(flips[0].image), clean.images.pixels[int(places[1])])
     assert len(flipped_images(found, clean, limit=1)) == 1
+
+
+def test_images_that_the_guard_gets_wrong_come_most_confident_first() -> None:
+    """Bright clean images are sent away, dark failures are missed; one network has neither."""
+    served, names = pair(), SPEC.class_names
+    clean = CleanSet(from_arrays(bright_images(0.2, 0.7, 0.9, 0.3), [0, 1, 2, 3], names))
+    failures = from_arrays(bright_images(0.8, 0.4, 0.1), [1, 2, 3], names)
+    blank = np.full(3, "")
+    heldout = HeldOutFailures(FailureBatch(failures, np.zeros(3, np.int64), np.ones(3, np.float32), blank, blank))
+    found = evaluate(served, served, clean, heldout)
+    away, missed = guarded_images(served, found, clean, heldout)
+    assert [names.index(shown.label) for shown in away] == [2, 1]
+    assert [names.index(shown.label) for shown in missed] == [3, 2]
+    assert away[0].probability > away[1].probability > 0.5 > missed[1].probability > missed[0].probability
+    assert [names.index(shown.answer) for shown in away] == found.challenger_clean.labels[[2, 1]].tolist()
+    assert np.array_equal(missed[0].image, failures.pixels[2].numpy())
+    assert len(guarded_images(served, found, clean, heldout, limit=1)[0]) == 1
+    one = networks_of(served)[0]
+    assert guarded_images(one, found, clean, heldout) == ([], [])

@@ -125,7 +125,7 @@ def _folder_source(path: Path, class_names: Sequence[str] | None) -> Source:
     names = list(class_names) if class_names is not None else found
     if set(names) != set(found):
         raise ClassMismatch(path, found, names)
-    files = [(file, index) for index, name in enumerate(names) for file in _image_files(path / name)]
+    files = [(file, index) for index, name in enumerate(names) for file in image_files(path / name)]
     if not files:
         raise UnreadableDataset(path, f"its {len(found)} class folders hold no image files")
 
@@ -139,7 +139,8 @@ def _folder_source(path: Path, class_names: Sequence[str] | None) -> Source:
     return Source(len(files), rows)
 
 
-def _image_files(folder: Path) -> list[Path]:
+def image_files(folder: Path) -> list[Path]:
+    """All files below a folder that have the suffix of an image, sorted by path, without hidden ones."""
     found = []
     for parent, _, names in os.walk(folder, followlinks=True):
         found += [Path(parent, n) for n in names if not n.startswith(".") and Path(n).suffix.lower() in EXTENSIONS]

@@ -257,8 +257,12 @@ class ChallengerFigures:
 
 @dataclass(frozen=True)
 class Artifacts:
+    """Digests of the challenger's files, and the size in bytes of both ONNX files; None where there is no such file."""
+
     weights_sha256: str | None = None
     onnx_sha256: str = ""
+    onnx_bytes: int | None = None
+    champion_onnx_bytes: int | None = None
 
 
 @dataclass(frozen=True)

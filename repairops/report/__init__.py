@@ -6,7 +6,15 @@ why and shows what exists.
 
 from repairops.report.markdown import render_markdown
 from repairops.report.page import render_page
-from repairops.report.pictures import NegativeFlip, Pictures, SamplePair
+from repairops.report.pictures import GuardedImage, NegativeFlip, Pictures, SamplePair
 from repairops.report.terminal import render_terminal
 
-__all__ = ["NegativeFlip", "Pictures", "SamplePair", "render_markdown", "render_page", "render_terminal"]
+__all__ = [
+    "GuardedImage",
+    "NegativeFlip",
+    "Pictures",
+    "SamplePair",
+    "render_markdown",
+    "render_page",
+    "render_terminal",
+]

@@ -12,7 +12,19 @@ from markupsafe import Markup, escape
 from repairops.gate.evidence import ConfidenceBin
 from repairops.outcome.sections import Point
 from repairops.report.formats import number, percent
-from repairops.report.svg import CHARACTER, Scale, circle, drawing, line, nice_ticks, path, share_ticks, text
+from repairops.report.svg import (
+    CHARACTER,
+    Scale,
+    circle,
+    drawing,
+    inside,
+    line,
+    nice_ticks,
+    path,
+    rect,
+    share_ticks,
+    text,
+)
 
 
 @dataclass(frozen=True)
@@ -140,3 +152,32 @@ def reliability_chart(
 def _radius(n: int, most: int) -> float:
     """Pixels of a dot whose area grows with n."""
     return round(2 + 6 * math.sqrt(n / most), 2)
+
+
+def mirrored_histogram(
+    above: Sequence[int], below: Sequence[int], marks: Sequence[float], *, label: str, width: float = 440
+) -> Markup:
+    """Shares of two sets by a probability, in equal bins of 0..1, one set upwards and the other downwards.
+
+    Heights go by the square root, so that a few images show beside most; marks: probabilities with a dashed line.
+    """
+    left, right, top, middle, bottom = 44.0, width - 12, 12.0, 102.0, 192.0
+    if not (sum(above) or sum(below)):
+        return Markup("")
+    across, parts = Scale(0, 1, left, right), []
+    for bins, end, kind in ((above, top, "accepted"), (below, bottom, "refused")):
+        up = Scale(0, 1, middle, end)
+        for tick in (0.01, 0.1, 0.5, 1.0):
+            at = up(math.sqrt(tick))
+            parts += [line(left, at, right, at, "rule"), text(left - 6, at + 4, _tick(tick, True), "end")]
+        for place, n in enumerate(bins):
+            start, stop = across(place / len(bins)), across((place + 1) / len(bins))
+            tip = up(math.sqrt(n / max(sum(bins), 1)))
+            parts.append(rect(start + 0.5, min(middle, tip), stop - start - 1, round(abs(tip - middle), 2), kind))
+    parts.append(line(left, middle, right, middle, "zero"))
+    parts += [line(across(mark), top - 4, across(mark), bottom + 4, "chosen") for mark in marks]
+    for tick in (0, 0.25, 0.5, 0.75, 1.0):
+        words = _tick(tick, True)
+        parts.append(text(inside(across(tick), words, width), bottom + 16, words))
+    parts.append(text((left + right) / 2, bottom + 32, "guard's probability of the look", kind="dim"))
+    return drawing(width, bottom + 36, label, parts, "chart")

@@ -53,6 +53,12 @@ def count(value: float | None) -> str:
     return fixed(value, 0)
 
 
+def megabytes(size: float | None) -> str:
+    """Bytes in millions, with two digits that say something."""
+    x = number(size)
+    return DASH if x is None else f"{fixed(x / 1e6, 2 if x < 1e6 else 1)} MB"
+
+
 def of(part: float | None, whole: float | None) -> str:
     """'231 of 300'; a dash where either is missing."""
     return DASH if part is None or whole is None else f"{count(part)} of {count(whole)}"

@@ -11,7 +11,17 @@ from typing import Any
 from markupsafe import Markup
 
 from repairops.outcome import Record
-from repairops.report import check_figures, commands, comparisons, formats, gallery, learning, lineage, statements
+from repairops.report import (
+    check_figures,
+    commands,
+    comparisons,
+    formats,
+    gallery,
+    guard,
+    learning,
+    lineage,
+    statements,
+)
 from repairops.report.advice import next_steps
 from repairops.report.formats import count, fixed, of, percent, plain, ratio, signed
 from repairops.report.pictures import Pictures
@@ -46,7 +56,7 @@ def _template() -> Any:
         lstrip_blocks=True,
         finalize=_shown,
     )
-    words = ("count", "duration", "fixed", "of", "percent", "ratio", "short", "signed", "when")
+    words = ("count", "duration", "fixed", "of", "megabytes", "percent", "ratio", "short", "signed", "when")
     environment.filters |= {name: getattr(formats, name) for name in words}
     environment.filters |= {"digits": _digits, "milliseconds": _milliseconds, "stage_bar": lineage.stage_bar}
     environment.filters |= {"check_name": statements.check_name, "tally": statements.tally}
@@ -85,6 +95,7 @@ def _view(record: Record, pictures: Pictures) -> dict[str, Any]:
         "word": statements.verdict_word(record),
         "headline": statements.headline(record),
         "standing": statements.standing(record),
+        "form": statements.form(record),
         "why": statements.why(record),
         "next_steps": next_steps(record),
         "promote": commands.promote_command(record),
@@ -99,6 +110,7 @@ def _view(record: Record, pictures: Pictures) -> dict[str, Any]:
         "calibration": comparisons.calibration(record),
         "clusters": gallery.clusters(record, pictures),
         "grid": gallery.grid(pictures),
+        "guard": guard.guard(record, pictures),
         "flips": gallery.flips(record, pictures),
         "confusion": gallery.confusion(record),
         "training": learning.training(record),

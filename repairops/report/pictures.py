@@ -15,6 +15,7 @@ import numpy as np
 MAX_SAMPLES = 20  # clusters' samples shown
 SAMPLES_A_CLUSTER = 2
 MAX_FLIPS = 24
+MAX_ROUTED = 12  # clean images that the guard sends away, and failures that it misses, each
 MAX_SIDE = 112  # pixels; larger images are scaled down for the page
 PICTURE_BYTES = 1_500_000  # of pixels, all small pictures together: 2.0 MB in base64 where nothing compresses
 GRID_BYTES = 480_000  # of the cluster grid's PNG: 0.64 MB in base64
@@ -52,13 +53,28 @@ class NegativeFlip(NamedTuple):
     challenger: str
 
 
+class GuardedImage(NamedTuple):
+    """An image, uint8 (C, H, W), with its true class, the guarded version's answer, and the guard's probability."""
+
+    image: Any
+    label: str
+    answer: str
+    probability: float
+
+
 @dataclass(frozen=True, eq=False)
 class Pictures:
-    """The page's pictures; all may be missing. `cluster_grid` is a finished PNG."""
+    """The page's pictures; all may be missing. `cluster_grid` is a finished PNG.
+
+    routed_clean: clean images that the guard sends to the repaired network. missed_failures: held-out failures that it
+    leaves to the champion.
+    """
 
     cluster_grid: bytes | None = None
     samples: Sequence[SamplePair] = ()
     negative_flips: Sequence[NegativeFlip] = ()
+    routed_clean: Sequence[GuardedImage] = ()
+    missed_failures: Sequence[GuardedImage] = ()
 
     def shown_samples(self) -> list[SamplePair]:
         """At most SAMPLES_A_CLUSTER of each cluster and MAX_SAMPLES in all, in the order given."""
@@ -73,10 +89,15 @@ class Pictures:
     def shown_flips(self) -> Sequence[NegativeFlip]:
         return self.negative_flips[:MAX_FLIPS]
 
+    def shown_guarded(self) -> tuple[Sequence[GuardedImage], Sequence[GuardedImage]]:
+        """Clean images that are routed, failures that are missed."""
+        return self.routed_clean[:MAX_ROUTED], self.missed_failures[:MAX_ROUTED]
+
     @property
     def side(self) -> int:
         """Longest side in pixels so that all shown pictures fit in PICTURE_BYTES, even uncompressed."""
         shown = sum(len(sample.images) for sample in self.shown_samples()) + len(self.shown_flips())
+        shown += sum(map(len, self.shown_guarded()))
         return min(MAX_SIDE, isqrt(PICTURE_BYTES // (3 * shown))) if shown else MAX_SIDE
 
 

@@ -160,6 +160,19 @@ def standing(record: Record) -> str:
     return f"{version}{waits}; {production} was not moved."
 
 
+def form(record: Record) -> str:
+    """What is served where this repair is promoted, as one sentence; empty where nothing was trained."""
+    if not (record.form or record.challenger or record.evidence):
+        return ""
+    if not record.form or record.form.name == "one":
+        return "One network."
+    served = "Champion and repaired network, guarded"
+    if not (record.evidence and (found := record.evidence.routing)):
+        return f"{served}."
+    clean, failures = (percent(ratio(part.routed, part.total)) for part in (found.clean, found.heldout))
+    return f"{served}: the repaired network answers for {clean} of the clean images and {failures} of the failures."
+
+
 def production_alias(record: Record) -> str:
     """The alias that the champion was found under; empty where it was named by its version."""
     return plain(record.model.alias) if record.model and record.model.alias else ""

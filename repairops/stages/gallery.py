@@ -14,9 +14,11 @@ from repairops.data.contact_sheet import image_grid
 from repairops.data.records import CleanSet, HeldOutFailures, ImageSet, Predictions
 from repairops.gate.evidence import RepairCounts
 from repairops.model.evaluation import Evaluation, repaired_by
-from repairops.model.network import to_unit
+from repairops.model.guarded import Guarded
+from repairops.model.network import Classifier, to_unit
+from repairops.model.routing import guard_answers
 from repairops.outcome.sections import Confusion, WrongAnswer
-from repairops.report.pictures import MAX_FLIPS, NegativeFlip, SamplePair
+from repairops.report.pictures import MAX_FLIPS, MAX_ROUTED, GuardedImage, NegativeFlip, SamplePair
 
 MAX_CONFUSIONS = 12  # wrong answers listed for each set
 
@@ -79,6 +81,42 @@ def flipped_images(evaluation: Evaluation, clean: CleanSet, limit: int = MAX_FLI
     names = images.class_names
     labels = (images.labels, champion.labels, challenger.labels)
     return [NegativeFlip(images.pixels[int(i)].numpy(), *(names[each[i]] for each in labels)) for i in flips]
+
+
+def guarded_images(
+    challenger: Classifier,
+    evaluation: Evaluation,
+    clean: CleanSet,
+    heldout: HeldOutFailures,
+    *,
+    limit: int = MAX_ROUTED,
+    device: str | torch.device = "cpu",
+) -> tuple[list[GuardedImage], list[GuardedImage]]:
+    """Clean images that the guard sends to the repaired network, and held-out failures that it leaves to the champion.
+
+    Those where it is most sure come first. Both are empty for a network without a guard.
+    """
+    if not isinstance(challenger.network, Guarded):
+        return [], []
+    found = []
+    sides = (
+        (clean.images, evaluation.challenger_clean, True),
+        (heldout.batch.images, evaluation.challenger_heldout, False),
+    )
+    for images, answers, away in sides:
+        probability, weight = guard_answers(challenger, images.pixels, device=device)
+        wrong = np.flatnonzero((weight > 0) == away)
+        wrong = wrong[np.argsort(-probability[wrong] if away else probability[wrong], kind="stable")][:limit]
+        names = images.class_names
+        found.append(
+            [
+                GuardedImage(
+                    images.pixels[i].numpy(), names[images.labels[i]], names[answers.labels[i]], float(probability[i])
+                )
+                for i in wrong.tolist()
+            ]
+        )
+    return found[0], found[1]
 
 
 def changed_answers(evaluation: Evaluation, clean: CleanSet, heldout: HeldOutFailures) -> Confusion:

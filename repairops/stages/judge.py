@@ -83,7 +83,7 @@ def export_and_compare(
     except ExportImpossible as error:
         job.say(f"no ONNX file: {error}")
         return replace(evidence, parity=ParityCounts(reason=str(error)))
-    job.record = replace(job.record, artifacts=Artifacts(onnx_sha256=file_sha256(file)))
+    job.record = replace(job.record, artifacts=_described(file))
     sets = [clean.images.pixels, repaired.split.heldout.batch.images.pixels]
     parity = compare(challenger, file, sets, tolerance=job.config.gate.parity_tolerance, device=job.device)
     job.say(f"{parity.n} images, {parity.decisions_differ} decisions differ, at most {parity.max_difference:.1e}")
@@ -105,6 +105,11 @@ def onnx_file(job: Job) -> Path:
     return job.folder / "challenger.onnx"
 
 
+def _described(file: Path, champion_file: Path | None = None) -> Artifacts:
+    size = champion_file.stat().st_size if champion_file else None
+    return Artifacts(onnx_sha256=file_sha256(file), onnx_bytes=file.stat().st_size, champion_onnx_bytes=size)
+
+
 def _beside_champion(job: Job, champion: Champion, repaired: Repaired, clean: CleanSet, evidence: Evidence) -> Evidence:
     """Accuracy and latency of both ONNX files; neither where the champion does not export."""
     policy, file = job.config.gate, onnx_file(job)
@@ -116,6 +121,7 @@ def _beside_champion(job: Job, champion: Champion, repaired: Repaired, clean: Cl
     except ExportImpossible as error:
         log.warning("Warning: the champion does not export, so there is nothing to compare with: %s", error)
         return evidence
+    job.record = replace(job.record, artifacts=_described(file, champion_file))
     if policy.onnx_accuracy != "off":
         right = [
             predictions(run_onnx(each, champion.spec, clean.images.pixels), clean.images.labels).right

@@ -102,7 +102,8 @@ def _register(job: Job, client: MlflowClient, champion: Champion, challenger: Cl
         alias=alias,
     )
     number = str(version.version)
-    files = Artifacts(*(version.tags.get(tag, "") for tag in registry.DIGEST_TAGS.values()))
+    weights, onnx = (version.tags.get(tag, "") for tag in registry.DIGEST_TAGS.values())
+    files = replace(job.record.artifacts or Artifacts(), weights_sha256=weights, onnx_sha256=onnx)
     job.record = replace(job.record, registered=registered(number), artifacts=files)
     job.run.set_tags({"repairops.registered_version": number})
     job.say(f"version {number} of {name!r}, alias {alias!r}")
