@@ -16,6 +16,8 @@ from repairops.gate.evidence import (
     PairedCounts,
     ParityCounts,
     RepairCounts,
+    RoutedCounts,
+    Routing,
     Slice,
 )
 
@@ -45,6 +47,7 @@ def good_evidence(**changes: Any) -> Evidence:
         corruptions={"noise": counts(1000, 20, 15), "blur": counts(1000, 3, 4)},
         calibration=Calibration((ConfidenceBin(0.9, 1.0, 100, 95, 0.97),), (ConfidenceBin(0.9, 1.0, 100, 94, 0.97),)),
         onnx_accuracy=OnnxAccuracy(counts(10_000, 20, 15)),
+        routing=Routing(RoutedCounts(40, 10_000), RoutedCounts(280, 300)),
         latency=(LatencyFigures(1, 2.0, 2.5, 2.1, 2.6), LatencyFigures(32, 9.0, 9.5, 9.1, 9.6)),
     )
     return replace(made, **changes)

@@ -20,6 +20,8 @@ from repairops.gate.evidence import (
     OnnxAccuracy,
     ParityCounts,
     RepairCounts,
+    RoutedCounts,
+    Routing,
     Slice,
 )
 from repairops.gate.exact import exact_p_value
@@ -301,6 +303,17 @@ def test_every_cluster_has_to_be_repaired():
     assert check("cluster_repair", heldout_by_cluster={}).result == "INCONCLUSIVE"
     at_limit = {"0": RepairCounts(2, 20)}
     assert check("cluster_repair", heldout_by_cluster=at_limit).result == "PASS"
+
+
+def test_clean_images_routed_beyond_the_share_that_is_allowed_fail():
+    assert check("clean_routing").figures["share"] == pytest.approx(0.004)
+    for routed, result in ((500, "PASS"), (501, "FAIL")):
+        found = check("clean_routing", routing=Routing(RoutedCounts(routed, 10_000), RoutedCounts(0, 0)))
+        assert found.result == result
+        assert f"{routed} of 10,000" in found.summary
+    missing = check("clean_routing", replace(POLICY, clean_routing="required"), routing=None)
+    assert missing.result == "INCONCLUSIVE"
+    assert "clean_routing" not in [c.name for c in decide(good_evidence(routing=None), POLICY).checks]
 
 
 def test_slices_of_failures_and_of_the_clean_set():

@@ -36,7 +36,7 @@ IMPORTERS = {
     "pyarrow": {"data", "store"},
     "sklearn": {"core/clustering", "demo", "bench"},
     "pywt": {"core/styles"},
-    "onnx": {"store"},  # store: the version, for the flavor's description and requirements
+    "onnx": {"model/onnx_guarded", "store"},  # store: the version, for the flavor's description and requirements
     "onnxruntime": {"model/onnx", "store"},
     "onnxscript": set[str](),
     "jinja2": {"report"},
