@@ -57,7 +57,7 @@ def test_each_figure_is_of_the_network_that_it_names(registry: str, tmp_path: Pa
     # What a network answers without a finite number is told apart too.
     found = replace(evaluate(champion, challenger, clean, split.heldout), challenger_finite=False)
 
-    stored = Champion(REF, champion, tmp_path, "pickle", {}, False)
+    stored = Champion(REF, champion, tmp_path, "pickle", {})
     repaired = Repaired(
         challenger, challenger, challenger, Form(), split, clusters, None, job.config.method, TRAINING, [], []
     )
@@ -94,7 +94,7 @@ def test_the_onnx_accuracies_are_the_champions_and_the_challengers(registry: str
     counts = paired_counts(before, after)
     assert counts.champion_right != counts.challenger_right
     export_onnx(challenger.network, SPEC, tmp_path / "challenger.onnx")
-    stored = Champion(REF, champion, tmp_path, "pickle", {}, False)
+    stored = Champion(REF, champion, tmp_path, "pickle", {})
     nothing = Evidence(counts, {}, 0, 0, ParityCounts())
     found = _beside_champion(job, stored, tmp_path / "challenger.onnx", CleanSet(images), nothing)
     assert found.onnx_accuracy is not None

@@ -23,6 +23,7 @@ from store_helpers import (
     unit_images,
 )
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from repairops.config import ModelConfig
 from repairops.data.records import InputSpec
@@ -275,7 +276,7 @@ def test_pickle_loads_as_the_original_class(client: MlflowClient, tmp_path: Path
     network = TinyNet(spec.channels)
     champion = load(log_model(network, "cls", spec), tmp_path / "m")
     assert type(champion.classifier.network) is TinyNet
-    assert (champion.spec, champion.serialization_format, champion.traced) == (spec, "pickle", False)
+    assert (champion.spec, champion.serialization_format, champion.frozen) == (spec, "pickle", ())
     assert champion.metadata["input"]["class_names"] == list(CLASSES)
     images = unit_images(spec.channels)
     with torch.no_grad():
@@ -295,10 +296,11 @@ def test_pt2_is_traced_unless_a_factory_rebuilds_the_class(client: MlflowClient,
     with torch.no_grad():
         expected = Classifier(network, SPEC)(images)
         traced = load(ref, tmp_path / "traced")
-        assert (traced.traced, traced.serialization_format) == (True, "pt2")
+        assert isinstance(traced.classifier.network, GraphModule)
+        assert (traced.frozen, traced.serialization_format) == ((), "pt2")
         torch.testing.assert_close(traced.classifier(images), expected)
         rebuilt = load(ref, tmp_path / "rebuilt", ModelConfig(factory="store_helpers:TinyNet"))
-        assert (rebuilt.traced, rebuilt.serialization_format) == (False, "pt2")
+        assert rebuilt.serialization_format == "pt2"
         assert type(rebuilt.classifier.network) is TinyNet
         assert not rebuilt.classifier.network.training
         torch.testing.assert_close(rebuilt.classifier(images), expected)
@@ -326,7 +328,7 @@ def test_pickles_are_refused_where_mlflow_is_told_so(
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     with pytest.raises(PickleRefused, match="version 1 of 'pickled'"):
         load(pickled, tmp_path / "m")
-    assert load(traced, tmp_path / "n").traced
+    assert isinstance(load(traced, tmp_path / "n").classifier.network, GraphModule)
 
 
 class Sum(mlflow.pyfunc.PythonModel):  # type: ignore[misc]

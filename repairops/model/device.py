@@ -8,9 +8,11 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from repairops.errors import DeviceNotAvailable
 from repairops.model.network import Classifier
+from repairops.model.traced import set_graph_mode
 
 
 def resolve_device(name: str) -> torch.device:
@@ -65,12 +67,16 @@ def fits_on(device: torch.device, size: int) -> bool:
 def set_mode(module: nn.Module, training: bool) -> None:
     """Train or eval mode for all that can change it.
 
-    A module loaded from torch.export (MLflow's pt2) refuses the switch: it stays as it was traced. In train mode,
+    A module loaded from torch.export (MLflow's pt2) refuses the switch; its graph is changed instead. In train mode,
     a BatchNorm layer whose parameters are all frozen stays in eval mode, so its statistics are frozen with them.
     """
+    if isinstance(module, GraphModule):
+        set_graph_mode(module, training)
+        return
     try:
         module.train(training)
-    except NotImplementedError:
+    except NotImplementedError:  # of a graph inside
+        module.training = training
         for child in module.children():
             set_mode(child, training)
     if training:

@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from scipy.stats import binomtest
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 from repairops.data.records import CleanSet, HeldOutFailures, Predictions
 from repairops.errors import ChampionAtChance
 from repairops.gate.evidence import ConfidenceBin, PairedCounts, RepairCounts
 from repairops.model.device import set_mode
 from repairops.model.network import Classifier, to_unit
+from repairops.model.traced import graph_mode, set_graph_mode
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +187,7 @@ def check_not_at_chance(answers: Predictions, labels: np.ndarray, classes: int) 
 @contextmanager
 def evaluating(module: nn.Module, device: torch.device) -> Iterator[None]:
     """In eval mode on `device`, in full precision and without gradients; modes and device are as before afterwards."""
-    modes = [(part, part.training) for part in module.modules()]
+    modes = [(part, graph_mode(part) if isinstance(part, GraphModule) else part.training) for part in module.modules()]
     tensor = next(module.parameters(), None)
     home = tensor.device if tensor is not None else device
     set_mode(module, False)
@@ -197,6 +199,8 @@ def evaluating(module: nn.Module, device: torch.device) -> Iterator[None]:
         module.to(home)
         for part, training in modes:
             part.training = training
+            if isinstance(part, GraphModule) and training:
+                set_graph_mode(part, training)
 
 
 @contextmanager

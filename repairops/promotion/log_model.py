@@ -49,8 +49,8 @@ def log_model(
         Without one, a large clean set gives some of its images for that (`split.clean_validation_fraction`).
     alias: moved to the new version; '' moves none.
     serialization_format: 'pickle' (fine-tunes as the original class; `code_paths` for a class from a package of
-        yours) or 'pt2' (traced, no pickle; give `model_factory`, 'package.module:function', or BatchNorm stays
-        frozen in a repair).
+        yours) or 'pt2' (traced, no pickle, of fixed height and width; fine-tunes as the class does, and as the class
+        itself with `model_factory`, 'package.module:function').
 
     Uses the active MLflow run, else starts one. Raises NotAClassifier, NotTraceable, InvalidOption,
     DatasetNotFound, RegistryUnreachable.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from repairops.data.records import CleanSet, ImageSet
 from repairops.data.sets import load_image_set
 from repairops.data.sources import peek_class_names, read_column
+from repairops.errors import listing
 from repairops.outcome.sections import DataSet
 from repairops.stages.job import Job
 from repairops.stages.roles import assign_clean_roles
@@ -19,6 +21,12 @@ from repairops.store.models import ModelRef
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+log = logging.getLogger("repairops")
+FROZEN = (
+    "{champion} is a traced graph that reads running statistics in an unknown way, and training will not move them "
+    "({names}). Log it as a pickle, or give model.factory, if the repair diverges or does not improve."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +53,8 @@ def pull(job: Job, inputs: Inputs) -> tuple[Champion, ImageSet, ImageSet | None,
         read_column(paths["evaluation"], column, "gate.clean_slices")  # a wrong name is known before training
     names = peek_class_names(paths["evaluation"]) or ()
     champion = fetch_champion(inputs.ref, job.config.model, job.folder / "champion", tuple(names))
+    if champion.frozen:
+        log.warning("Warning: %s", FROZEN.format(champion=inputs.ref, names=listing(champion.frozen, 5)))
     sets = {
         c: load_image_set(path, champion.spec, job.config.images, role=ROLE[c], cache_dir=job.folder / "mapped")
         for c, path in paths.items()

@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch.fx import GraphModule
+
 from repairops.config import ModelConfig
 from repairops.data.records import InputSpec
 from repairops.errors import (
@@ -22,9 +24,11 @@ from repairops.errors import (
     RepairError,
     UsageError,
 )
+from repairops.model.device import set_mode
 from repairops.model.guarded import SHIPPED
 from repairops.model.network import Classifier
 from repairops.model.routing import guarded_from
+from repairops.model.traced import frozen_statistics
 from repairops.store.connection import talking
 from repairops.store.flavors import METADATA_KEY
 from repairops.store.models import ModelRef
@@ -40,7 +44,7 @@ class Champion:
     """A loaded model version.
 
     folder: the downloaded MLflow model; the repaired version takes requirements, code and signature from it.
-    traced: True for a pt2 graph without a factory, whose BatchNorm and dropout stay as they were traced.
+    frozen: running statistics of a pt2 graph that no training moves, by name: it reads them in a way that is not known.
     """
 
     ref: ModelRef
@@ -48,7 +52,7 @@ class Champion:
     folder: Path
     serialization_format: str
     metadata: Mapping[str, Any]
-    traced: bool
+    frozen: tuple[str, ...] = ()
 
     @property
     def spec(self) -> InputSpec:
@@ -80,12 +84,12 @@ def fetch_champion(ref: ModelRef, config: ModelConfig, folder: Path, class_names
             fetch_champion, config=config, folder=folder.with_name("unguarded"), class_names=class_names
         )
         network = _with_its_networks(ref, metadata[GUARD_KEY], network, unguarded)
-        traced = not factory
     elif factory and traced:
-        network, traced = _rebuild(ref, factory, network), False
+        network = _rebuild(ref, factory, network)
     if not any(p.requires_grad and p.is_floating_point() for p in network.parameters()):
         raise NotFineTunable(str(ref), "none of its parameters can be trained")
-    return Champion(ref, Classifier(network, spec), folder, serialization_format, metadata, traced)
+    frozen = [name for part in network.modules() if isinstance(part, GraphModule) for name in frozen_statistics(part)]
+    return Champion(ref, Classifier(network, spec), folder, serialization_format, metadata, tuple(frozen))
 
 
 def input_spec(
@@ -176,8 +180,7 @@ def _load_network(ref: ModelRef, folder: Path, traced: bool) -> nn.Module:
         ) from error
     if not isinstance(network, nn.Module):
         raise NotAClassifier(str(ref), f"it loads as a {type(network).__name__}")
-    if not traced:
-        network.eval()
+    set_mode(network, training=False)
     return network
 
 
