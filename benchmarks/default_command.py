@@ -6,7 +6,7 @@
 A champion of the benchmark (`resnet_small` of preset cpu) is registered with 20,000 train images, 5,000 clean photos
 that judge and 1,250 that choose; 700 failures of other photos under one corruption, severities 1 to 5, are logged, and
 `repairops.repair` runs with its defaults and what --set says. One JSON line a job in FOLDER/default.jsonl; jobs that
-are there are left out. --champion: a grid's folder that has the champion already. --table prints the Markdown table.
+are there are left out, and without their lines judged again on what they trained. --champion: a grid's folder that has the champion already. --table prints the Markdown table.
 """
 
 from __future__ import annotations
@@ -84,13 +84,17 @@ class Field:
         judging, choosing, guiding = np.split(order, [JUDGING, JUDGING + CHOOSING])
         rows = np.random.default_rng(derive_seed(seed, "train")).permutation(len(self.train))[:TRAIN]
         os.chdir(registry)  # sqlite's artifacts lie beside it
+        config = load_config(overrides=[f"seed={seed}", "training.device=cpu", *filter(None, settings.split("+"))])
+        if (registry / "logged").exists():  # what was trained is taken again
+            outcome = repair("prod/cls", config=config, rerun=True)
+            return {"corruption": corruption, "seed": seed, "settings": settings, **figures(outcome.values)}
         log_model(
             self.network.network, "cls", input_spec(self.train), train_set=self.train.subset(np.sort(rows)),
             clean_set=self.clean.subset(np.sort(judging)), validation_set=self.clean.subset(np.sort(choosing)),
         )  # fmt: skip
         pixels, labels, groups = self.failures(corruption, guiding, seed)
         log_failures("prod/cls", pixels, labels.tolist(), groups=groups)
-        config = load_config(overrides=[f"seed={seed}", "training.device=cpu", *filter(None, settings.split("+"))])
+        (registry / "logged").touch()
         outcome = repair("prod/cls", config=config)
         return {"corruption": corruption, "seed": seed, "settings": settings, **figures(outcome.values)}
 

@@ -14,14 +14,16 @@ COUNT = look_statistics(torch.zeros(1, SPEC.channels, SPEC.height, SPEC.width)).
 
 
 def brightness_guard() -> Guard:
-    """Log-odds 40 (mean brightness - 0.5): its first statistic is the mean of the first channel."""
+    """Log-odds 40 (mean brightness - 0.5), by the statistic that is the mean of an image without details."""
+    flat = look_statistics(torch.tensor([0.2, 0.7]).view(2, 1, 1, 1).expand(2, SPEC.channels, SPEC.height, SPEC.width))
+    mean = int((flat - torch.tensor([[0.2], [0.7]])).abs().sum(0).argmin())
     guard = Guard(COUNT)
     with torch.no_grad():
         for parameter in guard.parameters():
             parameter.zero_()
-        guard.hidden.weight[::2, 0], guard.hidden.weight[1::2, 0] = 1.0, -1.0
+        guard.hidden.weight[::2, mean], guard.hidden.weight[1::2, mean] = 1.0, -1.0
         guard.odds.weight[:, ::2], guard.odds.weight[:, 1::2] = 1 / 32, -1 / 32
-    guard.mean[0], guard.scale = torch.tensor(0.5), torch.tensor(40.0)
+    guard.mean[mean], guard.scale = torch.tensor(0.5), torch.tensor(40.0)
     return guard.eval().requires_grad_(False)
 
 

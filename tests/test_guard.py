@@ -146,6 +146,11 @@ def test_kept_is_what_the_gate_would_pass_on_these_images() -> None:
         found = {check.name: check.result for check in decide(evidence, policy).checks}
         kept = keeps_clean(before, after, policy.margin_points, policy.confidence, guarded=False)
         assert kept == (found["clean_non_regression"] == "PASS"), lost
+    served, luck = np.arange(1250) >= 200, np.arange(1250) >= 200
+    luck[:50], luck[1200:] = True, False  # 50 won, 50 lost
+    assert not keeps_clean(served, luck, policy.margin_points, policy.confidence, guarded=False)
+    luck[50:70] = True
+    assert not keeps_clean(served, luck, policy.margin_points, policy.confidence, guarded=False)
     few = np.ones(50, bool)
     assert keeps_clean(few, few, 0.5, 0.95, guarded=True)
     assert not keeps_clean(few, few, 0.5, 0.95, guarded=False)

@@ -56,8 +56,18 @@ def test_statistics_are_as_many_whatever_the_size_and_have_gradients() -> None:
             assert given.grad.isfinite().all()
             found.setdefault(channels, set()).add(values.shape)
     assert len(found[1]) == len(found[3]) == 1
-    flat = look_statistics(torch.full((1, 3, 16, 16), 0.25))
-    assert flat.isfinite().all()
+    flat = torch.full((1, 3, 16, 16), 0.25, requires_grad=True)
+    look_statistics(flat).sum().backward()
+    assert look_statistics(flat).isfinite().all()
+    assert flat.grad is not None
+    assert flat.grad.isfinite().all()
+
+
+def test_statistics_are_of_images_in_the_unit_range_however_the_network_takes_them() -> None:
+    given = torch.rand(3, 3, 40, 60)
+    scale, shift = torch.tensor([0.5, 0.4, 0.3]).view(1, 3, 1, 1), torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1)
+    found = look_statistics((given - shift) / scale, scale, shift)
+    assert torch.allclose(found, look_statistics(given), atol=1e-4)
 
 
 def test_without_a_flagged_image_the_champion_answers_bit_for_bit() -> None:
@@ -190,7 +200,7 @@ def test_plain_mlflow_loads_it_where_repairops_is_not_installed(kind: str, tmp_p
 
 def test_a_pt2_graph_is_taken_apart_by_a_network_of_its_class() -> None:
     served, pixels = pair(), images(0.2, 0.8, 0.3, 0.9)
-    served.network.guard.looks = torch.ones(3, 67, dtype=torch.half)
+    served.network.guard.looks = torch.ones(3, served.network.guard.looks.shape[1], dtype=torch.half)
     shapes = ({0: torch.export.Dim("batch")},)
     example = (torch.zeros(2, 1, 8, 8),)
     graph = torch.export.export(served.network, example, dynamic_shapes=shapes).module()

@@ -7,7 +7,7 @@ where repairops is not installed; its classes say that they come from there.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,50 +18,67 @@ SHIPPED = "repairops_guarded"  # the module's name beside a model
 LEVELS = 3  # of Haar bands; a level that an image is too small for repeats the one before
 CLIPS = (0.01, 0.04)  # magnitudes of details, of the range 0..1
 STEPS = (0.02, 0.1, 0.25, 0.5, 0.75, 0.9, 0.98)  # of the histogram
-SOFT = 0.05  # width of a step
+SOFT = 0.2  # width of a step
 TINY = 1e-4
+SIDE = 48  # of a larger image about so many rows and columns are looked at, evenly spread
 MEMBERS, HIDDEN = 4, 64  # small networks whose log-odds are averaged, and their units
+Signs = tuple[tuple[float, ...], ...]  # of a block's pixels, by rows
+# Of a block of 2x2 pixels: its differences across, down and along the diagonal.
+DETAILS: tuple[Signs, ...] = (((1.0, -1.0), (1.0, -1.0)), ((1.0, 1.0), (-1.0, -1.0)), ((1.0, -1.0), (-1.0, 1.0)))
 
 
-def look_statistics(images: Tensor) -> Tensor:
+def look_statistics(images: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
     """What an image looks like, in numbers that do not say what it shows: (N, C, H, W) in 0..1 to (N, statistics).
 
-    Pooled over the whole image, so that any size gives the same statistics: brightness, contrast and range of each
-    channel, a coarse histogram, and for three levels of Haar bands how strong the details are, how heavy their tails,
-    and how many are next to nothing. Clipped means and power means stand for quantiles: they cost no sorting, so that
-    an ONNX runtime computes them in a small part of a network's time. Differentiable.
+    Pooled over the image, so that any size from 2 pixels gives the same statistics: brightness, contrast and range of
+    each channel, a coarse histogram, and for three levels of Haar bands how strong the details are, how heavy their
+    tails, and how many are next to nothing. Clipped means and power means stand for quantiles, and of large images a
+    part of the pixels and blocks is looked at: so an ONNX runtime computes them in a small part of a network's time.
+    Differentiable.
+
+    scale, shift: (1, C or 1, 1, 1) each, where the images become 0..1 by them.
     """
-    parts = [images.mean((2, 3)), images.std((2, 3), correction=0), images.amin((2, 3)), images.amax((2, 3))]
-    low, details = haar(images)
-    small = low
+    channels, every = images.shape[1], -(-min(images.shape[2:]) // SIDE)
+    logs, plain = [], []
     for level in range(LEVELS):
-        if level and min(low.shape[2:]) >= 2:
-            low, details = haar(low)
-        parts += _strengths(details)
-    grey, spread = small.mean(1), small.amax(1) - small.amin(1)
-    parts += [((grey - step) / SOFT).sigmoid().mean((1, 2)).unsqueeze(1) for step in STEPS]
-    parts += [spread.mean((1, 2)).unsqueeze(1), spread.std((1, 2), correction=0).unsqueeze(1)]
-    return torch.cat(parts, 1)
+        if level == 0 or min(images.shape[2:]) >= 2 ** (level + 1):
+            details = _blocks(images, [_enlarged(signs, 2**level) for signs in DETAILS], every)
+            if scale is not None:
+                details = details * scale.expand(1, channels, 1, 1).repeat_interleave(len(DETAILS), 1)
+        size, square = details.abs(), details * details
+        logs += [torch.cat((square, size, square * square), 1).mean((2, 3)), size.amax((2, 3))]
+        plain += [torch.cat([size.clamp(max=clip) for clip in CLIPS], 1).mean((2, 3))]
+    small = _blocks(images, [((1.0, 1.0), (1.0, 1.0))], every)
+    if scale is not None and shift is not None:
+        small = small * scale + shift
+    plain += [small.mean((2, 3)), _deviation(small), small.amin((2, 3)), small.amax((2, 3))]
+    spread = small.amax(1, keepdim=True) - small.amin(1, keepdim=True)
+    plain += [spread.mean((2, 3)), _deviation(spread)]
+    steps = images.new_tensor(STEPS).view(1, -1, 1, 1)
+    plain += [((small.mean(1, keepdim=True) - steps) / SOFT + 0.5).clamp(0, 1).mean((2, 3))]
+    floor = [tiny for tiny in (TINY**2, TINY, TINY**4, TINY) for _ in range(len(DETAILS) * channels)] * LEVELS
+    return torch.cat(((torch.cat(logs, 1) + images.new_tensor(floor)).log(), *plain), 1)
 
 
-def haar(images: Tensor) -> tuple[Tensor, Tensor]:
-    """One level: the mean of each 2x2 block (N, C, h, w), and the three details (N, 3 C, h, w); odd sides are cut."""
-    height, width = images.shape[2] // 2 * 2, images.shape[3] // 2 * 2
-    a, b = images[..., 0:height:2, 0:width:2], images[..., 0:height:2, 1:width:2]
-    c, d = images[..., 1:height:2, 0:width:2], images[..., 1:height:2, 1:width:2]
-    return (a + b + c + d) / 4, torch.cat((a - b + c - d, a + b - c - d, a - b - c + d), 1) / 4
+def _blocks(images: Tensor, signs: Sequence[Signs], every: int) -> Tensor:
+    """Of square blocks, their pixels summed with each of the signs and divided by their number: (N, C * signs, h, w).
+
+    every: of a large image, the distance of the blocks looked at that are two pixels wide, in blocks; of larger ones as
+    many are looked at.
+    """
+    side = len(signs[0])
+    kernel = images.new_tensor(signs).unsqueeze(1).repeat(images.shape[1], 1, 1, 1) / side**2
+    stride = max(side, 2 * every)
+    return F.conv2d(images, kernel, stride=stride, groups=images.shape[1])
 
 
-def _strengths(details: Tensor) -> list[Tensor]:
-    """Of Haar details (N, 3 C, h, w): (N, 3 C) each."""
-    size, square = details.abs(), details.square()
-    return [
-        (square.mean((2, 3)) + TINY**2).log(),
-        (size.mean((2, 3)) + TINY).log(),
-        (square.square().mean((2, 3)) + TINY**4).log(),
-        (size.amax((2, 3)) + TINY).log(),
-        *(size.clamp(max=clip).mean((2, 3)) / clip for clip in CLIPS),
-    ]
+def _deviation(images: Tensor) -> Tensor:
+    return (images.var((2, 3), correction=0) + TINY**2).sqrt()
+
+
+def _enlarged(signs: Signs, times: int) -> Signs:
+    """Each sign as a square of so many by so many."""
+    return tuple(tuple(sign for sign in row for _ in range(times)) for row in signs for _ in range(times))
 
 
 class Guard(nn.Module):
@@ -89,18 +106,23 @@ class Guard(nn.Module):
         self.hidden = nn.Linear(statistics, MEMBERS * HIDDEN)
         self.odds = nn.Linear(HIDDEN, MEMBERS)
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.odds_of(look_statistics(images))
+    def forward(self, images: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+        return self.odds_of(look_statistics(images, scale, shift))
 
     def odds_of(self, statistics: Tensor) -> Tensor:
         """Statistics (N, S) to the calibrated log-odds (N,)."""
-        return self.members(statistics).mean(1) * self.scale + self.shift
+        all_members = self.odds.weight.reshape(-1, 1) / MEMBERS
+        mean: Tensor = (self._units(statistics) @ all_members).squeeze(1) + self.odds.bias.mean()
+        return mean * self.scale + self.shift
 
     def members(self, statistics: Tensor) -> Tensor:
         """Statistics (N, S) to each member's uncalibrated log-odds (N, MEMBERS)."""
-        standard = ((statistics - self.mean) / self.deviation).clamp(-6, 6)
-        hidden: Tensor = F.relu(self.hidden(standard)).reshape(-1, MEMBERS, HIDDEN)
+        hidden = self._units(statistics).reshape(-1, MEMBERS, HIDDEN)
         return (hidden * self.odds.weight).sum(2) + self.odds.bias
+
+    def _units(self, statistics: Tensor) -> Tensor:
+        standard = ((statistics - self.mean) / self.deviation).clamp(-6, 6)
+        return F.relu(self.hidden(standard))
 
 
 class Guarded(nn.Module):
@@ -152,7 +174,7 @@ class Guarded(nn.Module):
 
     def probability(self, images: Tensor) -> Tensor:
         """The guard's, (N,) in 0..1, that images (N, C, H, W), as the champion takes them, have the failures' look."""
-        odds: Tensor = self.guard(images * self.scale + self.shift)
+        odds: Tensor = self.guard(images, self.scale, self.shift)
         return odds.sigmoid()
 
     def weight(self, probability: Tensor) -> Tensor:

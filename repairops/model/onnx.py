@@ -53,7 +53,8 @@ def export_onnx(network: nn.Module, spec: InputSpec, path: Path, *, guard: str =
             "repaired": exported(_LogitsOnly(network.repaired, spec), spec, [OUTPUT]),
             "guard": exported(GuardAlone(network), spec, [WEIGHT, PROBABILITY]),
         }
-        model = compose(parts, spec, conditional=guard == "conditional")
+        low, high = network.limits.tolist()
+        model = compose(parts, spec, conditional=guard == "conditional", hard=low >= high)
     path.write_bytes(model.SerializeToString())
 
 

@@ -30,17 +30,17 @@ class GuardAlone(nn.Module):
         return self.network.weight(probability), probability
 
 
-def compose(parts: Mapping[str, Any], spec: InputSpec, *, conditional: bool) -> Any:
+def compose(parts: Mapping[str, Any], spec: InputSpec, *, conditional: bool, hard: bool) -> Any:
     """One model with the outputs "logits" and "guard", from those of 'champion', 'repaired' and 'guard'.
 
     conditional: an `If` node for each network runs it on the images that need it; in a batch without a flagged image
     the repaired network does not run, and the logits are those of the champion's own file, bit for bit. False: both run
-    on all images, for runtimes without control flow.
+    on all images, for runtimes without control flow. hard: no image is answered by both.
     """
     import onnx
 
     prefixed = {name: onnx.compose.add_prefix(model, f"{name}/") for name, model in parts.items()}
-    model = _Composer(spec.classes).compose(prefixed, conditional)
+    model = _Composer(spec.classes, hard).compose(prefixed, conditional)
     onnx.checker.check_model(model)
     return model
 
@@ -48,10 +48,10 @@ def compose(parts: Mapping[str, Any], spec: InputSpec, *, conditional: bool) -> 
 class _Composer:
     """Nodes and constants of the file that is being made."""
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, hard: bool) -> None:
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
-        self.classes = classes
+        self.classes, self.hard = classes, hard
 
     def compose(self, parts: dict[str, Any], conditional: bool) -> Any:
         from onnx import TensorProto, helper
@@ -140,6 +140,10 @@ class _Composer:
 
     def _mix(self, weight: str, one: str, zero: str) -> None:
         """As `guarded.mix`."""
+        if self.hard:
+            self.node("Unsqueeze", ["new", self.constant("axis", [1])], "mix/new")
+            self.node("Where", ["mix/new", "repaired/all", "champion/all"], OUTPUT)
+            return
         part = self.node("Unsqueeze", [weight, self.constant("axis", [1])], "mix/part")
         self.node("Softmax", ["champion/all"], "mix/champion", axis=1)
         self.node("Softmax", ["repaired/all"], "mix/repaired", axis=1)
