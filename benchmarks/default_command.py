@@ -6,7 +6,8 @@
 A champion of the benchmark (`resnet_small` of preset cpu) is registered with 20,000 train images, 5,000 clean photos
 that judge and 1,250 that choose; 700 failures of other photos under one corruption, severities 1 to 5, are logged, and
 `repairops.repair` runs with its defaults and what --set says. One JSON line a job in FOLDER/default.jsonl; jobs that
-are there are left out, and without their lines judged again on what they trained. --champion: a grid's folder that has the champion already. --table prints the Markdown table.
+are there are left out, and those without a line that have trained are judged again. --champion: a grid's folder that
+has the champion already. --table prints the Markdown table.
 """
 
 from __future__ import annotations

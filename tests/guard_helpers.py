@@ -14,9 +14,11 @@ COUNT = look_statistics(torch.zeros(1, SPEC.channels, SPEC.height, SPEC.width)).
 
 
 def brightness_guard() -> Guard:
-    """Log-odds 40 (mean brightness - 0.5), by the statistic that is the mean of an image without details."""
-    flat = look_statistics(torch.tensor([0.2, 0.7]).view(2, 1, 1, 1).expand(2, SPEC.channels, SPEC.height, SPEC.width))
-    mean = int((flat - torch.tensor([[0.2], [0.7]])).abs().sum(0).argmin())
+    """Log-odds 40 (mean brightness - 0.5), by the statistic that is the mean."""
+    halves = torch.tensor([-0.1, 0.1]).repeat_interleave(SPEC.width // 2)  # so that it is neither least nor most
+    levels = torch.tensor([0.2, 0.7]).view(2, 1, 1, 1).expand(2, SPEC.channels, SPEC.height, SPEC.width)
+    found = look_statistics(levels + halves)
+    mean = int((found - torch.tensor([[0.2], [0.7]])).abs().sum(0).argmin())
     guard = Guard(COUNT)
     with torch.no_grad():
         for parameter in guard.parameters():
