@@ -44,7 +44,7 @@ TRAIN, JUDGING, CHOOSING, FAILURES = 20_000, 5_000, 1_250, 700
 
 
 def corrupted(pixels: Tensor, name: str, severity: int, generator: Generator) -> Tensor:
-    """uint8 (N, C, H, W) to the same; of the compound each part at half the severity, rounded up."""
+    """uint8 (N, C, H, W) to the same; of the compound each part at this severity."""
     if name == "speckle_noise":  # of ImageNet-C's extra corruptions
         deviation = (0.06, 0.1, 0.12, 0.16, 0.2)[severity - 1]
         images = pixels.float() / 255
@@ -53,7 +53,7 @@ def corrupted(pixels: Tensor, name: str, severity: int, generator: Generator) ->
     if name != "blur_and_noise":
         return corrupt_pixels(pixels, name, severity, generator)
     for part in COMPOUND:
-        pixels = corrupt_pixels(pixels, part, (severity + 1) // 2, generator)
+        pixels = corrupt_pixels(pixels, part, severity, generator)
     return pixels
 
 
