@@ -229,3 +229,15 @@ def test_every_preset_is_a_configuration_whose_values_stand_in_it(name: str) -> 
 def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
     with pytest.raises(InvalidOption, match=r"preset is 'fast'.*quick, default, paper"):
         load_config(overrides=["preset=fast"])
+
+
+def test_without_a_guard_the_training_keeps_clean_accuracy_by_more_clean_images() -> None:
+    def shares(*overrides: str) -> tuple[float, float]:
+        method = load_config(overrides=overrides).method
+        return method.style_share, method.failure_share
+
+    assert shares() == shares("guard.mode=on") == (0.75, 0.4)
+    assert shares("guard.mode=off") == (0.5, 0.2)
+    assert shares("guard.mode=off", "method.style_share=0.6") == (0.6, 0.2)
+    assert shares("preset=paper")[0] == 0.5
+    assert config_from_dict({"guard": {"mode": False}}).method.failure_share == 0.2

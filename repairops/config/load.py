@@ -23,6 +23,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "training": {"epochs": 500, "batch_size": 128, "learning_rate": 0.1, "weight_decay": 5e-4, "patience": 10},
     },
 }
+UNGUARDED = {"failure_share": 0.2, "style_share": 0.5}
 _SWITCH = {**dict.fromkeys(("true", "yes", "on", "1"), True), **dict.fromkeys(("false", "no", "off", "0"), False)}
 _OF_THE_FILE = ("policy", "policy_sha256")
 
@@ -46,7 +47,7 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
 
 def config_from_dict(values: Mapping[str, Any]) -> Config:
     """A configuration from nested plain values, each converted to its field's type or refused by name."""
-    built: Config = _build(Config, with_margin(with_preset(values)), prefix="")
+    built: Config = _build(Config, with_shares(with_margin(with_preset(values))), prefix="")
     return built
 
 
@@ -148,6 +149,17 @@ def with_margin(values: Mapping[str, Any]) -> dict[str, Any]:
         return dict(values)
     # The gate comes first, so that a number that is none is refused by the name that was given.
     return {"gate": gate, **values, "training": {"max_clean_drop": gate["margin_points"], **training}}
+
+
+def with_shares(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The options, with the shares of a training that keeps clean accuracy itself, where no guard does it.
+
+    Behind a guard what the fine-tuned network forgets does not count, and it repairs more with fewer clean images.
+    """
+    guard, method = values.get("guard", {}), values.get("method", {})
+    if not isinstance(guard, Mapping) or not isinstance(method, Mapping) or guard.get("mode") not in ("off", False):
+        return dict(values)
+    return {**values, "method": {**UNGUARDED, **method}}
 
 
 def with_policy(gate: Mapping[str, Any]) -> dict[str, Any]:

@@ -125,7 +125,9 @@ class MethodConfig(Stage):
     use_failures: Literal["auto", "on", "off"] = option(
         "auto", "Whether failure images are trained on: `on`, `off`, or `auto` for all but the recipe `paper`."
     )
-    failure_share: float = option(0.2, "Failure images for each train image in a batch.", NOT_NEGATIVE)
+    failure_share: float = option(
+        0.4, "Failure images for each train image in a batch; default with `guard.mode=off`: 0.2.", NOT_NEGATIVE
+    )
     references: Literal["clusters", "uniform"] = option(
         "clusters", "`clusters` draws references by cluster, `uniform` from the whole batch (the paper's ablation)."
     )
@@ -135,7 +137,10 @@ class MethodConfig(Stage):
         "`package.module:function`.",
     )
     style_share: float = option(
-        0.5, "Of a batch's train images that are restyled; the others stay clean; recipe `default`.", SHARE
+        0.75,
+        "Of a batch's train images that are restyled; the others stay clean; recipe `default`. Default with "
+        "`guard.mode=off`: 0.5.",
+        SHARE,
     )
     style_weight: float = option(1.0, "Of a restyled image's loss against any other's; recipe `default`.", NOT_NEGATIVE)
     distillation: float = option(
