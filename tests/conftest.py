@@ -55,7 +55,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks the tests that hang on rounding."""
     for item in items:
-        if isinstance(item, pytest.Function) and is_numeric(item.path, [item.originalname, *item.fixturenames]):
+        if isinstance(item, pytest.Function) and is_numeric(item.path, item.originalname):
             item.add_marker(pytest.mark.numeric)
 
 
