@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import mlflow_at, new_database
+from conftest import FEW_TRIALS, mlflow_at, new_database
 from filelock import FileLock
 from torch import Tensor, nn
 
@@ -250,12 +250,8 @@ def read_failures(template: Path) -> tuple[Failures, Failures]:
 
 
 @pytest.fixture(name="scene")
-def scene_fixture(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
-    """The scene in a registry of the test's own, which MLflow and repairops use by default.
-
-    In this process a degradation is estimated from 1,000 trials, in one second; other processes take six.
-    """
-    monkeypatch.setattr("repairops.core.styles.fitted.estimation.TRIALS", (1000, 1000))
+def scene_fixture(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few_trials: None) -> Iterator[Scene]:
+    """The scene in a registry of the test's own, which MLflow and repairops use by default."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     uri = copy_registry(template, tmp_path / "registry")
@@ -322,8 +318,10 @@ PRELOADED = [
     "onnxruntime",
     "onnxscript.function_libs.torch_lib.ops",
     "repairops.pipeline",
+    "networkx",
+    "pywt",
     "sklearn.cluster",
-    "torch._dynamo",
+    "torch._dynamo.convert_frame",
 ]
 
 
@@ -352,7 +350,9 @@ def _run_command(arguments: list[str], settings: dict[str, str], log: str) -> No
     os.environ.update(settings)
     torch.set_num_threads(1)
     from repairops.cli import main
+    from repairops.core.styles.fitted import estimation
 
+    estimation.TRIALS, estimation.SECOND_LOOKS = FEW_TRIALS, 0  # as in the process that asks
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
     main(arguments, prog_name="repairops")
 

@@ -27,11 +27,7 @@ from repairops.model.network import Classifier, to_unit
 from repairops.model.onnx import export_onnx, run_onnx
 from repairops.model.traced import frozen_statistics, graph_mode
 
-
-@pytest.fixture(autouse=True)
-def few_trials(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A degradation is estimated in one second instead of six."""
-    monkeypatch.setattr("repairops.core.styles.fitted.estimation.TRIALS", (1000, 1000))
+pytestmark = pytest.mark.usefixtures("few_trials")
 
 
 class Rows(nn.Module):

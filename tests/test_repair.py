@@ -33,6 +33,7 @@ from repairops.stages.repair import repair_champion
 from repairops.store.jobs import job_run
 from repairops.store.models import resolve_model
 
+pytestmark = pytest.mark.usefixtures("few_trials")
 CPU = torch.device("cpu")
 CONFIG = Config(
     seed=3,

@@ -18,6 +18,8 @@ from repairops.core.styles.auto import Auto, chance_of_best, choose, run_trials,
 from repairops.core.styles.base import Style
 from repairops.errors import StyleNotFittable
 
+pytestmark = pytest.mark.usefixtures("few_trials")
+
 
 @dataclass(frozen=True)
 class Noise:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 from pipeline_helpers import (
     Scene,
@@ -18,7 +19,11 @@ from pipeline_helpers import (
 from repairops.pipeline import repair
 
 
-def test_diagnose_says_what_the_field_did_in_sentences_and_in_numbers(scene: Scene) -> None:
+def test_diagnose_says_what_the_field_did_in_sentences_and_in_numbers(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("repairops.core.styles.fitted.estimation.TRIALS", (3000, 6000))  # as a user's
+    monkeypatch.setattr("repairops.core.styles.fitted.estimation.SECOND_LOOKS", 3)
     code, text = call("style", "diagnose", "prod/cls")
     assert code == 0
     lines = text.splitlines()

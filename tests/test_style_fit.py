@@ -14,17 +14,19 @@ from repairops.core.styles import STYLES, fit_style
 from repairops.errors import InvalidOption, StyleNotFittable
 
 NETWORK_FREE = sorted(set(STYLES) - {"wct2"})
+pytestmark = pytest.mark.usefixtures("few_trials")
 CONFIG = StyleConfig()
 
 
 def apply(name: str, content: Tensor, references: Tensor, config: StyleConfig = CONFIG, seed: int = 0) -> Tensor:
-    style = fit_style(name, references, scenes() if references.shape[1] == 3 else references, config, generator())
+    clean = scenes(400, references.shape[-1]) if references.shape[1] == 3 else references
+    style = fit_style(name, references, clean, config, generator())
     return style.apply(content, torch.arange(len(content)) % len(references), generator(seed))
 
 
 @pytest.mark.parametrize("name", NETWORK_FREE)
 def test_same_seed_same_image_and_alpha_zero_is_the_content(name: str) -> None:
-    content, references = scenes()[:6], eight_bits(scenes()[20:40] * 0.5)
+    content, references = scenes(400, 16)[:6], eight_bits(scenes(400, 16)[20:40] * 0.5)
     first = apply(name, content, references)
     assert torch.equal(first, apply(name, content, references))
     assert not torch.equal(first, content)
@@ -35,7 +37,10 @@ def test_same_seed_same_image_and_alpha_zero_is_the_content(name: str) -> None:
 
 @pytest.mark.parametrize("name", NETWORK_FREE)
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 7, 13), (1, 1, 1), (3, 2, 3), (3, 33, 20)])
-def test_extreme_images_give_finite_images_in_range(name: str, shape: tuple[int, ...]) -> None:
+def test_extreme_images_give_finite_images_in_range(
+    name: str, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("repairops.core.styles.fitted.estimation.TRIALS", (200, 200))
     draw = generator(4)
     ordinary = torch.rand(3, *shape, generator=draw)
     odd = torch.stack([torch.zeros(shape), torch.ones(shape), torch.full(shape, 0.3)])

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from conftest import FEW_TRIALS
 from style_helpers import digits, eight_bits, generator, photo_crops, scenes
 from torch import Tensor
 
@@ -14,6 +15,13 @@ from repairops.core.styles.fitted import FittedDegradation, fit_fitted_degradati
 from repairops.core.styles.fitted.degradation import PARAMETERS, Degradation, degrade
 from repairops.core.styles.fitted.look import UNEXPLAINED, FittedLook, findings, sentence
 from repairops.core.styles.fitted.regression import ask
+
+
+@pytest.fixture(autouse=True)
+def trials(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few in the default tests, as many as a job's in the slow ones."""
+    if not request.node.get_closest_marker("slow"):
+        monkeypatch.setattr("repairops.core.styles.fitted.estimation.TRIALS", FEW_TRIALS)
 
 
 def fit(references: Tensor, clean: Tensor) -> FittedDegradation:
@@ -84,14 +92,14 @@ def test_noise_of_one_kind_is_found_as_that_kind_and_whole(name: str, noise: flo
 
 def test_a_look_that_no_component_has_is_said_to_be_something_else() -> None:
     """A black square: darker, but as no brightness, noise or loss of resolution is."""
-    crops = photo_crops(500)
-    covered = crops[:200].clone()
-    covered[:, :, 8:24, 8:24] = 0
-    found = fit(covered, crops[200:]).found
+    crops = photo_crops(300, side=16)
+    covered = crops[:100].clone()
+    covered[:, :, 4:12, 4:12] = 0
+    found = fit(covered, crops[100:]).found
     unexplained = found.unexplained()
     assert unexplained > 1.5 * UNEXPLAINED
     assert found.unexplained(torch.arange(50)) > UNEXPLAINED
-    assert sentence(findings(found), 200, unexplained).endswith("much of their look is something else")
+    assert sentence(findings(found), 100, unexplained).endswith("much of their look is something else")
 
 
 @pytest.mark.slow
@@ -157,7 +165,8 @@ def test_alpha_scales_all_parameters() -> None:
 
 @pytest.mark.parametrize("shape", [(5, 1, 8, 8), (5, 3, 9, 13), (5, 1, 1, 1)])
 @pytest.mark.parametrize("kind", ["black", "white", "identical", "one"])
-def test_degenerate_sets_give_finite_images(shape: tuple[int, ...], kind: str) -> None:
+def test_degenerate_sets_give_finite_images(shape: tuple[int, ...], kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("repairops.core.styles.fitted.estimation.TRIALS", (200, 200))
     clean = torch.rand(shape, generator=generator(2))
     made = {
         "black": torch.zeros(shape),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Callable
 
 import numpy as np
+import pytest
 import torch
+from conftest import FEW_TRIALS
 from sklearn.datasets import load_digits
 from torch import Generator, Tensor, nn
 
@@ -15,11 +18,14 @@ from repairops.config import MethodConfig, StyleConfig, TrainingConfig
 from repairops.core.looks import fit_to_failures
 from repairops.core.methods import STYLED, Method, MethodData, make_method
 from repairops.core.parts import TrainingParts, cut_parts
+from repairops.core.styles import Style
+from repairops.core.styles.fitted import estimation
 from repairops.core.training.loop import make_jitter
 from repairops.data.records import Clusters, FailureBatch, ImageSet, InputSpec
 from repairops.model.network import Classifier, to_unit
 
 NAMES = tuple("0123456789")
+FITTED: dict[str, Style] = {}
 SPEC = InputSpec(channels=1, height=8, width=8, class_names=NAMES, mean=(0.3,), std=(0.35,))
 
 
@@ -143,11 +149,21 @@ def method_data(config: TrainingConfig) -> MethodData:
     return MethodData(parts.sample, parts.failures, parts.clusters, jitter, torch.device("cpu"), champion)
 
 
+def _fitted(parts: TrainingParts, device: torch.device) -> Style:
+    """The style of failures against a train set, fitted once in a process, from few trials."""
+    pixels = parts.failures.images.pixels, parts.sample.pixels
+    key = hashlib.sha256(b"".join(part.contiguous().numpy().tobytes() for part in pixels)).hexdigest() + str(device)
+    if key not in FITTED:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(estimation, "TRIALS", FEW_TRIALS)
+            patch.setattr(estimation, "SECOND_LOOKS", 0)
+            FITTED[key] = fit_to_failures(parts, champion(), StyleConfig(), device, seed=0)
+    return FITTED[key]
+
+
 def method_of(config: MethodConfig, parts: TrainingParts, device: str = "cpu") -> Callable[[MethodData], Method]:
     """What `train` makes its method by: the configured one, with a style fitted to the failures where it takes one."""
-    style = None
-    if config.name in STYLED:
-        style = fit_to_failures(parts, champion(), StyleConfig(), torch.device(device), seed=0)
+    style = _fitted(parts, torch.device(device)) if config.name in STYLED else None
     return lambda data: make_method(config, dataclasses.replace(data, style=style), Generator().manual_seed(0))
 
 

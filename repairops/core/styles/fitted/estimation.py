@@ -8,6 +8,8 @@ that were found, where the regression is sharper and absent components no longer
 
 The failures' parameters then follow from a random-effects model of the answers, see `look.py`.
 
+Where images so degraded do not look like the failures, it looks again beside what was found: see `beside`.
+
 What one image does not tell, a group does: see `explanations.py`.
 """
 
@@ -20,7 +22,7 @@ from torch import Generator, Tensor
 
 from repairops.core.styles.fitted.degradation import PARAMETERS, parameter_names
 from repairops.core.styles.fitted.explanations import Group, fading, kind_of_noise, over_tiles, with_surplus
-from repairops.core.styles.fitted.look import FittedLook, nothing, positive
+from repairops.core.styles.fitted.look import UNEXPLAINED, FittedLook, nothing, positive
 from repairops.core.styles.fitted.measures import flat_patch_covariance, measure
 from repairops.core.styles.fitted.regression import Answers, ask, broad, local
 from repairops.core.styles.whitening import safe_eigh
@@ -30,6 +32,9 @@ MOST_ROUNDS = 5
 MAX_SCENES = 2000  # clean images, or tiles of them
 TILE = 64  # larger images are measured in tiles of this side
 MOST_FAMILIES = 5
+SECOND_LOOKS, LOOK_AGAIN = 3, UNEXPLAINED / 4  # at most; while more than this is unexplained
+SET_ASIDE = 0.6  # of the trials of a second look lack a given family that was found
+WEAK, NEEDED = 2.0, 0.2  # in least strengths; what a weak family must explain
 CERTAIN = 3.0  # standard errors
 TELLABLE = 0.2  # least slope of a regression's answers that say something of the parameter
 
@@ -45,17 +50,81 @@ def estimate(references: Tensor, clean: Tensor, generator: Generator) -> FittedL
     scenes = scenes[torch.randperm(len(scenes), generator=generator).to(scenes.device)]
     trials = min(max(TRIALS_EACH * len(references), TRIALS[0]), TRIALS[1])
     group = Group(cut, over_tiles(measure, cut), scenes, noise_shape(cut[0], scenes), 2 * trials // 3)
-    clean_measured = measure(scenes[-(len(scenes) // 3 + 1) :])
-    drawn = broad(names, *group.limits(names), trials, generator)
-    names, answers = rounds(group, clean_measured, names, drawn, 0, generator)
+    sound = measure(scenes[-(len(scenes) // 3 + 1) :])
+    low, high = group.limits(names)
+    found = settle(group, sound, names, broad(names, low, high, trials, generator), generator)
+    for _ in range(SECOND_LOOKS):
+        if found.unexplained() <= LOOK_AGAIN:
+            break
+        other = settle(group, sound, names, beside(names, found, low, high, trials, generator), generator)
+        found = min(found, other, key=FittedLook.unexplained)
+    return found
+
+
+def settle(group: Group, sound: Tensor, names: tuple[str, ...], drawn: Tensor, generator: Generator) -> FittedLook:
+    """What shows of these parameters, from a first round of trials with parameters `drawn` (S, P) on.
+
+    sound: measures (N, M) of clean images.
+    """
+    names, answers = rounds(group, sound, names, drawn, 0, generator)
     seed = int(torch.randint(2**62, (), generator=generator))
-    if {"noise", "shot"} <= set(names) and side >= 4:
+    if {"noise", "shot"} <= set(names) and min(group.scenes.shape[2:]) >= 4:
         noise = kind_of_noise(group, names, answers, seed)
         group = noise.group  # its shot_ratio goes with the kind
         drawn = local(noise.names, noise.answers, *group.limits(noise.names), group.trials, generator)
-        names, answers = rounds(group, clean_measured, noise.names, drawn, 2, generator)
+        names, answers = rounds(group, sound, noise.names, drawn, 2, generator)
     found = fading(group, names, answers, seed).found if "streak_x" in names else group.found(names, answers)
-    return with_surplus(group, found, seed)
+    return needed(group, names, answers, with_surplus(group, found, seed), seed)
+
+
+def needed(group: Group, names: tuple[str, ...], answers: Answers, found: FittedLook, seed: int) -> FittedLook:
+    """What was found without the weak families that explain nothing (`FittedLook.unexplained`), the weakest first.
+
+    A family of hardly more than the least strength may stand there by the rounding of the regression alone.
+    """
+    for family, strength in sorted(strengths(found).items(), key=lambda pair: pair[1]):
+        kept = [i for i, name in enumerate(names) if PARAMETERS[name].family != family]
+        if strength > WEAK or not kept:
+            break
+        without = tuple(names[i] for i in kept)
+        generator = torch.Generator().manual_seed(seed)
+        start = answers.keep(torch.tensor(kept, device=group.scenes.device))
+        drawn = local(without, start, *group.limits(without), group.trials, generator)
+        tried = measure(group.try_out(without, drawn, generator, found.fade))
+        told = ask(tried, drawn, [group.measured], generator)[0]
+        simpler = with_surplus(group, group.found(without, told, found.fade), seed)
+        if simpler.unexplained() < found.unexplained() + NEEDED:
+            names, answers, found = without, told, simpler
+    return found
+
+
+def strengths(found: FittedLook) -> dict[str, float]:
+    """The mean strength of each family that was found, in units of what is left out as unseen."""
+    strength: dict[str, float] = {}
+    for name, mean in zip(found.names, found.values.mean(0).abs().tolist(), strict=True):
+        parameter = PARAMETERS[name]
+        strength[parameter.family] = max(mean / parameter.least, strength.get(parameter.family, 0.0))
+    return strength
+
+
+def beside(
+    names: tuple[str, ...], found: FittedLook, low: Tensor, high: Tensor, count: int, generator: Generator
+) -> Tensor:
+    """Parameters (count, P) of the first round of a second look.
+
+    A family that was found is near what was found, or set aside; the others are drawn as in the first look. So what
+    was overlooked is seen beside what is there, and without what was taken for it.
+    """
+    drawn = broad(names, low, high, count, generator)
+    normal = torch.randn(count, len(found.names), generator=generator).to(low.device)
+    families = list(dict.fromkeys(PARAMETERS[name].family for name in names))
+    near = torch.rand(count, len(families), generator=generator).to(low.device) > SET_ASIDE
+    for i, name in enumerate(found.names):
+        column, at = found.values[:, i], names.index(name)
+        width = column.std(correction=0) + 2 * PARAMETERS[name].least
+        values = (column.mean() + width * normal[:, i]).clamp(low[at], high[at])
+        drawn[:, at] = torch.where(near[:, families.index(PARAMETERS[name].family)], values, drawn[:, at])
+    return drawn
 
 
 def rounds(

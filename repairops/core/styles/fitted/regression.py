@@ -61,7 +61,7 @@ def local(
     families = [PARAMETERS[name].family for name in names]
     different = list(dict.fromkeys(families))
     absent = torch.rand(count, len(different), generator=generator) < (ABSENT if len(different) > 1 else ABSENT / 3)
-    values = (answers.mean + width * drawn).clamp(low, high)
+    values = (answers.mean.clamp(low, high) + width * drawn).clamp(low, high)
     return values * ~absent[:, [different.index(family) for family in families]].to(low.device)
 
 
