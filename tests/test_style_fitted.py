@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from conftest import FEW_TRIALS
 from style_helpers import digits, eight_bits, generator, photo_crops, scenes
 from torch import Tensor
 
@@ -15,13 +14,6 @@ from repairops.core.styles.fitted import FittedDegradation, fit_fitted_degradati
 from repairops.core.styles.fitted.degradation import PARAMETERS, Degradation, degrade
 from repairops.core.styles.fitted.look import UNEXPLAINED, FittedLook, findings, sentence
 from repairops.core.styles.fitted.regression import ask
-
-
-@pytest.fixture(autouse=True)
-def trials(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few in the default tests, as many as a job's in the slow ones."""
-    if not request.node.get_closest_marker("slow"):
-        monkeypatch.setattr("repairops.core.styles.fitted.estimation.TRIALS", FEW_TRIALS)
 
 
 def fit(references: Tensor, clean: Tensor) -> FittedDegradation:
@@ -90,6 +82,7 @@ def test_noise_of_one_kind_is_found_as_that_kind_and_whole(name: str, noise: flo
     assert found.unexplained() < 3
 
 
+@pytest.mark.usefixtures("few_trials")
 def test_a_look_that_no_component_has_is_said_to_be_something_else() -> None:
     """A black square: darker, but as no brightness, noise or loss of resolution is."""
     crops = photo_crops(300, side=16)
@@ -114,6 +107,7 @@ def test_noise_of_both_kinds_is_found_as_both() -> None:
     torch.testing.assert_close(drawn["shot"], 2**0.5 * drawn["noise"])  # as strong at half brightness
 
 
+@pytest.mark.usefixtures("few_trials")
 def test_clean_images_have_no_degradation_and_are_left_alone() -> None:
     style = fit(digits()[:200], digits()[300:1300])
     assert style.found.names == ()
