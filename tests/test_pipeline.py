@@ -272,7 +272,8 @@ def test_a_refused_promotion_is_no_error_and_is_made_up_for(scene: Scene) -> Non
 
 
 def test_a_repair_that_harms_is_not_registered(scene: Scene) -> None:
-    config = options("training.learning_rate=0.5", "training.epochs=1")
+    """Behind a guard it would harm nothing."""
+    config = options("training.learning_rate=0.5", "training.epochs=1", "guard.mode=off")
     outcome = repair(config=config)
 
     assert (outcome.kind, outcome.exit_code, outcome.version) == ("failed", 3, "")

@@ -19,7 +19,15 @@ from training_helpers import Stopped, champion, digits, failure_batch, failures,
 
 from repairops.bench.cell import PROTOCOL, Cell, repair_as
 from repairops.bench.rivals import rival
-from repairops.config import ClusteringConfig, Config, MethodConfig, StyleConfig, TrainingConfig, load_config
+from repairops.config import (
+    ClusteringConfig,
+    Config,
+    GuardConfig,
+    MethodConfig,
+    StyleConfig,
+    TrainingConfig,
+    load_config,
+)
 from repairops.core.looks import fit_to_failures
 from repairops.core.parts import RepairInputs, TrainingParts
 from repairops.core.repair import Repaired, Watch, repair_network
@@ -90,7 +98,10 @@ def test_a_cell_and_a_job_of_the_same_arguments_end_with_the_same_weights(
 ) -> None:
     """Bit for bit, at the chosen point of the line and at its end: the benchmark measures what the product runs."""
     config = dataclasses.replace(
-        CONFIG, method=MethodConfig(name=name), split=dataclasses.replace(CONFIG.split, heldout_fraction=0.0)
+        CONFIG,
+        method=MethodConfig(name=name),
+        split=dataclasses.replace(CONFIG.split, heldout_fraction=0.0),
+        guard=GuardConfig(mode="on"),
     )
     cell = Cell(
         network="", corruption="fog", rival=name, seed=config.seed, champion="", data="", budget_seconds=0.0,
@@ -110,7 +121,7 @@ def test_a_cell_and_a_job_of_the_same_arguments_end_with_the_same_weights(
     assert [t.chosen for t in repaired.trials] == [t.chosen for t in measured.trials]
     assert len(pictures.samples) > 0
     assert pictures.cluster_grid == (tmp_path / "job" / "clusters.png").read_bytes()
-    assert job.record.stages.keys() == {"split", "cluster", "style", "fine-tune"}
+    assert job.record.stages.keys() == {"split", "cluster", "style", "fine-tune", "guard"}
 
 
 def test_a_job_fits_its_style_once(scene: Scene, fits: Fits) -> None:
@@ -157,7 +168,8 @@ def test_no_image_that_chooses_is_trained_on_or_fitted_to(unseen: bool, fits: Fi
         assert not trained & contents(to_unit(parts.choosing.pixels))
     else:
         assert parts.choosing is given.unseen
-    assert watch.steps == ["split", "cluster", "style", "fine-tune"]
+    assert watch.steps[:4] == ["split", "cluster", "style", "fine-tune"]
+    assert watch.steps[4:] == (["guard"] if repaired.training.best_epoch else [])
     assert watch.epochs == [0, 1]
     ids = [
         set(part.images.sample_ids.tolist())
@@ -180,7 +192,7 @@ def test_another_process_fits_the_same_style(name: str, tmp_path: Path) -> None:
 
 
 def test_a_method_without_a_style_fits_none(fits: Fits, tmp_path: Path) -> None:
-    config = dataclasses.replace(CONFIG, method=MethodConfig(name="fine_tune"))
+    config = dataclasses.replace(CONFIG, method=MethodConfig(name="fine_tune"), guard=GuardConfig(mode="off"))
     assert repair_network(champion(), inputs(), config, work_dir=tmp_path).style is None
     assert not fits.clean
 
