@@ -70,6 +70,7 @@ def epochs_on_disk(home: Path) -> int:
     return -1
 
 
+@pytest.mark.timeout(600)  # six jobs, and the libraries that they are forked with
 def test_killed_in_four_stages_a_repair_ends_as_if_never_stopped(
     scene: Scene, template: Path, tmp_path: Path, context: ForkServerContext
 ) -> None:
