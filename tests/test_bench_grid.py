@@ -98,6 +98,7 @@ def test_a_cell_gives_the_same_figures_twice_and_is_not_computed_again(grid: Pat
     assert not list(Grid(grid).cell(digest).glob("training*"))
 
 
+@pytest.mark.usefixtures("few_trials")  # as in the process that is killed
 def test_killed_in_the_middle_and_run_again_a_cell_ends_with_the_same_figures(
     grid: Path, tmp_path: Path, context: ForkServerContext
 ) -> None:
