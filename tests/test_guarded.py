@@ -22,7 +22,7 @@ from repairops.model.evaluation import logits
 from repairops.model.guarded import Guarded, look_statistics
 from repairops.model.network import Classifier, to_input, to_unit
 from repairops.model.onnx import compare, export_onnx, run_onnx
-from repairops.model.routing import by_who_answers, guard_answers, guarded, guarded_from, networks_of
+from repairops.model.routing import at_a_limit, by_who_answers, guard_answers, guarded, guarded_from, networks_of
 from repairops.store.flavors import ClassifierFlavors, guard_code
 
 DARK, BRIGHT = (0.2, 0.3, 0.35), (0.7, 0.8)
@@ -105,6 +105,23 @@ def test_between_the_limits_both_answer_by_the_guards_probability() -> None:
     assert found == pytest.approx(
         (1 - part) * softmax(logits(first, pixels)) + part * softmax(logits(second, pixels)), abs=1e-5
     )
+
+
+def test_the_guard_keeps_full_precision_under_autocast() -> None:
+    network = pair().network
+    given = to_input(to_unit(images(0.2, 0.49, 0.52, 0.8)), SPEC)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = network.probability(given)
+    assert torch.equal(found, network.probability(given))
+
+
+def test_an_image_at_a_limit_is_a_tie() -> None:
+    served = pair()
+    low = float(guard_answers(served, images(0.6))[0][0])
+    for shift, tie in ((0.0, True), (1e-8, True), (0.01, False)):
+        served.network.limits.fill_(low + shift)
+        assert at_a_limit(served, images(0.6, 0.2)).tolist() == [tie, False]
+    assert not at_a_limit(parts(served)[0], images(0.6, 0.2)).any()
 
 
 def test_only_routed_images_can_flip() -> None:

@@ -98,7 +98,7 @@ def weigh_forms(clean: Answers, failures: Answers, *, told: float, config: Confi
     alone = _figures("one", (0.0, 0.0), np.ones(len(clean.labels)), clean.one, failures.one, clean.served, config)
     tried = [alone]
     shares = {share for share in ROUTED if share < config.guard.max_routed} | {config.guard.max_routed}
-    for low in sorted({float(torch.quantile(clean.probability.double(), 1 - share)) for share in shares}):
+    for low in sorted({_limit(clean.probability, share) for share in shares}):
         for name, high in (("hard", low), ("mixed", max(low, SURE))):
             weight, other = (weight_of(part.probability, low, high) for part in (clean, failures))
             rights = clean.right(weight), failures.right(other)
@@ -112,6 +112,13 @@ def weigh_forms(clean: Answers, failures: Answers, *, told: float, config: Confi
         chosen, note = choose_form(alone, tried[1:], len(failures.labels), always=config.guard.mode == "on"), ""
     figures = tuple(dataclasses.replace(form, chosen=form is chosen) for form in tried)
     return Form(chosen.form, told, note, figures)
+
+
+def _limit(probability: Tensor, share: float) -> float:
+    """A limit from which on at most this share of the probabilities (N,) lies, in the middle between two of them."""
+    falling = torch.cat((torch.ones(1), probability.float().sort(descending=True).values)).double()
+    routed = int(share * len(probability))
+    return float(falling[routed : routed + 2].mean())
 
 
 def choose_form(one: FormFigures, guarded: Sequence[FormFigures], failures: int, *, always: bool) -> FormFigures:

@@ -132,7 +132,8 @@ def repair_network(
         inputs.train_set, inputs.unseen, split.repair, split.validation, clusters, config.training, seed=seed
     )
     with watch.step("style"):
-        if style is None and (watch.shows_style or config.guard.mode != "off" or config.method.name in STYLED):
+        guard_wanted = config.guard.mode != "off" and len(parts.failures) > 0
+        if style is None and (watch.shows_style or guard_wanted or config.method.name in STYLED):
             style = fit_to_failures(parts, first, config.style, device, seed=seed)
         watch.on_style(parts, style)
 
@@ -160,7 +161,7 @@ def repair_network(
         line = between(first, tuned, points) if result.best_epoch else champion
         repaired = Repaired(line, line, tuned, Form(), split, clusters, style, method, result, trials, points)
         watch.on_trained(repaired)
-    if style is not None and config.guard.mode != "off" and result.best_epoch:
+    if style is not None and guard_wanted and result.best_epoch:
         with watch.step("guard"):
             guard, form = ranks.of_first(lambda: find_form(champion, tuned, line, parts, style, config, device))
             network = (

@@ -174,6 +174,10 @@ class Guarded(nn.Module):
 
     def probability(self, images: Tensor) -> Tensor:
         """The guard's, (N,) in 0..1, that images (N, C, H, W), as the champion takes them, have the failures' look."""
+        kind = images.device.type
+        if torch.is_autocast_enabled(kind):  # powers of small details are lost in half precision
+            with torch.autocast(kind, enabled=False):
+                return self.probability(images.float())
         odds: Tensor = self.guard(images, self.scale, self.shift)
         return odds.sigmoid()
 
@@ -217,4 +221,4 @@ def find_logits(output: Any, classes: int) -> Tensor:
 
 for _shipped in (Guard, Guarded):
     _shipped.__module__ = SHIPPED
-sys.modules.setdefault(SHIPPED, sys.modules[__name__])
+sys.modules[SHIPPED] = sys.modules[__name__]

@@ -17,6 +17,7 @@ from repairops.model.guarded import Guard, Guarded
 from repairops.model.network import Classifier, to_input, to_unit
 
 BINS = 20  # of the probability's histograms
+TIE, ROUNDING = 1e-3, 1e-7  # of a limit's distance from 0 or 1; and of a float near 1
 
 
 def networks_of(served: Classifier) -> tuple[Classifier, Classifier]:
@@ -77,6 +78,18 @@ def guard_answers(
                 both = torch.stack((probability, network.weight(probability)))
                 found[:, start : start + batch_size] = both.float().cpu().numpy()
     return found[0], found[1]
+
+
+def at_a_limit(classifier: Classifier, pixels: Tensor, *, device: str | torch.device = "cpu") -> np.ndarray:
+    """Which images, bool (N,), have a probability so near to one of the guard's limits that rounding may decide who
+    answers. None of a network without a guard.
+    """
+    if not isinstance(classifier.network, Guarded):
+        return np.zeros(len(pixels), bool)
+    probability = guard_answers(classifier, pixels, device=device)[0][:, None]
+    limits = classifier.network.limits.cpu().numpy()[None]
+    near: np.ndarray = (np.abs(probability - limits) <= TIE * np.minimum(limits, 1 - limits) + ROUNDING).any(1)
+    return near
 
 
 def routing_of(
