@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
-from torch.fx import GraphModule
+from torch.fx import GraphModule, symbolic_trace
 from torchvision.models import mobilenet_v3_small, resnet18
 from training_helpers import digits, method_of, parts_of
 
@@ -210,6 +210,19 @@ def test_a_traced_network_computes_what_its_class_does_in_both_modes(decomposed:
         if not name.endswith("num_batches_tracked"):
             assert torch.allclose(graph.state_dict()[name], value, atol=1e-6), name
     assert frozen_statistics(graph) == []
+
+
+def test_layers_of_a_graph_that_calls_modules_change_their_mode() -> None:
+    """Of torch.fx, as torchvision's feature extractors are: no graph of torch.export."""
+    graph = symbolic_trace(seeded(Normed))
+    layers = [layer for layer in graph.modules() if isinstance(layer, nn.BatchNorm2d | nn.Dropout | nn.InstanceNorm2d)]
+    assert len(layers) == 4
+    classifier = Classifier(graph, InputSpec(3, 16, 16, tuple("0123456789")))
+    for training in (True, False, True):
+        set_mode(classifier, training)
+        assert {graph.training, *(layer.training for layer in layers)} == {training}
+        logits(classifier, digit_set(3, 16, 10, 20, seed=0).pixels)
+        assert {graph.training, *(layer.training for layer in layers)} == {training}
 
 
 def test_frozen_batch_norm_of_a_traced_network_stays_frozen() -> None:

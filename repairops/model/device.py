@@ -70,15 +70,15 @@ def set_mode(module: nn.Module, training: bool) -> None:
     A module loaded from torch.export (MLflow's pt2) refuses the switch; its graph is changed instead. In train mode,
     a BatchNorm layer whose parameters are all frozen stays in eval mode, so its statistics are frozen with them.
     """
-    if isinstance(module, GraphModule):
-        set_graph_mode(module, training)
-        return
     try:
         module.train(training)
-    except NotImplementedError:  # of a graph inside
+    except NotImplementedError:  # of a graph of torch.export, here or inside
         module.training = training
         for child in module.children():
             set_mode(child, training)
+    for graph in module.modules():
+        if isinstance(graph, GraphModule):
+            set_graph_mode(graph, training)
     if training:
         for layer in module.modules():
             parameters = list(layer.parameters(recurse=False))

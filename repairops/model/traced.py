@@ -52,12 +52,17 @@ def set_graph_mode(graph: GraphModule, training: bool) -> None:
 
 
 def graph_mode(graph: GraphModule) -> bool:
-    """Whether something in the graph trains; its own `training` says nothing before the first `set_graph_mode`."""
-    return any(
+    """Whether something in the graph trains; where nothing in it has a mode, its own `training`.
+
+    That says nothing of a graph of torch.export before the first `set_graph_mode`.
+    """
+    modes = [
         node.target is _TRAIN_NORM or (node.target in _SWITCHES and node.args[_SWITCHES[node.target]] is True)
         for node in _calls(graph)
-        if node.target is not aten.instance_norm.default or node.args[3] is not None
-    )
+        if node.target in {*_SWITCHES, _EVAL_NORM, _TRAIN_NORM}
+        and (node.target is not aten.instance_norm.default or node.args[3] is not None)
+    ]
+    return any(modes) if modes else graph.training
 
 
 def frozen_statistics(graph: GraphModule) -> list[str]:
