@@ -21,22 +21,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from style_failures import answers, load_sets, run_missing
+from style_failures import champion, load_sets, run_missing, wrong_answers
 from torch import Generator, Tensor
 
 from repairops import load_config, log_failures, log_model, repair
-from repairops.bench.champions import (
-    champion_arguments,
-    input_spec,
-    load_champion,
-    save_champion,
-    train_champion,
-)
-from repairops.bench.corruptions import SEVERITIES, corrupt_pixels
+from repairops.bench.champions import input_spec
+from repairops.bench.corruptions import corrupt_pixels
 from repairops.bench.presets import PRESETS
 from repairops.config import derive_seed
 from repairops.data.records import ImageSet
-from repairops.model.network import Classifier
+from repairops.model.network import from_unit, to_unit
 
 COMPOUND = ("defocus_blur", "gaussian_noise")  # one after the other, as 'blur_and_noise'
 SIX = ("gaussian_noise", "contrast", "fog", "defocus_blur", "speckle_noise", "blur_and_noise")
@@ -47,9 +41,8 @@ def corrupted(pixels: Tensor, name: str, severity: int, generator: Generator) ->
     """uint8 (N, C, H, W) to the same; of the compound each part at this severity."""
     if name == "speckle_noise":  # of ImageNet-C's extra corruptions
         deviation = (0.06, 0.1, 0.12, 0.16, 0.2)[severity - 1]
-        images = pixels.float() / 255
-        noise = deviation * torch.randn(images.shape, generator=generator)
-        return ((images + images * noise).clamp(0, 1) * 255).round().to(torch.uint8)
+        images = to_unit(pixels)
+        return from_unit(images + images * (deviation * torch.randn(images.shape, generator=generator)))
     if name != "blur_and_noise":
         return corrupt_pixels(pixels, name, severity, generator)
     for part in COMPOUND:
@@ -57,22 +50,12 @@ def corrupted(pixels: Tensor, name: str, severity: int, generator: Generator) ->
     return pixels
 
 
-def champion(folder: Path, train: ImageSet) -> Classifier:
-    """The preset's, trained on the whole train set; kept in FOLDER/champions."""
-    arguments = champion_arguments("resnet_small", train, PRESETS["cpu"].champion, 0)
-    found = load_champion(folder / "champions", arguments)
-    if found is None:
-        found = train_champion("resnet_small", train, PRESETS["cpu"].champion, seed=0, device=torch.device("cpu"))
-        save_champion(folder / "champions", found, arguments)
-    return found
-
-
 class Field:
     """The registered champion, and the photos that fail in the field."""
 
     def __init__(self, train: ImageSet, clean: ImageSet, folder: Path, champions: Path) -> None:
         self.train, self.clean, self.folder = train, clean, folder
-        self.network = champion(champions, train)
+        self.network = champion(champions / "champions", train, PRESETS["cpu"].champion.epochs)
 
     def run(self, corruption: str, seed: int, settings: str) -> dict[str, Any]:
         """Logs model and failures into a registry of this job's own, repairs, and says what came of it."""
@@ -81,38 +64,33 @@ class Field:
         registry.mkdir(parents=True, exist_ok=True)
         uri = f"sqlite:///{registry.resolve()}/mlflow.db"
         os.environ |= {"REPAIROPS_HOME": str(registry / "home"), "MLFLOW_TRACKING_URI": uri}
+        os.chdir(registry)  # sqlite's artifacts lie beside it
+        trained = (registry / "logged").exists()  # then what was trained is taken again
+        if not trained:
+            self.log(corruption, seed)
+            (registry / "logged").touch()
+        config = load_config(overrides=[f"seed={seed}", "training.device=cpu", *filter(None, settings.split("+"))])
+        outcome = repair("prod/cls", config=config, rerun=trained)
+        return {"corruption": corruption, "seed": seed, "settings": settings, **figures(outcome.values)}
+
+    def log(self, corruption: str, seed: int) -> None:
         order = np.random.default_rng(derive_seed(seed, "photos")).permutation(len(self.clean))
         judging, choosing, guiding = np.split(order, [JUDGING, JUDGING + CHOOSING])
         rows = np.random.default_rng(derive_seed(seed, "train")).permutation(len(self.train))[:TRAIN]
-        os.chdir(registry)  # sqlite's artifacts lie beside it
-        config = load_config(overrides=[f"seed={seed}", "training.device=cpu", *filter(None, settings.split("+"))])
-        if (registry / "logged").exists():  # what was trained is taken again
-            outcome = repair("prod/cls", config=config, rerun=True)
-            return {"corruption": corruption, "seed": seed, "settings": settings, **figures(outcome.values)}
         log_model(
             self.network.network, "cls", input_spec(self.train), train_set=self.train.subset(np.sort(rows)),
             clean_set=self.clean.subset(np.sort(judging)), validation_set=self.clean.subset(np.sort(choosing)),
         )  # fmt: skip
         pixels, labels, groups = self.failures(corruption, guiding, seed)
         log_failures("prod/cls", pixels, labels.tolist(), groups=groups)
-        (registry / "logged").touch()
-        outcome = repair("prod/cls", config=config)
-        return {"corruption": corruption, "seed": seed, "settings": settings, **figures(outcome.values)}
 
     def failures(self, corruption: str, photos: np.ndarray, seed: int) -> tuple[Tensor, np.ndarray, list[str]]:
-        pixels, truth = self.clean.pixels[torch.from_numpy(photos)], self.clean.labels[photos]
         generator = Generator().manual_seed(derive_seed(seed, corruption))
-        found: list[tuple[Tensor, np.ndarray, np.ndarray]] = []
-        for severity in SEVERITIES:
-            shown = corrupted(pixels, corruption, severity, generator)
-            wrong = np.flatnonzero(answers(self.network, shown).numpy() != truth)
-            found.append((shown[torch.from_numpy(wrong)], truth[wrong], photos[wrong]))
-        images, labels, sources = (
-            torch.cat([f[0] for f in found]),
-            *(np.concatenate([f[k] for f in found]) for k in (1, 2)),
+        images, labels, _, sources = wrong_answers(
+            self.network, self.clean, torch.from_numpy(photos), corrupted, corruption, generator
         )
         chosen = np.random.default_rng(derive_seed(seed, "batch", corruption)).permutation(len(labels))[:FAILURES]
-        return images[torch.from_numpy(chosen)], labels[chosen], [f"photo {k}" for k in sources[chosen]]
+        return images[chosen], labels[chosen].numpy(), [f"photo {photo}" for photo in sources[chosen].tolist()]
 
 
 def figures(values: dict[str, Any]) -> dict[str, Any]:

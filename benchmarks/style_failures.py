@@ -80,6 +80,28 @@ def answers(classifier: Classifier, pixels: Tensor) -> Tensor:
     return torch.cat(found)
 
 
+def wrong_answers(
+    classifier: Classifier,
+    clean: ImageSet,
+    photos: Tensor,
+    corrupt: Callable[[Tensor, str, int, Generator], Tensor],
+    corruption: str,
+    generator: Generator,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Images, labels, severities and photos of all that the classifier gets wrong, one severity after the other.
+
+    photos: int64, of the clean set. corrupt: as `corrupt_pixels`.
+    """
+    pixels, truth = clean.pixels[photos], torch.from_numpy(clean.labels)[photos]
+    parts = []
+    for severity in SEVERITIES:
+        corrupted = corrupt(pixels, corruption, severity, generator)
+        wrong = (answers(classifier, corrupted) != truth).nonzero()[:, 0]
+        parts.append((corrupted[wrong], truth[wrong], torch.full((len(wrong),), severity), photos[wrong]))
+    images, labels, severities, sources = (torch.cat(column) for column in zip(*parts, strict=True))
+    return images, labels, severities, sources
+
+
 def failures(
     folder: Path, classifier: Classifier, clean: ImageSet, corruption: str, photos: int, batch: int, seed: int
 ) -> Failures:
@@ -89,14 +111,10 @@ def failures(
         return Failures(**torch.load(path, weights_only=True))
     random = np.random.default_rng(derive_seed(seed, "failures", corruption))
     chosen = torch.from_numpy(random.permutation(len(clean))[:photos])
-    pixels, truth = clean.pixels[chosen], torch.from_numpy(clean.labels)[chosen]
     generator = Generator().manual_seed(derive_seed(seed, corruption))
-    parts = []
-    for severity in SEVERITIES:
-        corrupted = corrupt_pixels(pixels, corruption, severity, generator)
-        wrong = (answers(classifier, corrupted) != truth).nonzero()[:, 0]
-        parts.append((corrupted[wrong], truth[wrong], torch.full((len(wrong),), severity), chosen[wrong]))
-    images, labels, severities, sources = (torch.cat(column) for column in zip(*parts, strict=True))
+    images, labels, severities, sources = wrong_answers(
+        classifier, clean, chosen, corrupt_pixels, corruption, generator
+    )
     order = torch.from_numpy(random.permutation(len(images)))
     first, rest = order[:batch], order[batch:]
     made = {

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from scipy.stats import rankdata
 from torch import Generator, Tensor
 
 from repairops.core.methods.style_operations import StyleOperations, reference_weights
@@ -13,7 +14,7 @@ from repairops.core.parts import TrainingParts
 from repairops.core.styles import Style
 from repairops.model.device import seeded
 from repairops.model.guarded import MEMBERS, Guard, look_statistics
-from repairops.model.network import to_unit
+from repairops.model.network import from_unit, to_unit
 
 STEPS, QUARTER = 400, 64  # steps of fitting; a quarter of a batch
 RATE, DECAY = 5e-3, 2e-2
@@ -67,8 +68,7 @@ def fit_guard(
 def restyled_twins(images: Tensor, styles: StyleOperations, generator: Generator) -> Tensor:
     """Images uint8 (N, C, H, W) in the failures' look, in 8 bits as a camera would store them."""
     with torch.no_grad():
-        parts = [styles.apply(to_unit(chunk), generator) for chunk in torch.split(images, CHUNK)]
-        return torch.cat([(part.clamp(0, 1) * 255).round().to(torch.uint8) for part in parts])
+        return torch.cat([from_unit(styles.apply(to_unit(chunk), generator)) for chunk in torch.split(images, CHUNK)])
 
 
 def fit_to_statistics(seen: LookStatistics, generator: Generator) -> Guard:
@@ -141,8 +141,6 @@ def calibrate(guard: Guard, clean: Tensor, failures: Tensor) -> None:
 
 def separation(clean: Tensor, failures: Tensor) -> float:
     """Area under the ROC curve: the chance that a failure's odds are above a clean image's, ties by half."""
-    ordered = torch.cat((clean, failures)).double()
-    _, ranks, counts = torch.unique(ordered, return_inverse=True, return_counts=True)
-    middle = (counts.cumsum(0) - (counts.double() - 1) / 2)[ranks]
     n, m = len(clean), len(failures)
-    return float((middle[n:].sum() - m * (m + 1) / 2) / (n * m))
+    ranks = rankdata(torch.cat((clean, failures)).numpy())
+    return float((ranks[n:].sum() - m * (m + 1) / 2) / (n * m))

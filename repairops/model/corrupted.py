@@ -17,7 +17,7 @@ from repairops.config import derive_seed
 from repairops.data.records import ImageSet
 from repairops.gate.evidence import PairedCounts
 from repairops.model.evaluation import paired_counts, predict
-from repairops.model.network import Classifier, to_unit
+from repairops.model.network import Classifier, from_unit, to_unit
 
 _CHUNK = 512
 
@@ -81,12 +81,8 @@ def corrupted_counts(
     found = {}
     for name, corruption in CORRUPTIONS.items():
         generator = Generator().manual_seed(derive_seed(seed, "corruptions", name))
-        pixels = torch.cat([_apply(corruption, chunk, generator) for chunk in torch.split(part.pixels, _CHUNK)])
+        chunks = torch.split(part.pixels, _CHUNK)
+        pixels = torch.cat([from_unit(corruption(to_unit(chunk), generator)) for chunk in chunks])
         right = [predict(network, pixels, part.labels, device=device).right for network in (champion, challenger)]
         found[name] = paired_counts(*right)
     return found
-
-
-def _apply(corruption: Callable[[Tensor, Generator], Tensor], pixels: Tensor, generator: Generator) -> Tensor:
-    """uint8 to uint8, as a camera or a file would store it."""
-    return (corruption(to_unit(pixels), generator).clamp(0, 1) * 255).round().to(torch.uint8)

@@ -186,8 +186,8 @@ class Guarded(nn.Module):
         return weight_of(probability, *self.limits)
 
     def logits(self, network: nn.Module, images: Tensor) -> Tensor:
-        """The one obvious logits tensor of a network's output."""
-        return find_logits(network(images), self.classes)
+        """The one obvious logits tensor of a network's output, which was checked before it was guarded."""
+        return fitting(tensors_in(network(images)) or [], self.classes)[0]
 
     def _rows(self, network: nn.Module, images: Tensor, rows: Tensor) -> Tensor:
         """Logits (N, classes) of the rows that are wanted, 0 elsewhere."""
@@ -208,15 +208,21 @@ def mix(champion: Tensor, repaired: Tensor, weight: Tensor) -> Tensor:
     return torch.where(part <= 0, champion, torch.where(part >= 1, repaired, both))
 
 
-def find_logits(output: Any, classes: int) -> Tensor:
-    """Of a tensor, a mapping or a sequence: the one tensor (N, classes), in a mapping the one named 'logits'."""
-    if isinstance(output, Mapping) and isinstance(output.get("logits"), Tensor):
-        output = output["logits"]
+def tensors_in(output: Any) -> list[Tensor] | None:
+    """What of a network's output may be logits: a tensor, what a mapping calls 'logits', else the tensors of a mapping
+    or sequence. None for an output of another kind.
+    """
+    if isinstance(output, Mapping):
+        named = output.get("logits")
+        output = named if isinstance(named, Tensor) else list(output.values())
     if isinstance(output, Tensor):
-        return output
-    values = output.values() if isinstance(output, Mapping) else output
-    fitting = [v for v in values if isinstance(v, Tensor) and v.ndim == 2 and v.shape[1] == classes]
-    return fitting[0]
+        return [output]
+    return [value for value in output if isinstance(value, Tensor)] if isinstance(output, list | tuple) else None
+
+
+def fitting(tensors: Sequence[Tensor], classes: int) -> list[Tensor]:
+    """Those of the shape (N, classes)."""
+    return [tensor for tensor in tensors if tensor.ndim == 2 and tensor.shape[1] == classes]
 
 
 for _shipped in (Guard, Guarded):

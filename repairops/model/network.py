@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from repairops.data.records import InputSpec
 from repairops.errors import NotAClassifier
+from repairops.model.guarded import fitting, tensors_in
 
 
 def to_unit(pixels: Tensor) -> Tensor:
     """uint8 (N, C, H, W) to float32 in 0..1."""
     return pixels.float().div_(255)
+
+
+def from_unit(images: Tensor) -> Tensor:
+    """Floats to uint8 (N, C, H, W), as a camera or a file would store them: cut to 0..1 and rounded."""
+    return (images.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def to_input(images: Tensor, spec: InputSpec) -> Tensor:
@@ -29,21 +35,14 @@ def select_logits(output: Any, classes: int) -> Tensor:
 
     Raises NotAClassifier where there is none or more than one.
     """
-    if isinstance(output, Tensor):
-        candidates = [output]
-    elif isinstance(output, Mapping):
-        if isinstance(output.get("logits"), Tensor):
-            return select_logits(output["logits"], classes)
-        candidates = [v for v in output.values() if isinstance(v, Tensor)]
-    elif isinstance(output, list | tuple):
-        candidates = [v for v in output if isinstance(v, Tensor)]
-    else:
+    candidates = tensors_in(output)
+    if candidates is None:
         raise NotAClassifier("The model", f"it returns a {type(output).__name__}")
-    fitting = [c for c in candidates if c.ndim == 2 and c.shape[1] == classes]
-    if len(fitting) != 1:
+    found = fitting(candidates, classes)
+    if len(found) != 1:
         shapes = [tuple(c.shape) for c in candidates]
-        raise NotAClassifier("The model", f"of its outputs {shapes}, {len(fitting)} have the shape (N, {classes})")
-    return fitting[0]
+        raise NotAClassifier("The model", f"of its outputs {shapes}, {len(found)} have the shape (N, {classes})")
+    return found[0]
 
 
 class Classifier(nn.Module):

@@ -22,7 +22,7 @@ from repairops.data.records import FailureBatch, ImageSet, InputSpec
 from repairops.data.sets import load_image_set
 from repairops.data.sources import resolve_label
 from repairops.errors import FailureBatchNotFound, StyleNotFittable, UnreadableImage
-from repairops.model.network import Classifier, to_unit
+from repairops.model.network import Classifier, from_unit, to_unit
 from repairops.store.batches import choose_batches, fetch_rows, logged_batches
 from repairops.store.champion import fetch_champion
 from repairops.store.connection import connect
@@ -110,7 +110,7 @@ def picture_styles(field: Field, names: list[str], count: int) -> np.ndarray:
         style = fit_to_failures(field.parts, field.champion, named, CPU, seed=config.seed)
         with torch.no_grad():
             styled = style.apply(to_unit(content), chosen, generator)
-        rows.append(styled.mul(255).round().to(torch.uint8))
+        rows.append(from_unit(styled))
     return image_grid(rows)
 
 

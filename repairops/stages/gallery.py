@@ -15,7 +15,7 @@ from repairops.data.records import CleanSet, HeldOutFailures, ImageSet, Predicti
 from repairops.gate.evidence import RepairCounts
 from repairops.model.evaluation import Evaluation, repaired_by
 from repairops.model.guarded import Guarded
-from repairops.model.network import Classifier, to_unit
+from repairops.model.network import Classifier, from_unit, to_unit
 from repairops.model.routing import guard_answers
 from repairops.outcome.sections import Confusion, WrongAnswer
 from repairops.report.pictures import MAX_FLIPS, MAX_ROUTED, GuardedImage, NegativeFlip, SamplePair
@@ -43,7 +43,7 @@ def style_samples(parts: TrainingParts, style: Style, *, per_cluster: int, seed:
     pixels = train.pixels[torch.from_numpy(content)]
     with torch.no_grad():
         styled = style.apply(to_unit(pixels), torch.tensor([r for _, _, r in chosen]), generator)
-    shown = styled.mul(255).round().to(torch.uint8).numpy()
+    shown = from_unit(styled).numpy()
     return [
         SamplePair(
             cluster=cluster,
