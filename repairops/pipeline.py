@@ -112,7 +112,7 @@ def run_job(job: Job, inputs: Inputs) -> Outcome:
     heldout = repaired.split.heldout
     changed, by_class = changed_answers(evaluation, clean, heldout), repaired_by_class(evaluation, heldout)
     job.record = replace(job.record, confusion=changed, heldout_by_class=by_class)
-    routed, missed = guarded_images(repaired.network, evaluation, clean, heldout, device=job.device)
+    routed, missed = guarded_images(evaluation, clean, heldout)
     flips = flipped_images(evaluation, clean)
     pictures = replace(pictures, negative_flips=flips, routed_clean=routed, missed_failures=missed)
     return job.conclude(outcome, outcome_message(job, outcome, evidence, verdict), pictures)

@@ -17,8 +17,8 @@ from store_helpers import SPEC, TinyNet
 from repairops import log_model
 from repairops.cli import main
 from repairops.errors import NoImagesInFolder, NotGuarded
+from repairops.model.evaluation import guard_answers
 from repairops.model.network import Classifier
-from repairops.model.routing import guard_answers
 
 DARK, BETWEEN, BRIGHT = 0.2, 0.5, 0.8
 

@@ -18,11 +18,11 @@ from torch import nn
 from without_helpers import output_without
 
 from repairops.model.device import set_mode
-from repairops.model.evaluation import logits
+from repairops.model.evaluation import guard_answers, logits
 from repairops.model.guarded import Guarded, look_statistics
 from repairops.model.network import Classifier, to_input, to_unit
 from repairops.model.onnx import compare, export_onnx, run_onnx
-from repairops.model.routing import at_a_limit, by_who_answers, guard_answers, guarded, guarded_from, networks_of
+from repairops.model.routing import at_a_limit, by_who_answers, guarded, guarded_from, networks_of
 from repairops.store.flavors import ClassifierFlavors, guard_code
 
 DARK, BRIGHT = (0.2, 0.3, 0.35), (0.7, 0.8)

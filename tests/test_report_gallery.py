@@ -142,12 +142,12 @@ def test_images_that_the_guard_gets_wrong_come_most_confident_first() -> None:
     blank = np.full(3, "")
     heldout = HeldOutFailures(FailureBatch(failures, np.zeros(3, np.int64), np.ones(3, np.float32), blank, blank))
     found = evaluate(served, served, clean, heldout)
-    away, missed = guarded_images(served, found, clean, heldout)
+    away, missed = guarded_images(found, clean, heldout)
     assert [names.index(shown.label) for shown in away] == [2, 1]
     assert [names.index(shown.label) for shown in missed] == [3, 2]
     assert away[0].probability > away[1].probability > 0.5 > missed[1].probability > missed[0].probability
     assert [names.index(shown.answer) for shown in away] == found.challenger_clean.labels[[2, 1]].tolist()
     assert np.array_equal(missed[0].image, failures.pixels[2].numpy())
-    assert len(guarded_images(served, found, clean, heldout, limit=1)[0]) == 1
+    assert len(guarded_images(found, clean, heldout, limit=1)[0]) == 1
     one = networks_of(served)[0]
-    assert guarded_images(one, found, clean, heldout) == ([], [])
+    assert guarded_images(evaluate(served, one, clean, heldout), clean, heldout) == ([], [])

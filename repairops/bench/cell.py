@@ -29,9 +29,8 @@ from repairops.core.parts import RepairInputs
 from repairops.core.repair import Repaired, repair_network
 from repairops.data.records import Predictions
 from repairops.model.device import resolve_device
-from repairops.model.evaluation import paired_counts, predict
+from repairops.model.evaluation import guard_answers, paired_counts, predict
 from repairops.model.network import Classifier
-from repairops.model.routing import guard_answers
 
 PROTOCOL = 3  # in each cell's arguments; a change of what is measured makes it another cell
 
@@ -126,9 +125,9 @@ def run_cell(cell: Cell, data: BenchData, champion: Classifier, root: Path, work
     kept = {"weight": weight, **(counts(repaired.line) if weight < 1 else judged)}
     guarded: dict[str, Any] = {}
     if form.name != "one":
-        routed = float((guard_answers(repaired.network, clean.pixels, batch_size=500, device=device)[1] > 0).mean())
+        answered = guard_answers(repaired.network, clean.pixels, batch_size=500, device=device)
         told = {"form": dataclasses.asdict(form.chosen) if form.chosen else {}, "separation": form.separation}
-        guarded = {"routed": routed, **told, **counts(repaired.network)}
+        guarded = {"routed": float(answered.routed.mean()), **told, **counts(repaired.network)}
     return {**figures, "training": _training_figures(repaired), "kept": kept, "guarded": guarded}
 
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -197,6 +197,20 @@ class Clusters:
         """Indices of a cluster's failures, nearest to the centre first."""
         index = np.flatnonzero(self.assignments == cluster)
         return index[np.argsort(self.distances[index], kind="stable")]
+
+
+class GuardAnswers(NamedTuple):
+    """The guard's probability that images have the failures' look, and the repaired network's part of the answer:
+    float32 (N,) in 0..1 each, both 0 without a guard.
+    """
+
+    probability: np.ndarray
+    weight: np.ndarray
+
+    @property
+    def routed(self) -> np.ndarray:
+        """Which images the repaired network answers, in whole or in part: bool (N,)."""
+        return self.weight > 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,11 +15,12 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from repairops.data.records import CleanSet, HeldOutFailures, Predictions
+from repairops.data.records import CleanSet, GuardAnswers, HeldOutFailures, Predictions
 from repairops.errors import ChampionAtChance
 from repairops.gate.evidence import ConfidenceBin, PairedCounts, RepairCounts
 from repairops.model.device import set_mode
-from repairops.model.network import Classifier, to_unit
+from repairops.model.guarded import Guarded
+from repairops.model.network import Classifier, to_input, to_unit
 from repairops.model.traced import graph_mode, set_graph_mode
 
 
@@ -28,7 +29,8 @@ class Evaluation:
     """Champion and challenger on the clean set and the held-out failures, with the counts the gate decides from.
 
     clean_by_class: by class name, every class of the clean set's names, without images too.
-    finite: no NaN or infinity in the logits on either set.
+    finite: no NaN or infinity in the logits on either set. guard: of a guarded challenger, on the clean set and on the
+    held-out failures.
     """
 
     champion_clean: Predictions
@@ -39,6 +41,7 @@ class Evaluation:
     clean_by_class: dict[str, PairedCounts]
     champion_finite: bool
     challenger_finite: bool
+    guard: tuple[GuardAnswers, GuardAnswers] | None = None
 
     @property
     def heldout_total(self) -> int:
@@ -62,7 +65,11 @@ def evaluate(
     before, after = (
         [logits(classifier, images.pixels, device=device) for images in sets] for classifier in (champion, challenger)
     )
-    return evaluation_of(before, after, clean, heldout)
+    found = evaluation_of(before, after, clean, heldout)
+    if not isinstance(challenger.network, Guarded):
+        return found
+    on_clean, on_failures = (guard_answers(challenger, images.pixels, device=device) for images in sets)
+    return replace(found, guard=(on_clean, on_failures))
 
 
 def evaluation_of(
@@ -161,6 +168,22 @@ def logits(
             images = to_unit(pixels[start : start + batch_size].to(device))
             outputs[start : start + batch_size] = classifier(images).float().cpu().numpy()
     return outputs
+
+
+def guard_answers(
+    classifier: Classifier, pixels: Tensor, *, batch_size: int = 256, device: str | torch.device = "cpu"
+) -> GuardAnswers:
+    """Of uint8 pixels (N, C, H, W)."""
+    device, found = torch.device(device), np.zeros((2, len(pixels)), np.float32)
+    network = classifier.network
+    if isinstance(network, Guarded):
+        with evaluating(network, device):
+            for start in range(0, len(pixels), batch_size):
+                images = to_input(to_unit(pixels[start : start + batch_size].to(device)), classifier.spec)
+                probability = network.probability(images)
+                both = torch.stack((probability, network.weight(probability)))
+                found[:, start : start + batch_size] = both.float().cpu().numpy()
+    return GuardAnswers(*found)
 
 
 def check_not_at_chance(answers: Predictions, labels: np.ndarray, classes: int) -> None:

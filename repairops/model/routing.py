@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from repairops.data.records import FailureBatch, ImageSet
 from repairops.gate.evidence import RoutedCounts, Routing
 from repairops.model.device import set_mode
-from repairops.model.evaluation import evaluating
+from repairops.model.evaluation import Evaluation, guard_answers
 from repairops.model.guarded import Guard, Guarded
-from repairops.model.network import Classifier, to_input, to_unit
+from repairops.model.network import Classifier
 
 BINS = 20  # of the probability's histograms
 TIE, ROUNDING = 1e-3, 1e-7  # of a limit's distance from 0 or 1; and of a float near 1
@@ -62,66 +62,40 @@ def guarded_from(network: Classifier, state: Mapping[str, Tensor]) -> Classifier
     return found
 
 
-def guard_answers(
-    classifier: Classifier, pixels: Tensor, *, batch_size: int = 256, device: str | torch.device = "cpu"
-) -> tuple[np.ndarray, np.ndarray]:
-    """Of uint8 pixels (N, C, H, W): the guard's probability that they have the failures' look, and the repaired
-    network's part of the answer, float32 (N,) in 0..1 each. All 0 for a network without a guard.
-    """
-    device, found = torch.device(device), np.zeros((2, len(pixels)), np.float32)
-    network = classifier.network
-    if isinstance(network, Guarded):
-        with evaluating(network, device):
-            for start in range(0, len(pixels), batch_size):
-                images = to_input(to_unit(pixels[start : start + batch_size].to(device)), classifier.spec)
-                probability = network.probability(images)
-                both = torch.stack((probability, network.weight(probability)))
-                found[:, start : start + batch_size] = both.float().cpu().numpy()
-    return found[0], found[1]
-
-
 def at_a_limit(classifier: Classifier, pixels: Tensor, *, device: str | torch.device = "cpu") -> np.ndarray:
     """Which images, bool (N,), have a probability so near to one of the guard's limits that rounding may decide who
     answers. None of a network without a guard.
     """
     if not isinstance(classifier.network, Guarded):
         return np.zeros(len(pixels), bool)
-    probability = guard_answers(classifier, pixels, device=device)[0][:, None]
+    probability = guard_answers(classifier, pixels, device=device).probability[:, None]
     limits = classifier.network.limits.cpu().numpy()[None]
     near: np.ndarray = (np.abs(probability - limits) <= TIE * np.minimum(limits, 1 - limits) + ROUNDING).any(1)
     return near
 
 
 def routing_of(
-    challenger: Classifier,
-    clean: ImageSet,
-    heldout: FailureBatch,
-    nearest: np.ndarray,
-    clusters: int,
-    *,
-    device: str | torch.device = "cpu",
+    evaluation: Evaluation, clean: ImageSet, heldout: FailureBatch, nearest: np.ndarray, clusters: int
 ) -> Routing | None:
     """Who answers on the images that judge; None for a network without a guard.
 
     nearest: int64 (n,), the held-out failures' clusters; clusters: their number.
     """
-    if not isinstance(challenger.network, Guarded):
+    if evaluation.guard is None:
         return None
-    failures = heldout.images
-    probability, weight = guard_answers(challenger, clean.pixels, device=device)
-    failed, away = guard_answers(challenger, failures.pixels, device=device)
+    on_clean, on_failures = evaluation.guard
+    failures, routed, away = heldout.images, on_clean.routed, on_failures.routed
     numbers, sources = [str(number) for number in range(clusters)], sorted({*heldout.sources.tolist()} - {""})
-    names = np.asarray(sources, dtype=heldout.sources.dtype)
-    known = np.where(np.isin(heldout.sources, names), np.searchsorted(names, heldout.sources), -1) if sources else None
+    places = np.array([sources.index(name) if name else -1 for name in heldout.sources.tolist()], np.int64)
     return Routing(
-        clean=RoutedCounts(int((weight > 0).sum()), len(weight)),
-        heldout=RoutedCounts(int((away > 0).sum()), len(away)),
-        clean_by_class=_counts(weight, clean.labels, clean.class_names),
+        clean=RoutedCounts(int(routed.sum()), len(routed)),
+        heldout=RoutedCounts(int(away.sum()), len(away)),
+        clean_by_class=_counts(routed, clean.labels, clean.class_names),
         heldout_by_class=_counts(away, failures.labels, failures.class_names),
         heldout_by_cluster=_counts(away, nearest, numbers),
-        heldout_by_source=_counts(away, known, sources) if known is not None else {},
-        clean_histogram=_histogram(probability),
-        heldout_histogram=_histogram(failed),
+        heldout_by_source=_counts(away, places, sources),
+        clean_histogram=_histogram(on_clean.probability),
+        heldout_histogram=_histogram(on_failures.probability),
     )
 
 
@@ -133,14 +107,14 @@ def by_who_answers(
     Of a network without a guard the first ones are all the champion's: it is one network.
     """
     pixels = torch.cat([part[: 64 * limit] for part in sets])
-    weight = torch.from_numpy(guard_answers(challenger, pixels, device=device)[1])
+    weight = torch.from_numpy(guard_answers(challenger, pixels, device=device).weight)
     return pixels[weight == 0][:limit], pixels[weight == 1][:limit]
 
 
-def _counts(weight: np.ndarray, parts: np.ndarray, names: Sequence[str]) -> dict[str, RoutedCounts]:
+def _counts(routed: np.ndarray, parts: np.ndarray, names: Sequence[str]) -> dict[str, RoutedCounts]:
     """By part, of those that have images; parts: int64 (N,), indices into `names`."""
     members = {name: parts == number for number, name in enumerate(names)}
-    return {n: RoutedCounts(int((weight[m] > 0).sum()), int(m.sum())) for n, m in members.items() if m.any()}
+    return {n: RoutedCounts(int(routed[m].sum()), int(m.sum())) for n, m in members.items() if m.any()}
 
 
 def _histogram(probability: np.ndarray) -> tuple[int, ...]:

@@ -11,12 +11,10 @@ from repairops.config import derive_seed
 from repairops.core.parts import TrainingParts
 from repairops.core.styles import Style
 from repairops.data.contact_sheet import image_grid
-from repairops.data.records import CleanSet, HeldOutFailures, ImageSet, Predictions
+from repairops.data.records import CleanSet, GuardAnswers, HeldOutFailures, ImageSet, Predictions
 from repairops.gate.evidence import RepairCounts
 from repairops.model.evaluation import Evaluation, repaired_by
-from repairops.model.guarded import Guarded
-from repairops.model.network import Classifier, from_unit, to_unit
-from repairops.model.routing import guard_answers
+from repairops.model.network import from_unit, to_unit
 from repairops.outcome.sections import Confusion, WrongAnswer
 from repairops.report.pictures import MAX_FLIPS, MAX_ROUTED, GuardedImage, NegativeFlip, SamplePair
 
@@ -84,39 +82,31 @@ def flipped_images(evaluation: Evaluation, clean: CleanSet, limit: int = MAX_FLI
 
 
 def guarded_images(
-    challenger: Classifier,
-    evaluation: Evaluation,
-    clean: CleanSet,
-    heldout: HeldOutFailures,
-    *,
-    limit: int = MAX_ROUTED,
-    device: str | torch.device = "cpu",
+    evaluation: Evaluation, clean: CleanSet, heldout: HeldOutFailures, limit: int = MAX_ROUTED
 ) -> tuple[list[GuardedImage], list[GuardedImage]]:
     """Clean images that the guard sends to the repaired network, and held-out failures that it leaves to the champion.
 
     Those where it is most sure come first. Both are empty for a network without a guard.
     """
-    if not isinstance(challenger.network, Guarded):
+    if evaluation.guard is None:
         return [], []
-    found = []
-    sides = (
-        (clean.images, evaluation.challenger_clean, True),
-        (heldout.batch.images, evaluation.challenger_heldout, False),
+    on_clean, on_failures = evaluation.guard
+
+    def shown(images: ImageSet, answers: Predictions, chosen: np.ndarray, guard: GuardAnswers) -> list[GuardedImage]:
+        names, chances = images.class_names, guard.probability
+        return [
+            GuardedImage(images.pixels[i].numpy(), names[images.labels[i]], names[answers.labels[i]], float(chances[i]))
+            for i in chosen[:limit].tolist()
+        ]
+
+    highest_first = np.argsort(-on_clean.probability, kind="stable")
+    lowest_first = np.argsort(on_failures.probability, kind="stable")
+    away = highest_first[on_clean.routed[highest_first]]
+    missed = lowest_first[~on_failures.routed[lowest_first]]
+    return (
+        shown(clean.images, evaluation.challenger_clean, away, on_clean),
+        shown(heldout.batch.images, evaluation.challenger_heldout, missed, on_failures),
     )
-    for images, answers, away in sides:
-        probability, weight = guard_answers(challenger, images.pixels, device=device)
-        wrong = np.flatnonzero((weight > 0) == away)
-        wrong = wrong[np.argsort(-probability[wrong] if away else probability[wrong], kind="stable")][:limit]
-        names = images.class_names
-        found.append(
-            [
-                GuardedImage(
-                    images.pixels[i].numpy(), names[images.labels[i]], names[answers.labels[i]], float(probability[i])
-                )
-                for i in wrong.tolist()
-            ]
-        )
-    return found[0], found[1]
 
 
 def changed_answers(evaluation: Evaluation, clean: CleanSet, heldout: HeldOutFailures) -> Confusion:

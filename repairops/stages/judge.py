@@ -66,7 +66,7 @@ def weigh(job: Job, champion: Champion, repaired: Repaired, clean: CleanSet, eva
         slices=tuple(_failure_slices(heldout.sources, right) + _clean_slices(clean, policy.clean_slices, evaluation)),
         corruptions=corrupted,
         calibration=Calibration(reliability(evaluation.champion_clean), reliability(evaluation.challenger_clean)),
-        routing=routing_of(repaired.network, clean.images, heldout, nearest, clusters.count, device=job.device),
+        routing=routing_of(evaluation, clean.images, heldout, nearest, clusters.count),
     )
 
 

@@ -17,9 +17,9 @@ from repairops.data.decoding import decode_image
 from repairops.data.records import InputSpec
 from repairops.data.sources import EXTENSIONS, image_files
 from repairops.errors import NoImagesInFolder, NotGuarded, UnreadableImage
+from repairops.model.evaluation import guard_answers
 from repairops.model.guarded import Guarded
 from repairops.model.network import Classifier
-from repairops.model.routing import guard_answers
 from repairops.store.champion import fetch_champion
 from repairops.store.connection import connect
 from repairops.store.models import resolve_model
