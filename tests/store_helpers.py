@@ -145,7 +145,6 @@ def register(
     file = folder / "challenger.onnx"
     file.write_bytes(exported(network.seed))
     values: dict[str, Any] = {
-        "form": "one",
         "job_key": "a" * 64,
         "tags": {"repairops.verdict": "PASS", "repairops.parent_version": champion.ref.version},
         "describe": lambda number: f"# Version {number} repairs field failures",

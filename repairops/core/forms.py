@@ -99,7 +99,8 @@ def weigh_forms(clean: Answers, failures: Answers, *, told: float, config: Confi
     tried = [alone]
     shares = {share for share in ROUTED if share < config.guard.max_routed} | {config.guard.max_routed}
     for low in sorted({_limit(clean.probability, share) for share in shares}):
-        for name, high in (("hard", low), ("mixed", max(low, SURE))):
+        kinds = (("hard", low), ("mixed", SURE)) if low < SURE else (("hard", low),)
+        for name, high in kinds:
             weight, other = (weight_of(part.probability, low, high) for part in (clean, failures))
             rights = clean.right(weight), failures.right(other)
             tried.append(_figures(name, (low, high), weight.numpy(), *rights, clean.served, config))

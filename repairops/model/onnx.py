@@ -24,7 +24,7 @@ from repairops.model.evaluation import logits
 from repairops.model.guarded import Guarded
 from repairops.model.network import Classifier, select_logits, to_input, to_unit
 from repairops.model.onnx_guarded import INPUT, OUTPUT, PROBABILITY, WEIGHT, GuardAlone, compose
-from repairops.model.routing import at_a_limit
+from repairops.model.routing import at_a_limit, form_of
 
 logger = logging.getLogger("repairops")
 
@@ -54,8 +54,7 @@ def export_onnx(network: nn.Module, spec: InputSpec, path: Path, *, guard: str =
             "repaired": exported(_LogitsOnly(network.repaired, spec), spec, [OUTPUT]),
             "guard": exported(GuardAlone(network), spec, [WEIGHT, PROBABILITY]),
         }
-        low, high = network.limits.tolist()
-        model = compose(parts, spec, conditional=guard == "conditional", hard=low >= high)
+        model = compose(parts, spec, conditional=guard == "conditional", hard=form_of(network) == "hard")
     path.write_bytes(model.SerializeToString())
 
 

@@ -50,6 +50,14 @@ def guarded(champion: Classifier, repaired: nn.Module, guard: Guard, low: float,
     return Classifier(network, spec)
 
 
+def form_of(network: nn.Module) -> str:
+    """'one' network, or guarded 'hard' or 'mixed', as in `outcome.sections.Form`."""
+    if not isinstance(network, Guarded):
+        return "one"
+    low, high = network.limits.tolist()
+    return "mixed" if low < high else "hard"
+
+
 def guarded_from(network: Classifier, state: Mapping[str, Tensor]) -> Classifier:
     """A guarded classifier with the `state_dict` of one, and two networks of this one's class.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from repairops.errors import AliasMoved, PromotionRefused, RegistryRefused
 from repairops.gate.evidence import Evidence, Verdict
 from repairops.model.network import Classifier
+from repairops.model.routing import form_of
 from repairops.outcome import OF_VERDICT, Outcome
 from repairops.outcome.sections import Artifacts, ModelVersion
 from repairops.promotion.history import promotions
@@ -76,7 +77,7 @@ def _register(job: Job, client: MlflowClient, champion: Champion, challenger: Cl
         "repairops.config_digest": job.config.digest(),
         registry.RUN_TAG: job.run.run_id,
         "repairops.method": f"{job.config.method.name}/{job.config.method.recipe}",
-        registry.FORM_TAG: job.record.form.name if job.record.form else "one",
+        registry.FORM_TAG: form_of(challenger.network),
         "repairops.seed": str(job.config.seed),
         **registry.batch_tags([batch.digest for batch in job.record.batches]),
     }
@@ -94,7 +95,6 @@ def _register(job: Job, client: MlflowClient, champion: Champion, challenger: Cl
         champion,
         challenger.network,
         onnx_file(job),
-        form=job.record.form.name if job.record.form else "one",
         run_id=job.run.run_id,
         job_key=job.key,
         tags=tags,

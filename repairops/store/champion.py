@@ -27,7 +27,7 @@ from repairops.errors import (
 from repairops.model.device import set_mode
 from repairops.model.guarded import SHIPPED
 from repairops.model.network import Classifier
-from repairops.model.routing import guarded_from
+from repairops.model.routing import form_of, guarded_from
 from repairops.model.traced import frozen_statistics
 from repairops.store.connection import talking
 from repairops.store.flavors import METADATA_KEY
@@ -125,14 +125,14 @@ def code_paths(folder: Path) -> list[str]:
     return [str(path) for path in sorted(code.iterdir()) if path.name not in left_out] if code.is_dir() else []
 
 
-def guard_metadata(champion: Champion, form: str) -> dict[str, Any]:
-    """The model's metadata of its repaired version, which is `form` ('one', or guarded 'hard' or 'mixed').
+def guard_metadata(champion: Champion, network: nn.Module) -> dict[str, Any]:
+    """The model's metadata of its repaired version, which is `network`.
 
     unguarded: the version, of one network, that a guarded one goes back to; a pt2 graph cannot be taken apart, and is
     repaired again from the networks of that class.
     """
     metadata = {key: value for key, value in champion.metadata.items() if key != GUARD_KEY}
-    if form == "one":
+    if (form := form_of(network)) == "one":
         return metadata
     earlier = champion.metadata.get(GUARD_KEY, {})
     return metadata | {GUARD_KEY: {"form": form, "unguarded": earlier.get("unguarded", champion.ref.uri)}}

@@ -56,7 +56,6 @@ def register_repair(
     network: nn.Module,
     onnx_file: Path,
     *,
-    form: str,
     run_id: str,
     job_key: str,
     tags: Mapping[str, str],
@@ -65,7 +64,6 @@ def register_repair(
 ) -> ModelVersion:
     """Registers the champion's repaired `network` as one new version of the same registered model.
 
-    form: 'one' network, or guarded 'hard' or 'mixed'.
     describe: from the version's number to its description, Markdown.
 
     The upload comes first, the version with all its tags is then made in one request, the alias comes last. So a job
@@ -73,7 +71,7 @@ def register_repair(
     """
     version = version_of_job(client, champion.ref.name, job_key)
     if version is None:
-        model_id, digests = _upload(client, champion, network, onnx_file, form, run_id, job_key)
+        model_id, digests = _upload(client, champion, network, onnx_file, run_id, job_key)
         with talking("register the version"):
             version = client.create_model_version(
                 champion.ref.name,
@@ -125,7 +123,6 @@ def _upload(
     champion: Champion,
     network: nn.Module,
     onnx_file: Path,
-    form: str,
     run_id: str,
     job_key: str,
 ) -> tuple[str, dict[str, str]]:
@@ -145,5 +142,5 @@ def _upload(
         experiment = client.get_run(run_id).info.experiment_id
         for leftover in client.search_logged_models([experiment], f"tags.`{JOB_TAG}` = '{job_key}'"):
             client.delete_logged_model(leftover.model_id)
-        model_id = flavors.log(run_id, guard_metadata(champion, form), tags={JOB_TAG: job_key})
+        model_id = flavors.log(run_id, guard_metadata(champion, network), tags={JOB_TAG: job_key})
     return model_id, {tag: flavors.digests[part] for part, tag in DIGEST_TAGS.items()}
