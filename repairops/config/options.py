@@ -219,7 +219,7 @@ class GuardConfig(Stage):
         "[Guard](../how-it-works/guard.md).",
     )
     max_routed: float = option(
-        0.05, "Of clean images that choose, the share that the repaired network may answer; bounds its cost.", SHARE
+        0.04, "Of clean images that choose, the share that the repaired network may answer; bounds its cost.", SHARE
     )
 
 
