@@ -1,0 +1,113 @@
+"""What the default command comes to where the failures are another site's, and no corruption explains their look.
+
+    python benchmarks/other_site.py MNIST --folder out [--sites mnist,digits] [--seeds 0,1,2]
+        [--set training.epochs=20 ...]
+
+MNIST: 10,000 or more of its images, a parquet file or an ImageFolder. A champion of site `mnist` is trained on 4,000 of
+its digits, 4,800 others judge and 1,200 choose; scikit-learn's digits, scaled to 16x16 pixels like all images here, are
+what it meets in the field. Of site `digits` the other way round: 900 train, 600 judge, 297 choose. Champions are the
+demo's small network, logged as pt2, MLflow's own default; every field image that one gets wrong is a failure, up to
+1,600. One JSON line a job in FOLDER/site.jsonl; jobs that are there are left out. --table prints the Markdown table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from default_command import figures, table
+from style_failures import run_missing
+from torch import Tensor
+
+from repairops import load_config, log_failures, log_model, repair
+from repairops.config import ImagesConfig, derive_seed
+from repairops.data.records import ImageSet, InputSpec
+from repairops.data.sets import from_arrays, load_image_set
+from repairops.data.sources import peek_class_names
+from repairops.demo.champion import train_champion
+from repairops.model.evaluation import logits
+from repairops.model.network import Classifier, from_unit, to_unit
+
+SIDE, FAILURES = 16, 1600
+SIZES = {"mnist": (4000, 4800, 1200), "digits": (900, 600, 297)}  # train, judging, choosing
+SPEC = InputSpec(1, SIDE, SIDE, tuple("0123456789"))
+
+
+def scaled(images: Tensor) -> Tensor:
+    """uint8 (N, 1, H, W) to 16x16 pixels."""
+    return from_unit(F.interpolate(to_unit(images), (SIDE, SIDE), mode="bilinear", antialias=True, align_corners=False))
+
+
+def mnist(path: Path) -> ImageSet:
+    found = load_image_set(path, InputSpec(1, 28, 28, tuple(peek_class_names(path) or ())), ImagesConfig())
+    return from_arrays(scaled(found.pixels), found.labels, SPEC.class_names)
+
+
+def digits() -> ImageSet:
+    """The 1,797 of the Optical Recognition of Handwritten Digits set, 8x8 pixels of 17 shades."""
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    images = torch.from_numpy(found.images / 16)[:, None].float()
+    return from_arrays(scaled(from_unit(images)), found.target, SPEC.class_names)
+
+
+class Sites:
+    """Champions of both sites, each with the other's images as its field."""
+
+    def __init__(self, path: Path, folder: Path) -> None:
+        self.sites, self.folder = {"mnist": mnist(path), "digits": digits()}, folder
+
+    def run(self, site: str, seed: int, settings: str) -> dict[str, Any]:
+        home, (field,) = self.sites[site], [found for name, found in self.sites.items() if name != site]
+        order = np.random.default_rng(derive_seed(seed, "images", site)).permutation(len(home))
+        train, judging, choosing, _ = np.split(order, np.cumsum(SIZES[site]))
+        network = train_champion(home.subset(np.sort(train)), SPEC, seed)
+        answers = logits(Classifier(network, SPEC), field.pixels, device=torch.device("cpu")).argmax(1)
+        wrong = np.flatnonzero(answers != field.labels)
+        drawn = np.random.default_rng(derive_seed(seed, "batch", site)).permutation(wrong)[:FAILURES]
+
+        registry = self.folder / "jobs" / f"{site}-{seed}-{settings}"
+        registry.mkdir(parents=True, exist_ok=True)
+        uri = f"sqlite:///{registry.resolve()}/mlflow.db"
+        os.environ |= {"REPAIROPS_HOME": str(registry / "home"), "MLFLOW_TRACKING_URI": uri}
+        os.chdir(registry)  # sqlite's artifacts lie beside it
+        log_model(
+            network, "cls", SPEC, train_set=home.subset(np.sort(train)), clean_set=home.subset(np.sort(judging)),
+            validation_set=home.subset(np.sort(choosing)), serialization_format="pt2",
+        )  # fmt: skip
+        log_failures("prod/cls", field.pixels[drawn], field.labels[drawn].tolist())
+        config = load_config(overrides=[f"seed={seed}", "training.device=cpu", *filter(None, settings.split("+"))])
+        outcome = repair("prod/cls", config=config, rerun=True)
+        known = {"field": len(field), "wrong": len(wrong), "method": outcome.values["config"]["method"]["name"]}
+        return {"corruption": site, "seed": seed, "settings": settings, **known, **figures(outcome.values)}
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("mnist", type=Path)
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--sites", default="mnist,digits")
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--set", dest="settings", action="append", default=[], help="stage.option=value")
+    parser.add_argument("--table", action="store_true")
+    given = parser.parse_args(arguments)
+    path, folder = given.mnist.resolve(), given.folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = [(s, int(n), "+".join(given.settings)) for n in given.seeds.split(",") for s in given.sites.split(",")]
+    lines = run_missing(
+        folder / "site.jsonl", wanted, ("corruption", "seed", "settings"), lambda: Sites(path, folder).run
+    )
+    if given.table:
+        sys.stdout.write(table(lines) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
