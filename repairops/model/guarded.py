@@ -25,6 +25,7 @@ MEMBERS, HIDDEN = 4, 64  # small networks whose log-odds are averaged, and their
 Signs = tuple[tuple[float, ...], ...]  # of a block's pixels, by rows
 # Of a block of 2x2 pixels: its differences across, down and along the diagonal.
 DETAILS: tuple[Signs, ...] = (((1.0, -1.0), (1.0, -1.0)), ((1.0, 1.0), (-1.0, -1.0)), ((1.0, -1.0), (-1.0, 1.0)))
+MEAN: Signs = ((1.0, 1.0), (1.0, 1.0))
 
 
 def look_statistics(images: Tensor, scale: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
@@ -38,17 +39,18 @@ def look_statistics(images: Tensor, scale: Tensor | None = None, shift: Tensor |
 
     scale, shift: (1, C or 1, 1, 1) each, where the images become 0..1 by them.
     """
-    channels, every = images.shape[1], -(-min(images.shape[2:]) // SIDE)
-    logs, plain = [], []
-    for level in range(LEVELS):
-        if level == 0 or min(images.shape[2:]) >= 2 ** (level + 1):
-            details = _blocks(images, [_enlarged(signs, 2**level) for signs in DETAILS], every)
-            if scale is not None:
-                details = details * scale.expand(1, channels, 1, 1).repeat_interleave(len(DETAILS), 1)
+    side, channels = min(images.shape[2:]), images.shape[1]
+    every = -(-side // SIDE)
+    logs, plain, floor = [], [], []
+    for stride, signs in _kernels(side, every).items():
+        details = _blocks(images, signs, stride)
+        if scale is not None:
+            details = details * scale.expand(1, channels, 1, 1).repeat_interleave(len(signs), 1)
         size, square = details.abs(), details * details
         logs += [torch.cat((square, size, square * square), 1).mean((2, 3)), size.amax((2, 3))]
         plain += [torch.cat([size.clamp(max=clip) for clip in CLIPS], 1).mean((2, 3))]
-    small = _blocks(images, [((1.0, 1.0), (1.0, 1.0))], every)
+        floor += [tiny for tiny in (TINY**2, TINY, TINY**4, TINY) for _ in range(details.shape[1])]
+    small = _blocks(images, [MEAN], 2 * every)
     if scale is not None and shift is not None:
         small = small * scale + shift
     plain += [small.mean((2, 3)), _deviation(small), small.amin((2, 3)), small.amax((2, 3))]
@@ -56,20 +58,31 @@ def look_statistics(images: Tensor, scale: Tensor | None = None, shift: Tensor |
     plain += [spread.mean((2, 3)), _deviation(spread)]
     steps = images.new_tensor(STEPS).view(1, -1, 1, 1)
     plain += [((small.mean(1, keepdim=True) - steps) / SOFT + 0.5).clamp(0, 1).mean((2, 3))]
-    floor = [tiny for tiny in (TINY**2, TINY, TINY**4, TINY) for _ in range(len(DETAILS) * channels)] * LEVELS
     return torch.cat(((torch.cat(logs, 1) + images.new_tensor(floor)).log(), *plain), 1)
 
 
-def _blocks(images: Tensor, signs: Sequence[Signs], every: int) -> Tensor:
-    """Of square blocks, their pixels summed with each of the signs and divided by their number: (N, C * signs, h, w).
+def _kernels(side: int, every: int) -> dict[int, list[Signs]]:
+    """The signs of all levels' details by the distance in pixels of the blocks looked at: of a large image one for all.
 
-    every: of a large image, the distance of the blocks looked at that are two pixels wide, in blocks; of larger ones as
-    many are looked at.
+    every: of a large image, the distance of blocks of 2x2 pixels, in blocks; of larger blocks as many are looked at.
     """
-    side = len(signs[0])
-    kernel = images.new_tensor(signs).unsqueeze(1).repeat(images.shape[1], 1, 1, 1) / side**2
-    stride = max(side, 2 * every)
-    return F.conv2d(images, kernel, stride=stride, groups=images.shape[1])
+    found: dict[int, list[Signs]] = {}
+    for level in range(LEVELS):
+        width = 2 ** (min(level, max(side.bit_length() - 2, 0)))
+        found.setdefault(max(2 * width, 2 * every), []).extend(_enlarged(signs, width) for signs in DETAILS)
+    return found
+
+
+def _blocks(images: Tensor, signs: Sequence[Signs], stride: int) -> Tensor:
+    """Of square blocks, the mean of their pixels under each of the signs: (N, C * signs, h, w)."""
+    widest = max(len(rows) for rows in signs)
+    kernels = [
+        F.pad(images.new_tensor(rows) / len(rows) ** 2, (0, widest - len(rows), 0, widest - len(rows)))
+        for rows in signs
+    ]
+    one_by_one = images.reshape(-1, 1, *images.shape[2:])  # a runtime is slow at convolutions in groups
+    found = F.conv2d(one_by_one, torch.stack(kernels).unsqueeze(1), stride=stride)
+    return found.reshape(images.shape[0], -1, *found.shape[2:])
 
 
 def _deviation(images: Tensor) -> Tensor:
