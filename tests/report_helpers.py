@@ -259,6 +259,7 @@ def routing() -> Routing:
         heldout_by_class=heldout,
         heldout_by_cluster={str(i): RoutedCounts(n - 2 * i, n) for i, (_, n) in enumerate(CLUSTERS)},
         heldout_by_source={"camera 7": RoutedCounts(176, 181), "camera 8": RoutedCounts(100, 119)},
+        clean_by_slice={"day": RoutedCounts(20, 900), "dusk": RoutedCounts(44, 300)},
         clean_histogram=bins,
         heldout_histogram=(4, 3, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 2, 2, 3, 4, 7, 12, 40, 210),
         latency=(LatencyFigures(1, 1.92, 2.5, 1.98, 2.6), LatencyFigures(32, 21.4, 24.1, 22.0, 26.1)),

@@ -15,9 +15,10 @@ from repairops.data.records import CleanSet, Predictions
 from repairops.data.sets import load_image_set, write_parquet
 from repairops.data.sources import read_column
 from repairops.errors import InvalidOption
-from repairops.gate.evidence import PairedCounts, RepairCounts
+from repairops.gate.evidence import PairedCounts, RepairCounts, RoutedCounts, Slice
 from repairops.model.evaluation import Evaluation
-from repairops.stages.judge import MAX_SLICES, _clean_slices, _failure_slices
+from repairops.model.routing import _counts_by_name
+from repairops.stages.judge import MAX_SLICES, _clean_slices, _failure_slices, _values_of_slices
 
 OPTION = "gate.clean_slices"
 
@@ -57,35 +58,43 @@ def evaluation(before: list[bool], after: list[bool]) -> Evaluation:
     return Evaluation(champion, challenger, champion, challenger, PairedCounts(0, 0, 0, 0), {}, True, True)
 
 
+def slices_of(clean: CleanSet, column: str, judged: Evaluation) -> list[Slice]:
+    return _clean_slices(column, _values_of_slices(clean, column), judged)
+
+
 def test_slices_of_the_clean_set_are_paired(tmp_path: Path) -> None:
     path = with_column(tmp_path / "clean.parquet", ["north", None, "south", "north"])
     clean = CleanSet(load_image_set(path, SPEC, ImagesConfig()))
-    found = _clean_slices(clean, "site", evaluation([True, True, True, False], [False, True, True, True]))
+    found = slices_of(clean, "site", evaluation([True, True, True, False], [False, True, True, True]))
     assert [(part.column, part.value) for part in found] == [("site", "north"), ("site", "south")]
     assert found[0].counts == PairedCounts(0, 1, 1, 0)
     assert found[1].counts == PairedCounts(1, 0, 0, 0)
-    assert _clean_slices(clean, "", evaluation([True] * 4, [True] * 4)) == []
+    assert slices_of(clean, "", evaluation([True] * 4, [True] * 4)) == []
 
 
 def test_slices_are_those_of_the_images_that_judge(tmp_path: Path) -> None:
     """The first and the third image are cut off to choose; the column still has a value for each of the five."""
     path = with_column(tmp_path / "clean.parquet", ["cut", "north", "cut", "south", "north"])
     whole, rest = load_image_set(path, SPEC, ImagesConfig()), np.array([1, 3, 4])
-    found = _clean_slices(
-        CleanSet(whole.subset(rest), rest), "site", evaluation([True, True, False], [False, True, True])
-    )
+    found = slices_of(CleanSet(whole.subset(rest), rest), "site", evaluation([True, True, False], [False, True, True]))
     assert [(part.value, part.counts) for part in found] == [
         ("north", PairedCounts(0, 1, 1, 0)),
         ("south", PairedCounts(1, 0, 0, 0)),
     ]
 
 
+def test_routed_images_are_counted_by_slice() -> None:
+    routed, sites = np.array([True, False, True, True, False]), np.array(["north", "south", "", "north", "north"])
+    assert _counts_by_name(routed, sites) == {"north": RoutedCounts(2, 3), "south": RoutedCounts(0, 1)}
+    assert _counts_by_name(routed, sites[:0]) == {}
+
+
 def test_a_column_that_names_every_image_makes_no_slices(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     count = MAX_SLICES + 1
     clean = CleanSet(load_image_set(with_column(tmp_path / "a.parquet", list(range(count))), SPEC, ImagesConfig()))
-    assert _clean_slices(clean, "site", evaluation([True] * count, [True] * count)) == []
+    assert slices_of(clean, "site", evaluation([True] * count, [True] * count)) == []
     alike = CleanSet(load_image_set(with_column(tmp_path / "b.parquet", ["one"] * 4), SPEC, ImagesConfig()))
-    assert _clean_slices(alike, "site", evaluation([True] * 4, [True] * 4)) == []
+    assert slices_of(alike, "site", evaluation([True] * 4, [True] * 4)) == []
 
 
 def test_failures_by_source_where_two_or_more_are_named() -> None:

@@ -170,7 +170,8 @@ class RoutedCounts:
 class Routing:
     """Who answers in a guarded version, on the images that judge.
 
-    clean, heldout: clean images, held-out failures; by class name, by the nearest cluster's id, by source.
+    clean, heldout: clean images, held-out failures; by class name, by the nearest cluster's id, by source, and by the
+    clean set's slices.
     clean_histogram, heldout_histogram: images by the guard's probability, in equal bins of 0..1.
     latency: as `Evidence.latency`, for images that are routed; empty where there were none or it was not measured.
     """
@@ -181,6 +182,7 @@ class Routing:
     heldout_by_class: Mapping[str, RoutedCounts] = field(default_factory=dict)
     heldout_by_cluster: Mapping[str, RoutedCounts] = field(default_factory=dict)
     heldout_by_source: Mapping[str, RoutedCounts] = field(default_factory=dict)
+    clean_by_slice: Mapping[str, RoutedCounts] = field(default_factory=dict)
     clean_histogram: tuple[int, ...] = ()
     heldout_histogram: tuple[int, ...] = ()
     latency: tuple[LatencyFigures, ...] = ()

@@ -83,25 +83,31 @@ def at_a_limit(classifier: Classifier, pixels: Tensor, *, device: str | torch.de
 
 
 def routing_of(
-    evaluation: Evaluation, clean: ImageSet, heldout: FailureBatch, nearest: np.ndarray, clusters: int
+    evaluation: Evaluation,
+    clean: ImageSet,
+    heldout: FailureBatch,
+    nearest: np.ndarray,
+    clusters: int,
+    slices: np.ndarray,
 ) -> Routing | None:
     """Who answers on the images that judge; None for a network without a guard.
 
-    nearest: int64 (n,), the held-out failures' clusters; clusters: their number.
+    nearest: int64 (n,), the held-out failures' clusters; clusters: their number. slices: text (N,), the clean images'
+    slices, '' for none; or empty.
     """
     if evaluation.guard is None:
         return None
     on_clean, on_failures = evaluation.guard
     failures, routed, away = heldout.images, on_clean.routed, on_failures.routed
-    numbers, sources = [str(number) for number in range(clusters)], sorted({*heldout.sources.tolist()} - {""})
-    places = np.array([sources.index(name) if name else -1 for name in heldout.sources.tolist()], np.int64)
+    numbers = [str(number) for number in range(clusters)]
     return Routing(
         clean=RoutedCounts(int(routed.sum()), len(routed)),
         heldout=RoutedCounts(int(away.sum()), len(away)),
         clean_by_class=_counts(routed, clean.labels, clean.class_names),
         heldout_by_class=_counts(away, failures.labels, failures.class_names),
         heldout_by_cluster=_counts(away, nearest, numbers),
-        heldout_by_source=_counts(away, places, sources),
+        heldout_by_source=_counts_by_name(away, heldout.sources),
+        clean_by_slice=_counts_by_name(routed, slices),
         clean_histogram=_histogram(on_clean.probability),
         heldout_histogram=_histogram(on_failures.probability),
     )
@@ -123,6 +129,12 @@ def _counts(routed: np.ndarray, parts: np.ndarray, names: Sequence[str]) -> dict
     """By part, of those that have images; parts: int64 (N,), indices into `names`."""
     members = {name: parts == number for number, name in enumerate(names)}
     return {n: RoutedCounts(int(routed[m].sum()), int(m.sum())) for n, m in members.items() if m.any()}
+
+
+def _counts_by_name(routed: np.ndarray, parts: np.ndarray) -> dict[str, RoutedCounts]:
+    """By the names that the images have, text (N,), '' for none; or empty."""
+    names, numbers = np.unique(parts, return_inverse=True)
+    return {name: counts for name, counts in _counts(routed, numbers, names.tolist()).items() if name}
 
 
 def _histogram(probability: np.ndarray) -> tuple[int, ...]:

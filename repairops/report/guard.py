@@ -91,7 +91,11 @@ def _routing(found: Routing, chosen: Form) -> dict[str, Any]:
         {"name": name, "clean": _counts(clean.get(name, NOTHING)), "heldout": _counts(heldout.get(name, NOTHING))}
         for name in names
     ]
-    parts = (("Cluster", found.heldout_by_cluster), ("Source", found.heldout_by_source))
+    parts = (
+        ("Cluster", "Held-out failures", found.heldout_by_cluster),
+        ("Source", "Held-out failures", found.heldout_by_source),
+        ("Slice", "Clean images", found.clean_by_slice),
+    )
     taken = chosen.chosen
     return {
         "clean": _counts(found.clean, "clean images"),
@@ -99,14 +103,18 @@ def _routing(found: Routing, chosen: Form) -> dict[str, Any]:
         "missed": found.heldout.total > found.heldout.routed,
         "classes": by_class[:MAX_ROWS],
         "left_off": max(len(by_class) - MAX_ROWS, 0),
-        "parts": [{"title": title, **_parts(counts)} for title, counts in parts if counts],
+        "parts": [
+            {"title": title, "what": what, **_parts(counts, clean=what == "Clean images")}
+            for title, what, counts in parts
+            if counts
+        ],
         "histogram": _histogram(found, (taken.low, taken.high) if taken else ()),
     }
 
 
-def _parts(counts: Mapping[str, RoutedCounts]) -> dict[str, Any]:
-    """Parts of the held-out failures, fewest routed first."""
-    rows = sorted(counts.items(), key=lambda item: _share(item[1]))
+def _parts(counts: Mapping[str, RoutedCounts], *, clean: bool) -> dict[str, Any]:
+    """Of the held-out failures the parts of which fewest are routed come first, of clean images those with the most."""
+    rows = sorted(counts.items(), key=lambda item: _share(item[1]), reverse=clean)
     shown = [{"name": name, "counts": _counts(found, name)} for name, found in rows[:MAX_ROWS]]
     return {"rows": shown, "left_off": len(rows) - len(shown)}
 

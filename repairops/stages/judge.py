@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,6 +54,7 @@ def weigh(job: Job, champion: Champion, repaired: Repaired, clean: CleanSet, eva
     nearest = np.empty(0, np.int64)
     if len(heldout):
         nearest = nearest_clusters(repaired.split.repair, clusters, heldout.images.pixels)
+    column, values = policy.clean_slices, _values_of_slices(clean, policy.clean_slices)
     return Evidence(
         clean=evaluation.clean,
         clean_by_class=evaluation.clean_by_class,
@@ -63,10 +64,10 @@ def weigh(job: Job, champion: Champion, repaired: Repaired, clean: CleanSet, eva
         champion_finite=evaluation.champion_finite,
         challenger_finite=evaluation.challenger_finite,
         heldout_by_cluster=repaired_by(right, nearest, [str(number) for number in range(clusters.count)]),
-        slices=tuple(_failure_slices(heldout.sources, right) + _clean_slices(clean, policy.clean_slices, evaluation)),
+        slices=tuple(_failure_slices(heldout.sources, right) + _clean_slices(column, values, evaluation)),
         corruptions=corrupted,
         calibration=Calibration(reliability(evaluation.champion_clean), reliability(evaluation.challenger_clean)),
-        routing=routing_of(evaluation, clean.images, heldout, nearest, clusters.count),
+        routing=routing_of(evaluation, clean.images, heldout, nearest, clusters.count, values),
     )
 
 
@@ -143,21 +144,27 @@ def _beside_champion(job: Job, champion: Champion, repaired: Repaired, clean: Cl
 def _failure_slices(sources: np.ndarray, right: np.ndarray) -> list[Slice]:
     """Held-out failures by source, where two or more are named."""
     found = repaired_by(right, sources)
-    return [Slice("source", value, counts) for value, counts in found.items()] if _usable(list(found)) else []
+    return [Slice("source", value, counts) for value, counts in found.items()] if _usable(found) else []
 
 
-def _clean_slices(clean: CleanSet, column: str, evaluation: Evaluation) -> list[Slice]:
+def _values_of_slices(clean: CleanSet, column: str) -> np.ndarray:
+    """The column's value for each clean image that judges, text (N,), '' for none; empty where it makes no slices."""
     if not column:
-        return []
+        return np.empty(0, "<U1")
     values = read_column(clean.images.source, column, "gate.clean_slices")
     values = values if clean.rows is None else values[clean.rows]
-    names = sorted(set(values.tolist()) - {""})
+    names = {*values.tolist()} - {""}
     if not _usable(names):
         log.warning("Warning: the column %r has %d values, so it makes no slices.", column, len(names))
-        return []
+        return values[:0]
+    return values
+
+
+def _clean_slices(column: str, values: np.ndarray, evaluation: Evaluation) -> list[Slice]:
     before, after = evaluation.champion_clean.right, evaluation.challenger_clean.right
+    names = sorted({*values.tolist()} - {""})
     return [Slice(column, name, paired_counts(before[values == name], after[values == name])) for name in names]
 
 
-def _usable(names: Sequence[str]) -> bool:
+def _usable(names: Collection[str]) -> bool:
     return 2 <= len(names) <= MAX_SLICES
