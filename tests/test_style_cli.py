@@ -56,6 +56,10 @@ def test_show_makes_a_row_for_each_style(scene: Scene, tmp_path: Path) -> None:
     assert picture.shape == (4 * 50 + 2, 3 * 50 + 2, 3)  # 16x16 pixels enlarged three times, lines between
     content, styled = picture[102:150, 2:50], picture[152:200, 2:50]
     assert not np.array_equal(content, styled)
+    told = answer["guard"]  # contrast and brightness are a look
+    assert told["separation"] > 0.9
+    assert list(told["look"]) == answer["rows"]
+    assert told["look"]["failures"] > 0.9 > 0.1 > told["look"]["train images"]
 
 
 def test_unknown_batches_are_refused(scene: Scene) -> None:

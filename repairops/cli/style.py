@@ -14,6 +14,8 @@ from repairops.cli.console import answer, json_option
 if TYPE_CHECKING:
     from repairops.stages.field import Field
 
+ASKED = 200  # images of a row that the guard is asked about
+
 
 @click.group()
 def style() -> None:
@@ -68,15 +70,26 @@ def diagnose(field: Field, as_json: bool) -> None:
 )
 @json_option
 def show(field: Field, names: tuple[str, ...], count: int, out: Path, as_json: bool) -> None:
-    """Make a picture of train images in every style, fitted to the logged failures of MODEL."""
+    """Make a picture of train images in every style, fitted to the logged failures of MODEL; and ask a guard.
+
+    The guard is fitted as in a repair. It says in how many of the images it sees the failures' look.
+    """
     from repairops.core.styles import AUTO, STYLES
-    from repairops.data.contact_sheet import as_png
-    from repairops.stages.field import picture_styles
+    from repairops.data.contact_sheet import as_png, image_grid
+    from repairops.stages.field import ask_guard, restyle
 
     shown = list(names) or [n for n in (*STYLES, AUTO) if n != "wct2" or field.config.style.weights]
-    out.write_bytes(as_png(picture_styles(field, shown, count)))
-    rows = ["failures", "train images", *shown]
-    answer(as_json, {"picture": str(out), "rows": rows}, f"{out}, rows from the top: {', '.join(rows)}")
+    rows = restyle(field, shown, max(count, ASKED))
+    out.write_bytes(as_png(image_grid([row[:count] for row in rows.values()])))
+    told = ask_guard(field, rows)
+    separation = "-" if told["separation"] is None else f"{told['separation']:.3f}"
+    lines = [
+        f"{out}, rows from the top: {', '.join(rows)}",
+        f"A guard tells failures from train images, neither of which it was fitted to: {separation}",
+        "(area under the ROC curve; 0.5 = by chance). It sees the failures' look in",
+        *(f"  {share:6.1%} of {len(rows[name])} {name}" for name, share in told["look"].items()),
+    ]
+    answer(as_json, {"picture": str(out), "rows": list(rows), "guard": told}, "\n".join(lines))
 
 
 @style.command()

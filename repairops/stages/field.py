@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from repairops.config import Config, derive_seed
 from repairops.core.clustering import cluster_failures
+from repairops.core.guard import fit_guard, separation, statistics_of
 from repairops.core.looks import describe_look, describe_looks, find_degradation, fit_to_failures
 from repairops.core.parts import TrainingParts, cut_parts
-from repairops.data.contact_sheet import image_grid
 from repairops.data.decoding import decode_image, sample_ids
 from repairops.data.records import FailureBatch, ImageSet, InputSpec
 from repairops.data.sets import load_image_set
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 CPU = torch.device("cpu")
+FAILURES, TRAIN = "failures", "train images"  # rows of a picture
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,20 +102,43 @@ def diagnose(field: Field) -> dict[str, Any]:
     }
 
 
-def picture_styles(field: Field, names: list[str], count: int) -> np.ndarray:
-    """A picture, uint8 (H, W, 3): a row of failures, a row of train images, and these in each style of `names`."""
+def restyle(field: Field, names: list[str], count: int) -> dict[str, Tensor]:
+    """At most `count` failures, as many train images, and these in each style: uint8 (n, C, H, W) by name."""
     failures, train, config = field.parts.failures, field.parts.train_set, field.config
     generator = torch.Generator().manual_seed(derive_seed(config.seed, "picture"))
     chosen = torch.randperm(len(failures), generator=generator)[:count]
     content = train.pixels[torch.randperm(len(train), generator=generator)[: len(chosen)]]
-    rows = [failures.images.pixels[chosen], content]
+    rows = {FAILURES: failures.images.pixels[chosen], TRAIN: content}
     for name in names:
         named = dataclasses.replace(config.style, name=name)
         style = fit_to_failures(field.parts, field.champion, named, CPU, seed=config.seed)
         with torch.no_grad():
-            styled = style.apply(to_unit(content), chosen, generator)
-        rows.append(from_unit(styled))
-    return image_grid(rows)
+            rows[name] = from_unit(style.apply(to_unit(content), chosen, generator))
+    return rows
+
+
+def ask_guard(field: Field, rows: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What a guard sees that is fitted like a repair's, but to two failures in three.
+
+    Returns `separation`, the area under the ROC curve between the other failures and the train images that would
+    choose, and `look`, the share of each of the rows in which it sees the look.
+    """
+    parts, config = field.parts, field.config
+    generator = torch.Generator().manual_seed(derive_seed(config.seed, "guard"))
+    style = fit_to_failures(parts, field.champion, config.style, CPU, seed=config.seed)
+    order = torch.randperm(len(parts.failures), generator=generator).numpy()
+    fitted, told = np.split(order, [math.ceil(2 * len(order) / 3)])
+    guard = fit_guard(dataclasses.replace(parts, failures=parts.failures.subset(fitted)), style, None, CPU, generator)
+
+    def odds(pixels: Tensor) -> Tensor:
+        with torch.no_grad():
+            return guard.odds_of(statistics_of(pixels))
+
+    clean, failed = parts.choosing.pixels, parts.failures.images.pixels[told]
+    return {
+        "separation": separation(odds(clean), odds(failed)) if len(clean) and len(failed) else None,
+        "look": {name: float((odds(row) > 0).float().mean()) for name, row in rows.items()},
+    }
 
 
 def _decoded(rows: FailureRows, spec: InputSpec, config: Config) -> FailureBatch:
