@@ -124,6 +124,11 @@ def test_the_rule_of_the_epochs_picks_the_point(trained, points: list[tuple[int,
         ([(895, 60), (900, 60), (899, 60), (900, 0)], 2),  # as many repaired, and least lost
         ([(905, 60), (903, 61), (902, 30), (900, 0)], 1),  # nothing is lost: most repaired
         ([(700, 60), (800, 50), (870, 30), (900, 0)], 3),  # no point keeps clean accuracy: the champion
+        (
+            [(897, 90), (700, 40), (880, 14), (900, 0)],
+            0,
+        ),  # a barrier on the way: the end keeps clean accuracy, no other
+        ([(894, 90), (700, 40), (880, 14), (900, 0)], 3),  # 6 are more than 5
     ],
 )
 def test_on_unseen_images_the_smoothed_loss_against_the_champion_is_held(trained, points, chosen: int) -> None:

@@ -19,7 +19,7 @@ from repairops.config import TrainingConfig
 from repairops.core.parts import TrainingParts
 from repairops.core.training.distributed import current_ranks
 from repairops.core.training.loop import TrainingResult
-from repairops.core.training.selection import ValidationCounts, select_epoch
+from repairops.core.training.selection import ValidationCounts, select_epoch, standard_error
 from repairops.core.training.state import count_right, load_tensors, state_tensors
 from repairops.model.device import resolve_device
 from repairops.model.network import Classifier
@@ -51,7 +51,8 @@ def trade_off(
     The points, with both ends, come in the order of their weights. They are measured on the parts that chose the
     epoch; nothing here sees the images that judge. On unseen images the chosen point repairs most among those that
     lose at most `config.max_clean_drop` points against the champion, by a curve through the losses of all points
-    (`smooth_losses`). On a part of the train set the rule is that of the epochs (`select_epoch`), on a clean accuracy
+    (`smooth_losses`); one that is further from the curve than two standard errors, beyond a barrier or on it, by its
+    own loss. On a part of the train set the rule is that of the epochs (`select_epoch`), on a clean accuracy
     that counts at most as high as the best epoch's: a point near the champion remembers images that it was trained on,
     and would raise the bar.
 
@@ -92,8 +93,11 @@ def _choose(
 ) -> int:
     """Index of the chosen point; `counts` go from the fine-tuned network (index 0) to the champion (the last)."""
     if result.validation_unseen:
-        champion = counts[-1].clean_right
-        lost = smooth_losses(weights, [(champion - count.clean_right) / result.validation_images for count in counts])
+        champion, images = counts[-1].clean_right, result.validation_images
+        own = [(champion - count.clean_right) / images for count in counts]
+        noise = 2 * standard_error(champion, images) / images
+        curve = smooth_losses(weights, own)
+        lost = [alone if abs(alone - share) > noise else share for alone, share in zip(own, curve, strict=True)]
         allowed = [index for index, share in enumerate(lost) if 100 * share <= max_clean_drop + 1e-9]
         return max(allowed, key=lambda index: (counts[index].failures_right, -lost[index]))
     best = max(int(figures["validation_right"]) for figures in result.history)

@@ -77,7 +77,7 @@ def select_epoch(
         if counts[epoch].clean_right < floor:
             continue
         most = max(most, counts[epoch].failures_right)
-        alike = annealed and counts[epoch].failures_right >= most - _standard_error(most, failures)
+        alike = annealed and counts[epoch].failures_right >= most - standard_error(most, failures)
         repairs = counts[epoch].failures_right > counts[0].failures_right
         better = not failures or (alike and repairs) or _order(counts[epoch]) > _order(counts[chosen])
         if better or (chosen and counts[chosen].clean_right < floor):
@@ -100,10 +100,10 @@ def _allowed(reference: int, clean_images: int, max_clean_drop: float) -> float:
     """Images that may be lost: the configured points, one standard error, and one image, whichever is most."""
     if not clean_images:
         return 0
-    return max(1.0, clean_images * max_clean_drop / 100, _standard_error(reference, clean_images))
+    return max(1.0, clean_images * max_clean_drop / 100, standard_error(reference, clean_images))
 
 
-def _standard_error(right: int, images: int) -> float:
+def standard_error(right: int, images: int) -> float:
     """Of a number of right answers among `images`."""
     return math.sqrt(right * (1 - right / images)) if images else 0.0
 
