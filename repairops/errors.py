@@ -143,7 +143,7 @@ class MissingInputSpec(RepairError):
 
 class ChampionAtChance(RepairError):
     message = (
-        "The champion gets {:.1%} of {} clean images right, which is chance level for {} "
+        "The champion gets {:.1%} of {} clean images right, which on so many images cannot be told from chance for {} "
         "classes. The class order of the clean set or the preprocessing (size, range, mean, std) is not what "
         "the model was trained with; check model.class_names and model.mean/std."
     )

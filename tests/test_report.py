@@ -11,6 +11,7 @@ import re
 import shlex
 from dataclasses import asdict, replace
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,6 +131,29 @@ def test_next_steps_fit_the_cause() -> None:
     assert "promote" in next_steps(record(made.passed()))[0]
     assert "register" in next_steps(record(made.passed() | {"registered": None}))[0]
     assert "rolls the alias back" in next_steps(record(made.passed() | {"promoted": True}))[0]
+
+
+def too_little(**changed: Any) -> str:
+    """What is advised where too few failures are repaired."""
+    few = made.judged(replace(made.page_evidence(), heldout_repaired=40))
+    outcome = made.passed() | few | {"outcome": "failed", "exit_code": 3, "registered": None} | changed
+    return next_steps(record(outcome))[0]
+
+
+def test_too_few_repairs_are_told_their_cause() -> None:
+    whole = made.passed()
+    cut = too_little()
+    assert "cut to 75% of the way" in cut
+    assert "the whole way repairs 74% of the failures at -0.20 points, and this one 71% at -0.06" in cut
+    assert "validation set" in cut
+    off = whole["config"] | {"guard": {"mode": "off"}}
+    assert "guard.mode=auto" in too_little(config=off)
+    to_the_end = whole["training"] | {"tradeoff": [p | {"chosen": p["weight"] == 1} for p in made.trade_off()]}
+    assert "style.name" in too_little(training=to_the_end)
+    plain = too_little(training=to_the_end, method={"name": "fine_tune", "recipe": "default", "style": "wct2"})
+    assert "style" not in plain
+    assert plain.startswith("Log more failures")
+    assert "cut to" not in too_little(form=made.guarded()["form"])  # the whole way is served
 
 
 def test_an_advisory_failure_is_not_named_as_the_reason() -> None:

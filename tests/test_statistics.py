@@ -6,6 +6,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import binom, binomtest, norm
 
 from repairops.gate.statistics import (
+    MOST,
     binomial_interval,
     binomial_p_value,
     binomial_score,
@@ -174,6 +175,8 @@ def test_settling_size_without_discordant_pairs_and_at_the_margin():
     assert settling_size(tango_score(0, 0, 50, -0.005), 50, 0.95) == 539
     assert tango_score(0, 5, 1000, -0.005) == 0
     assert settling_size(0.0, 1000, 0.95) is None
+    assert settling_size(0.06, 1000, 0.95) < MOST
+    assert settling_size(0.06, 2000, 0.95) is None  # two million images: nobody has them
 
 
 def test_holm():

@@ -55,8 +55,7 @@ class GateConfig(Stage):
     repair_rate: Level = required(
         "repaired",
         "Repair rate",
-        FAIL="Look at the styled images on the review page: where they do not resemble the failures, try another "
-        "style.name; else log more failures of the same kind, or raise training.epochs.",
+        FAIL="Log more failures of the same kind, or raise training.epochs.",
         INCONCLUSIVE="Log more failures of the same kind, so that more of them are held out.",
     )
     class_recall: Level = required(

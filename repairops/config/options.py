@@ -116,6 +116,10 @@ class StyleConfig(Stage):
     bfloat16: bool = option(False, "Whether `wct2` convolves in bfloat16; the rest stays in float32.")
 
 
+AUTO = "auto"  # not a method: short trials choose one
+STYLED = (AUTO, "style_guided")  # methods that take a style
+
+
 @dataclass(frozen=True)
 class MethodConfig(Stage):
     name: str = option(

@@ -9,7 +9,7 @@ from repairops.gate.evidence import Evidence, PairedCounts, Result
 from repairops.gate.exact import exact_lower, exact_p_value
 from repairops.gate.falls import damage, fall_row
 from repairops.gate.phrases import Ruling, allowed, as_share, can_be, difference_points, goes, no_comparison
-from repairops.gate.statistics import settling_size, smallest_settled, tango_score
+from repairops.gate.statistics import MOST, settling_size, smallest_settled, tango_score
 
 LARGE = 100_000  # images; sums over all tables take their time beyond
 
@@ -31,8 +31,8 @@ def check_clean_non_regression(evidence: Evidence, policy: GateConfig) -> Ruling
     if result == "FAIL":
         return "FAIL", f"{start}; {sure} it falls by at least {-upper:.2f} points, and {limit}.", figures
     needed = figures["images_needed"] = images_needed(counts, as_share(policy.margin_points), policy.confidence)
-    more = f"about {needed:,} clean images would settle it" if needed else "no number of such images would settle it"
-    return "INCONCLUSIVE", f"{start}; {can_be(found)}, {limit}, and {more}.", figures
+    more = f"about {needed:,} clean images" if needed else f"no clean set of up to {MOST:,} images"
+    return "INCONCLUSIVE", f"{start}; {can_be(found)}, {limit}, and {more} would settle it.", figures
 
 
 def against_margin(counts: PairedCounts, policy: GateConfig) -> tuple[Result, dict[str, Any]]:

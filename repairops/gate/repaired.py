@@ -10,6 +10,7 @@ from repairops.gate.evidence import Evidence, PairedCounts, RepairCounts, Result
 from repairops.gate.falls import damage, fall_row
 from repairops.gate.phrases import Ruling, not_finite, one_sentence, percent_of
 from repairops.gate.statistics import (
+    MOST,
     binomial_interval,
     binomial_p_value,
     binomial_score,
@@ -44,7 +45,7 @@ def check_repair_rate(evidence: Evidence, policy: GateConfig) -> Ruling:
     if upper < wanted:
         return "FAIL", f"{start}; {sure} at most {upper:.1%} are repaired, and {wanted:.1%} are required.", figures
     needed = figures["failures_needed"] = failures_needed(repaired, total, wanted, policy.confidence)
-    more = f"about {needed:,} held-out failures" if needed else "no number of such failures"
+    more = f"about {needed:,} held-out failures" if needed else f"no number up to {MOST:,}"
     return "INCONCLUSIVE", f"{start}; {wanted:.1%} are required, and {more} would settle it.", figures
 
 

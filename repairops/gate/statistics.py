@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import beta, binom, norm
 
+MOST = 1_000_000  # images or failures that a team may have; more settle nothing
+
 
 def quantile(confidence: float) -> float:
     """The standard normal quantile, 1.645 for 0.95."""
@@ -100,14 +102,14 @@ def binomial_interval(hits: int, n: int, confidence: float) -> tuple[float, floa
 
 
 def settling_size(score: float, n: int, confidence: float) -> int | None:
-    """The smallest sample at which a score test with the same shares is settled, None where none ever is.
+    """The smallest sample at which a score test with the same shares is settled; None where none up to `MOST` is.
 
     Settled: the score is at least the quantile (a pass) or below minus the quantile (a fail).
     """
     if score == 0 or not math.isfinite(score):
         return None
     exact = n * (quantile(confidence) / score) ** 2
-    if exact > 1e12:
+    if exact > MOST:
         return None
     return math.ceil(exact - 1e-9) if score > 0 else math.floor(exact + 1e-9) + 1
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torch import Generator
 
 from repairops.config import MethodConfig, StyleConfig
+from repairops.config.options import AUTO, STYLED
 from repairops.core.augment.patterns import find_pattern
 from repairops.core.methods.base import Method, MethodData, MethodFactory, make_sampler
 from repairops.core.methods.few_shot import make_few_shot
@@ -24,9 +25,6 @@ from repairops.core.styles import check_style
 from repairops.errors import InvalidOption, listing
 
 __all__ = ["AUTO", "METHODS", "STYLED", "Method", "MethodData", "MethodEntry", "check_names", "make_method"]
-
-AUTO = "auto"  # not a method: short trials choose one, see `trials`
-STYLED = (AUTO, "style_guided")  # these take a style
 
 
 @dataclass(frozen=True)
