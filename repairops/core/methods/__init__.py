@@ -19,14 +19,17 @@ from repairops.core.methods.fine_tuning import (
     make_cutout,
 )
 from repairops.core.methods.sensei import Sensei
-from repairops.core.methods.style_guided import make_augmix, make_style_guided
+from repairops.core.methods.style_guided import make_augmix, make_consolidation, make_style_guided
 from repairops.core.styles import check_style
 from repairops.errors import InvalidOption, listing
 
-__all__ = ["AUTO", "METHODS", "STYLED", "Method", "MethodData", "MethodEntry", "check_names", "make_method"]
+__all__ = [
+    "AUTO", "CONSOLIDATE", "METHODS", "STYLED", "Method", "MethodData", "MethodEntry", "check_names", "make_method"
+]  # fmt: skip
 
 AUTO = "auto"  # not a method: short trials choose one, see `trials`
-STYLED = (AUTO, "style_guided")  # these take a style
+CONSOLIDATE = "consolidate"  # no repair, so not in the table: makes one network of a guarded version's two
+STYLED = (AUTO, CONSOLIDATE, "style_guided")  # these take a style
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def check_names(method: MethodConfig, style: StyleConfig) -> None:
 
     Raises InvalidOption, PatternNotUsable, StyleWeightsMissing (wct2).
     """
-    if method.name != AUTO:
+    if method.name not in (AUTO, CONSOLIDATE):
         _find_method(method.name)
     for name in method.known_patterns:
         find_pattern(name)
@@ -119,7 +122,8 @@ def check_names(method: MethodConfig, style: StyleConfig) -> None:
 
 def make_method(config: MethodConfig, data: MethodData, generator: Generator) -> Method:
     """The method that the configuration names, fitted to the data. Raises InvalidOption for an unknown name."""
-    return _find_method(config.name).make(data, config, generator)
+    make = make_consolidation if config.name == CONSOLIDATE else _find_method(config.name).make
+    return make(data, config, generator)
 
 
 def _find_method(name: str) -> MethodEntry:
