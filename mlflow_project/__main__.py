@@ -13,14 +13,16 @@ from collections.abc import Sequence
 from repairops.cli import main
 from repairops.errors import InvalidOption, UnknownOption, UsageError
 
-REPAIR = (
-    "model", "failures", "train-set", "clean-set", "validation-set", "config", "set", "method", "preset", "max-minutes",
-    "seed", "device", "promote", "rerun",
+JOB = (
+    "failures", "train-set", "clean-set", "validation-set", "config", "set", "preset", "max-minutes", "seed", "device",
+    "promote", "rerun",
 )  # fmt: skip
+REPAIR = ("model", "method", *JOB)
 # By entry point: the command's words, and which of its parameters are arguments and which are options.
 COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
     "main": (("repair",), (), REPAIR),
     "repair_distributed": (("repair",), (), ("nproc", *REPAIR)),
+    "consolidate": (("consolidate",), ("model",), JOB),
     "log_failures": (("failures", "log"), ("model", "path"), ("csv", "source")),
     "promote": (("promote",), ("model",), ("version", "by", "reason")),
     "rollback": (("rollback",), ("model",), ("by", "reason")),

@@ -23,6 +23,7 @@ _HOMES = {
     "log_failures": "repairops.store.batches",
     "list_failures": "repairops.store.batches",
     "repair": "repairops.pipeline",
+    "consolidate": "repairops.pipeline",
     "promote": "repairops.promotion.move",
     "rollback": "repairops.promotion.move",
     "history": "repairops.promotion.history",
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from repairops.data.records import InputSpec as InputSpec
     from repairops.data.sets import load_image_set as load_image_set
     from repairops.errors import RepairError as RepairError
+    from repairops.pipeline import consolidate as consolidate
     from repairops.pipeline import repair as repair
     from repairops.promotion.history import history as history
     from repairops.promotion.log_model import log_model as log_model

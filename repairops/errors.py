@@ -118,6 +118,13 @@ class NotGuarded(RepairError):
     )
 
 
+class RolesLost(RepairError):
+    message = (
+        "{} cannot be consolidated: {} of run {}, which made version {}, is not there, so nothing says which failures "
+        "it has learnt and which may judge. Restore that run, or repair the version before it with guard.mode=off."
+    )
+
+
 class NotTraceable(RepairError):
     message = (
         "The model cannot be stored as pt2, torch.export does not follow it: {}. "

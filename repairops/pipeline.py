@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from repairops.config import Config
-from repairops.core.methods import check_names
+from repairops.core.methods import CONSOLIDATE, check_names
 from repairops.core.parts import RepairInputs
+from repairops.data.split import split_by_roles
 from repairops.errors import RepairError, UsageError
 from repairops.model.device import resolve_device
 from repairops.outcome import Outcome
@@ -35,7 +37,7 @@ from repairops.store.jobs import (
     work_folder,
 )
 from repairops.store.models import resolve_model
-from repairops.store.registry import repaired_batches
+from repairops.store.registry import failure_roles, repaired_batches
 from repairops.store.styles import with_fitted_weights
 
 
@@ -71,7 +73,11 @@ def repair(
         raise UsageError(f"promote=auto needs an alias to move, and {model!r} names none. Write it as prod/cls.")
     sets = find_sets(client, ref.run_id, train_set, clean_set, validation_set)
     logged = logged_batches(client, ref.name)
-    batches = choose_batches(logged, failures, repaired_batches(client, ref))
+    used, roles = repaired_batches(client, ref), None
+    if config.method.name == CONSOLIDATE:
+        roles = failure_roles(client, ref)
+        logged, used = [batch for batch in logged if batch.digest[:16] in used], set()
+    batches = choose_batches(logged, failures, used)
     key = job_key(ref, [batch.digest for batch in batches], [found.digest for found in sets.values()], config)
     folder = work_folder(key)
     with job_lock(key, folder), job_run(client, ref) as run:
@@ -85,11 +91,24 @@ def repair(
         if earlier:
             return job.repeat(earlier, promote_earlier(job, client, earlier))
         try:
-            return run_job(job, Inputs(client, ref, batches, sets))
+            return run_job(job, Inputs(client, ref, batches, sets, roles))
         except RepairError as error:
             with contextlib.suppress(RepairError):  # a lost server must not hide the first error
                 job.conclude("error", str(error))
             raise
+
+
+def consolidate(model: str = "prod/cls", *, config: Config | None = None, **others: Any) -> Outcome:
+    """Makes one network again of a guarded version's two, and registers it where the gate passes it.
+
+    The version's champion is trained by the pair's answers, on clean and restyled images and on the failures that the
+    version and its parents were repaired from; the gate compares with the guarded version.
+
+    others: as `repair` takes them; `failures` names some of these batches. Raises NotGuarded, RolesLost, and what
+    `repair` raises.
+    """
+    config = config or Config()
+    return repair(model, config=replace(config, method=replace(config.method, name=CONSOLIDATE)), **others)
 
 
 def run_job(job: Job, inputs: Inputs) -> Outcome:
@@ -97,8 +116,9 @@ def run_job(job: Job, inputs: Inputs) -> Outcome:
     with job.stage("pull"):
         champion, train_set, unseen, clean, rows = pull(job, inputs)
     with job.stage("validate"):
-        failures = validate_failures(job, rows, champion, train_set, unseen, clean)
-    given = RepairInputs(train_set, failures, unseen)
+        failures = validate_failures(job, rows, champion, train_set, unseen, clean, inputs.roles)
+    split = None if inputs.roles is None else split_by_roles(failures, inputs.roles)
+    given = RepairInputs(train_set, failures, unseen, split)
     repaired, pictures = repair_champion(job, champion.classifier, given)  # stages split, cluster, style and fine-tune
     with job.stage("evaluate"):
         evaluation = measure(job, champion, repaired, clean)

@@ -49,6 +49,7 @@ def good_evidence(**changes: Any) -> Evidence:
         onnx_accuracy=OnnxAccuracy(counts(10_000, 20, 15)),
         routing=Routing(RoutedCounts(40, 10_000), RoutedCounts(280, 300)),
         latency=(LatencyFigures(1, 2.0, 2.5, 2.1, 2.6), LatencyFigures(32, 9.0, 9.5, 9.1, 9.6)),
+        heldout=counts(300, 4, 2, 232 / 300),
     )
     return replace(made, **changes)
 
@@ -135,4 +136,5 @@ def random_evidence(draw: np.random.Generator) -> Evidence:
         corruptions={"noise": paired(draw, 300)} if draw.integers(0, 2) else {},
         calibration=Calibration(bins(draw), bins(draw)) if draw.integers(0, 2) else None,
         onnx_accuracy=OnnxAccuracy(paired(draw)) if draw.integers(0, 2) else None,
+        heldout=paired(draw, 200) if draw.integers(0, 4) == 0 else None,
     )

@@ -44,7 +44,7 @@ def test_good_evidence_passes_every_check():
     assert [c.name for c in verdict.checks] == list(RULES)
     assert {c.result for c in verdict.checks} == {"PASS"}
     required = [c.name for c in verdict.checks if c.level == "required"]
-    assert required == ["clean_non_regression", "repair_rate", "class_recall", "onnx_parity"]
+    assert required == ["clean_non_regression", "repair_rate", "repairs_kept", "class_recall", "onnx_parity"]
 
 
 def test_every_line_of_the_table_leads_to_its_function_and_advises():
@@ -306,6 +306,21 @@ def test_every_cluster_has_to_be_repaired():
     assert check("cluster_repair", heldout_by_cluster={}).result == "INCONCLUSIVE"
     at_limit = {"0": RepairCounts(2, 20)}
     assert check("cluster_repair", heldout_by_cluster=at_limit).result == "PASS"
+
+
+def test_a_consolidation_may_lose_repairs_up_to_the_margin():
+    for lost, result in ((8, "PASS"), (9, "INCONCLUSIVE"), (21, "INCONCLUSIVE"), (22, "FAIL")):
+        heldout = counts(300, lost, 0, 0.8)
+        found = check("repairs_kept", heldout=heldout)
+        assert found.result == result, lost
+        assert f"Of 300 held-out failures 240 were right and {240 - lost} are right now" in found.summary
+        risk = exact_p_value(0, lost, 300, -0.05), exact_p_value(lost, 0, 300, 0.05)
+        assert (risk[0] <= 0.05, risk[1] <= 0.05) == (result == "PASS", result == "FAIL")
+    assert check("repairs_kept", heldout=counts(300, 9, 0, 0.8)).figures["failures_needed"] > 300
+    assert check("repairs_kept", replace(POLICY, repair_margin_points=10), heldout=heldout).result == "INCONCLUSIVE"
+    assert check("repairs_kept", heldout=counts(0)).result == "INCONCLUSIVE"
+    # Other jobs have champions that are wrong on all of these: nothing to keep, and no word of it, required or not.
+    assert "repairs_kept" not in [c.name for c in decide(good_evidence(heldout=None), POLICY).checks]
 
 
 def test_clean_images_routed_beyond_the_share_that_is_allowed_fail():

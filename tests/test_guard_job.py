@@ -14,14 +14,17 @@ from pipeline_helpers import (
     NAMES,
     OPTIONS,
     Scene,
+    call,
     scene_fixture,  # noqa: F401
+    shell_options,
     template_fixture,  # noqa: F401
 )
 from training_helpers import Stopped
 
-from repairops import log_failures, repair
+from repairops import consolidate, log_failures, repair
 from repairops.config import ModelConfig, load_config
 from repairops.core import repair as core
+from repairops.errors import NotGuarded
 from repairops.gate.evidence import Evidence
 from repairops.model.evaluation import logits, predict
 from repairops.model.guarded import Guarded
@@ -32,11 +35,15 @@ from repairops.outcome import Outcome
 from repairops.store.champion import fetch_champion
 from repairops.store.models import resolve_model
 
+WIDE = ("gate.repair_margin_points=60", "gate.min_repair_rate=0.1", "gate.margin_points=10")  # three short epochs
 ON = load_config(overrides=[*OPTIONS, "guard.mode=on", "guard.max_routed=0.2"])
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def test_a_guarded_repair_is_registered_judged_and_repaired_again(scene: Scene, tmp_path: Path) -> None:
+    with pytest.raises(NotGuarded, match="version 1 of 'cls' has no guard: it is one network"):
+        consolidate(config=ON)
+    assert not scene.repairs()
     first = repair(config=ON)
     record = first.record
     assert record.outcome == "passed"
@@ -77,6 +84,42 @@ def test_a_guarded_repair_is_registered_judged_and_repaired_again(scene: Scene, 
     assert same_weights(old.network, original.classifier.network)
     assert not isinstance(new.network, Guarded)
     assert not same_weights(new.network, repaired.network)
+
+    # The pair becomes one network, on the failures of both repairs: what they held out judges, and nothing else.
+    code, text = call("consolidate", ref.uri, "--json", *shell_options([*OPTIONS, *WIDE]))
+    outcome = Outcome(json.loads(text))
+    record = outcome.record
+    assert (code, record.outcome) == (0, "passed"), record.message
+    assert len(record.batches) == 2
+    assert record.split is not None
+    for part in ("repair", "validation", "heldout"):
+        roles = [ids(scene, each, part) for each in (outcome, first, second)]
+        assert roles[0] == roles[1] | roles[2]
+        assert getattr(record.split, part) == len(roles[0])
+    assert record.evidence is not None
+    assert record.evidence.heldout is not None
+    judged = [each.record.evidence.heldout_repaired for each in (second,) if each.record.evidence]
+    assert record.evidence.heldout.champion_right >= judged[0]  # the guarded version's own repairs
+    assert record.evidence.heldout.challenger_right == record.evidence.heldout_repaired
+    assert record.evidence.routing is None
+    assert "repairs_kept" in [check.name for check in record.verdict.checks]
+    assert scene.client.get_model_version("cls", outcome.version).tags["repairops.form"] == "one"
+    single = mlflow.pytorch.load_model(f"models:/cls/{outcome.version}")
+    assert type(single) is type(original.classifier.network)
+    assert single.state_dict().keys() == original.classifier.network.state_dict().keys()
+    with torch.no_grad():
+        found = single(to_input(to_unit(pixels), served.spec)).numpy()
+    last = fetch_champion(
+        resolve_model(f"models:/cls/{outcome.version}", scene.client), ModelConfig(), tmp_path / "one"
+    )
+    assert not (last.folder / "code" / "repairops_guarded.py").exists()
+    assert run_onnx(last.folder / "onnx" / "model.onnx", served.spec, pixels) == pytest.approx(found, abs=1e-4)
+
+
+def ids(scene: Scene, outcome: Outcome, part: str) -> set[str]:
+    """The failures that had a role in a job, by sample id."""
+    file = scene.artifact(outcome.record.tracking.run_id, f"roles/{part}_failures.txt")
+    return set(file.read_text(encoding="utf-8").split())
 
 
 def assert_routing(evidence: Evidence) -> None:

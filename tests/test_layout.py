@@ -329,6 +329,7 @@ def test_entry_point_passes_its_parameters_to_a_module_that_takes_them(name: str
         ("main", ["--rerun", "maybe"], "Error: Option rerun is 'maybe'; it must be true or false.\n"),
         ("main", ["--seed", "x", "--train-set", ""], "'x' is not a valid integer"),
         ("main", ["--promote", "later"], "'later' is not one of"),
+        ("consolidate", ["--model", "prod/cls", "--seed", "x"], "'x' is not a valid integer"),
         ("demo", ["--folder", "", "--seed", "x"], "'x' is not a valid integer"),
         ("log_failures", ["--model", "prod/cls", "--path", "nowhere"], "'nowhere' does not exist"),
     ],

@@ -14,7 +14,7 @@ from training_helpers import SPEC, Degradation, Identity, champion, clusters_of,
 
 from repairops.config import MethodConfig
 from repairops.core.augment.patterns import Pattern, find_pattern
-from repairops.core.methods import METHODS, MethodData, make_method
+from repairops.core.methods import CONSOLIDATE, METHODS, MethodData, make_method
 from repairops.core.methods.base import FailureSampler
 from repairops.core.methods.fine_tuning import BatchNormStatistics, FineTune
 from repairops.core.methods.losses import distillation_loss, jensen_shannon, train_and_failure_loss
@@ -199,6 +199,46 @@ def test_the_champion_teaches_clean_and_styled_images_and_labels_teach_the_failu
     loss.backward()
     assert any(p.grad is not None for p in classifier.parameters())
     assert not any(p.grad is not None for p in method.champion.parameters())
+
+
+def test_a_pair_that_repairs_teaches_by_what_the_network_is_shown_failures_too():
+    classifier, (images, labels) = recorder(), train_batch(40)
+    data = repair_data()
+    failed = torch.from_numpy(data.failures.images.labels)
+    config = MethodConfig(name=CONSOLIDATE, style_share=0.5, failure_share=0.5, distillation=0.8)
+    method = make_method(config, data, Generator())  # by the champion here: wrong on every failure, so labels teach
+    loss, figures = method.loss(classifier, images, labels, Generator().manual_seed(2))
+    (seen,) = classifier.seen
+    logits, answers = classifier(seen), champion()(seen)
+    drawn = FailureSampler(data, 0.5).draw(40, Generator().manual_seed(2))[1]
+    wanted = torch.cat((labels, drawn))
+    right = answers.argmax(1) == wanted
+    assert not right[40:].any()
+    assert 0 < right[20:40].sum() < 20  # of the restyled: by its answers to them, not to their clean content
+    share = 0.8 * right
+    label, taught = F.cross_entropy(logits, wanted, reduction="none"), distillation_loss(logits, answers)
+    each = torch.lerp(label, taught, share)
+    assert loss.item() == pytest.approx(each.mean().item(), rel=1e-4)
+    assert figures["loss_failures"] == pytest.approx(each[40:].mean().item(), rel=1e-4)
+
+    knows = replace(data, champion=lambda: Classifier(Knowing(failed, data.failures.images.pixels), SPEC))
+    method = make_method(config, knows, Generator())
+    loss, figures = method.loss(classifier, images, labels, Generator().manual_seed(2))
+    answers = knows.champion()(seen[40:])
+    assert torch.equal(answers.argmax(1), drawn)
+    each = torch.lerp(label[40:], distillation_loss(logits[40:], answers), 0.8)
+    assert figures["loss_failures"] == pytest.approx(each.mean().item(), rel=1e-4)
+
+
+class Knowing(nn.Module):
+    """Knows the failures: mild logits for each one's label."""
+
+    def __init__(self, labels: Tensor, pixels: Tensor) -> None:
+        super().__init__()
+        self.labels, self.known = labels, to_unit(pixels).flatten(1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return 3 * F.one_hot(self.labels[torch.cdist(images.flatten(1), self.known).argmin(1)], 10).float()
 
 
 def test_an_identity_style_makes_the_styled_loss_the_clean_loss():

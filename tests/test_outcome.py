@@ -63,7 +63,8 @@ def test_a_kept_file_is_read_shown_and_judged_as_it_was(name: str) -> None:
 def test_a_record_is_written_as_it_was_read() -> None:
     """Keys, nesting and digits; the file has every section but a warning, and the guard's, which came later."""
     values = kept("schema2")
-    values["policy"] |= {"max_clean_routing": 0.05, "clean_routing": "off"}
+    values["policy"] |= {"max_clean_routing": 0.05, "clean_routing": "off", "repair_margin_points": 5.0}
+    values["policy"]["repairs_kept"] = "off"
     record = read_outcome(FOLDER / "schema2.json").record
     assert to_plain(record) == values
     assert list(to_plain(record)) == list(values)

@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from guard_helpers import brightness_guard
 from pipeline_helpers import (
     OPTIONS,
     Scene,
     scene_fixture,  # noqa: F401
     template_fixture,  # noqa: F401
 )
-from torch import Generator, Tensor
-from training_helpers import Stopped, champion, digits, failure_batch, failures, image_set
+from torch import Generator, Tensor, nn
+from training_helpers import Degradation, Stopped, champion, digits, failure_batch, failures, image_set
 
 from repairops.bench.cell import PROTOCOL, Cell, repair_as
 from repairops.bench.rivals import rival
@@ -29,12 +30,15 @@ from repairops.config import (
     load_config,
 )
 from repairops.core.looks import fit_to_failures
+from repairops.core.methods import CONSOLIDATE, Method, MethodData, make_method
 from repairops.core.parts import RepairInputs, TrainingParts
 from repairops.core.repair import Repaired, Watch, repair_network
 from repairops.core.styles import STYLES, Style
 from repairops.core.training.state import state_tensors
-from repairops.data.records import FailureBatch
-from repairops.model.network import to_unit
+from repairops.data.records import FailureBatch, FailureSplit, HeldOutFailures
+from repairops.model.guarded import Guarded
+from repairops.model.network import Classifier, to_unit
+from repairops.model.routing import guarded
 from repairops.pipeline import repair
 from repairops.stages.job import Job
 from repairops.stages.repair import repair_champion
@@ -207,3 +211,45 @@ def test_an_interrupted_repair_goes_on_with_the_style_fitted_again(tmp_path: Pat
     assert weights(resumed) == weights(whole)
     kept = state_tensors(champion())
     assert all(torch.equal(value, kept[name]) for name, value in state_tensors(original).items())
+
+
+@pytest.mark.parametrize("learns", [True, False])
+def test_a_pair_becomes_one_network_from_its_champion_taught_by_the_pair(learns: bool, tmp_path: Path) -> None:
+    """Where no epoch is chosen too: then it is the champion, not the pair."""
+    first, second = champion(), champion()
+    if not learns:
+        for layer in first.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.momentum = 0.0
+    with torch.no_grad():
+        second.network.layers[9].weight.mul_(0.5)
+    served, before = guarded(first, second.network, brightness_guard(), 0.5, 0.5), state_tensors(first)
+    batch = all_failures()
+    repair_part, validation, heldout = (batch.subset(np.arange(start, len(batch), 3)) for start in range(3))
+    split, taught = FailureSplit(repair_part, validation, HeldOutFailures(heldout)), list[Classifier]()
+
+    def factory(config: MethodConfig, data: MethodData, generator: Generator) -> Method:
+        taught.append(data.champion())
+        return make_method(config, data, generator)
+
+    config = dataclasses.replace(
+        CONFIG,
+        method=MethodConfig(name=CONSOLIDATE),
+        training=dataclasses.replace(CONFIG.training, epochs=1, learning_rate=0.01 if learns else 1e-12),
+        guard=GuardConfig(mode="on"),
+    )
+    given = dataclasses.replace(inputs(), split=split)
+    style = Degradation()
+    repaired = repair_network(served, given, config, work_dir=tmp_path, style=style, method_factory=factory)
+    (teacher,) = taught
+    wanted = state_tensors(served.network)
+    assert isinstance(teacher.network, Guarded)
+    assert all(torch.equal(value, wanted[name]) for name, value in state_tensors(teacher.network).items())
+    assert repaired.split is split
+    assert repaired.training.champion["validation_repaired"] == 0  # epoch 0 is the champion, not the repaired network
+    assert repaired.form.name == "one"
+    found = state_tensors(repaired.network)
+    assert found.keys() == before.keys()
+    learnt = not all(torch.equal(value, before[name]) for name, value in found.items())
+    assert learnt == (repaired.training.best_epoch > 0) == learns
+    assert all(torch.equal(value, before[name]) for name, value in state_tensors(first).items())

@@ -26,7 +26,15 @@ from store_helpers import (
 
 import repairops
 from repairops.config import Config, config_from_dict
-from repairops.errors import AliasMoved, JobRunning, ModelNotFound, NothingToRollBack, PromotionRefused
+from repairops.errors import (
+    AliasMoved,
+    JobRunning,
+    ModelNotFound,
+    NotGuarded,
+    NothingToRollBack,
+    PromotionRefused,
+    RolesLost,
+)
 from repairops.model.network import to_input
 from repairops.promotion.history import promotions
 from repairops.promotion.move import move_alias
@@ -42,7 +50,7 @@ from repairops.store.jobs import (
     work_folder,
 )
 from repairops.store.models import ModelRef, aliases_of, resolve_model, target, version_at
-from repairops.store.registry import batch_tags, repaired_batches, version_of_job
+from repairops.store.registry import batch_tags, failure_roles, repaired_batches, version_of_job
 from repairops.store.runs import file_sha256
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's hints on pickle and signatures
@@ -367,6 +375,33 @@ def test_repaired_batches_follow_the_parents(client: MlflowClient) -> None:
     assert repaired("3") == {digest[:16] for digest in digests}
     assert repaired("4") == {digests[0][:16]}  # its parent was deleted
     assert repaired("5") == {digests[1][:16]}  # its own parent, by mistake
+
+
+def test_a_failure_s_role_is_the_strongest_that_it_had_in_the_line_of_a_guarded_version(
+    client: MlflowClient, tmp_path: Path
+) -> None:
+    def repaired(parent: str, form: str, **roles: str) -> ModelRef:
+        run = client.create_run("0").info.run_id
+        for role in ("repair", "validation", "heldout"):
+            (tmp_path / f"{role}_failures.txt").write_text("".join(f"{i}\n" for i in roles.get(role, "")))
+            client.log_artifact(run, str(tmp_path / f"{role}_failures.txt"), "roles")
+        tags = {"repairops.parent_version": parent, "repairops.run_id": run, "repairops.form": form}
+        version = add_version(client, "cls", tags={**tags, **batch_tags(["0" * 64])})
+        return ModelRef("cls", str(version.version), "", run)
+
+    add_version(client, "cls", "prod")
+    repaired("1", "one", repair="ab", validation="c", heldout="def")
+    guarded = repaired("2", "hard", repair="gd", validation="e", heldout="ahb")
+    wanted = dict.fromkeys("abdg", "repair") | dict.fromkeys("ce", "validation") | dict.fromkeys("fh", "heldout")
+    assert failure_roles(client, guarded) == wanted
+    for number in ("1", "2"):
+        with pytest.raises(NotGuarded, match=f"version {number} of 'cls' has no guard"):
+            failure_roles(client, ModelRef("cls", number, "", ""))
+    bare = client.create_run("0").info.run_id
+    tags = {"repairops.parent_version": "3", "repairops.run_id": bare, "repairops.form": "hard", **batch_tags(["1"])}
+    add_version(client, "cls", tags=tags)
+    with pytest.raises(RolesLost, match=f"heldout_failures.txt of run {bare}, which made version 4"):
+        failure_roles(client, ModelRef("cls", "4", "", ""))
 
 
 # Jobs

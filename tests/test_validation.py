@@ -291,6 +291,19 @@ def test_each_batch_rule_states_fact_value_and_limit() -> None:
     assert passed(check(rows, at_limit))
 
 
+def test_failures_that_are_to_be_kept_are_not_stale_and_others_are() -> None:
+    wrong, right = sound(4), [row(image(i, answer=1), "dog") for i in range(4)]
+    kept = {each["sample_id"] for each in (*wrong[:3], *right[:3])}
+    report = check([*wrong, *right], kept=kept)
+    assert report.accepted is not None
+    assert set(report.accepted.images.sample_ids.tolist()) == kept
+    assert report.quarantine["sample_id"].tolist() == [wrong[3]["sample_id"], right[3]["sample_id"]]
+    assert set(report.quarantine["rule"]) == {"stale"}
+    assert set(report.quarantine["detail"]) == {
+        "none of the version's repairs took it: it was right then, or quarantined"
+    }
+
+
 def test_stale_and_duplicate_rows_are_no_defects() -> None:
     good = sound(4)
     stale = [row(image(i, answer=1), "dog") for i in range(10)]

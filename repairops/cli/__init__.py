@@ -13,6 +13,7 @@ from repairops.cli.console import set_up_logging
 # Command -> (its module, the line that `repairops --help` shows). Written by hand: help imports nothing.
 COMMANDS = {
     "repair": ("repair", "Repair a registered classifier from its logged failures."),
+    "consolidate": ("repair", "Make one network again of a guarded version's two."),
     "log": ("log", "Register a classifier with what a later repair needs to know."),
     "failures": ("failures", "Log, list and show failure batches."),
     "review": ("promotion", "Show what speaks for and against a promotion."),

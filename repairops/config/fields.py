@@ -62,11 +62,12 @@ class Rule(NamedTuple):
     title: str
     hints: Mapping[str, str]  # what the report advises where the result is this one
     needs: str  # evidence without which the check, where advisory, has nothing to say and is left out
+    only: bool  # left out without that evidence where required too: it asks what other jobs do not have
 
 
-def check(level: Level, home: str, title: str, *, needs: str = "", **hints: str) -> Level:
+def check(level: Level, home: str, title: str, *, needs: str = "", only: bool = False, **hints: str) -> Level:
     """The line of a check: the option that is its level, with the default, and its `Rule`."""
-    return option(level, "Level of the check of this name.", rule=Rule(home, title, hints, needs))
+    return option(level, "Level of the check of this name.", rule=Rule(home, title, hints, needs, only))
 
 
 required, advisory = partial(check, "required"), partial(check, "advisory")

@@ -19,6 +19,11 @@ class GateConfig(Stage):
         "Share of held-out failures that must be right, at the lower bound.",
         Range("from 0 to 0.9999; that every failure is repaired cannot be shown", 0, 0.9999),
     )
+    repair_margin_points: float = option(
+        5.0,
+        "Of a consolidation: largest loss allowed of the held-out failures that are right, in percentage points.",
+        POINTS,
+    )
     class_margin_points: float = option(5.0, "Largest loss of recall allowed in a class, in percentage points.", POINTS)
     max_negative_flips: float = option(0.02, "Share of the clean set.", SHARE)
     parity_tolerance: float = option(1e-3, "Largest difference of a logit, PyTorch to ONNX.", NOT_NEGATIVE)
@@ -57,6 +62,16 @@ class GateConfig(Stage):
         "Repair rate",
         FAIL="Log more failures of the same kind, or raise training.epochs.",
         INCONCLUSIVE="Log more failures of the same kind, so that more of them are held out.",
+    )
+    repairs_kept: Level = required(
+        "repaired",
+        "Repairs kept",
+        needs="heldout",
+        only=True,
+        FAIL="Keep the guarded version; or train longer (training.epochs), or raise gate.repair_margin_points if the "
+        "loss is acceptable to you.",
+        INCONCLUSIVE="Log more failures of the same kind and repair again, so that more of them are held out; or raise "
+        "gate.repair_margin_points.",
     )
     class_recall: Level = required(
         "accuracy",

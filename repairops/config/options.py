@@ -117,7 +117,8 @@ class StyleConfig(Stage):
 
 
 AUTO = "auto"  # not a method: short trials choose one
-STYLED = (AUTO, "style_guided")  # methods that take a style
+CONSOLIDATE = "consolidate"  # no repair, so not in the table: makes one network of a guarded version's two
+STYLED = (AUTO, CONSOLIDATE, "style_guided")  # methods that take a style
 
 
 @dataclass(frozen=True)

@@ -34,14 +34,14 @@ Work = tuple[Classifier, RepairInputs, Config]
 def call_followers(champion: Classifier, inputs: RepairInputs, config: Config) -> None:
     """Has the other ranks call `repair_network` with these; rank 0 calls it itself, right after this.
 
-    The failures stay here: rank 0 splits them. The train set's pixels go in parts, since they may lie in a
+    The failures and their split stay here, with rank 0. The train set's pixels go in parts, since they may lie in a
     memory-mapped file larger than the memory.
     """
     if current_ranks().alone:
         return
     pixels = inputs.train_set.pixels
     without = dataclasses.replace(inputs.train_set, pixels=pixels[:0].clone())
-    sent = dataclasses.replace(inputs, train_set=without, failures=inputs.failures.subset(np.arange(0)))
+    sent = dataclasses.replace(inputs, train_set=without, failures=inputs.failures.subset(np.arange(0)), split=None)
     dist.broadcast_object_list([(champion, sent, config)], 0)
     for start in range(0, len(pixels), SENT_AT_ONCE):
         dist.broadcast(pixels[start : start + SENT_AT_ONCE].clone(), 0)

@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from repairops.config import TrainingConfig, derive_seed
-from repairops.data.records import Clusters, FailureBatch, ImageSet
+from repairops.data.records import Clusters, FailureBatch, FailureSplit, ImageSet
 
 SAMPLE = 2000  # train images that a style is fitted against, and that a method sees beforehand, at most
 
@@ -18,11 +18,13 @@ class RepairInputs:
     """What a repair starts from, beside the champion; nothing here judges yet.
 
     unseen: clean images that the champion was not trained on; they choose. None: a part of the train set does.
+    split: the failures' parts where earlier repairs have settled them; None: they are split by the repair.
     """
 
     train_set: ImageSet
     failures: FailureBatch
     unseen: ImageSet | None = None
+    split: FailureSplit | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,7 +23,7 @@ from repairops.config import Config, MethodConfig, TrainingConfig, derive_seed
 from repairops.core.clustering import cluster_failures
 from repairops.core.forms import find_form
 from repairops.core.looks import fit_to_failures
-from repairops.core.methods import AUTO, STYLED, Method, MethodData, make_method
+from repairops.core.methods import AUTO, CONSOLIDATE, STYLED, Method, MethodData, make_method
 from repairops.core.parts import RepairInputs, TrainingParts, cut_parts
 from repairops.core.styles import Style
 from repairops.core.training import TrainingResult, train
@@ -113,14 +113,18 @@ def repair_network(
     on after the last one. style: taken instead of one that is fitted to the repair failures. Of several processes all
     call this, and rank 0 splits, clusters and fits the guard, since rounding differs from machine to machine.
 
-    A guarded version that is repaired again keeps its champion, and its repaired network is what is fine-tuned.
+    A guarded version that is repaired again keeps its champion, and its repaired network is what is fine-tuned. By the
+    method CONSOLIDATE it becomes one network: its champion is what is fine-tuned, and the pair's answers teach.
 
     Raises CannotSplit, and what `fit_style`, `train` and the method raise.
     """
     seed, ranks, device = config.seed, current_ranks(), resolve_device(config.training.device)
     first, start = networks_of(champion)
+    unchanged, teacher = champion, None
+    if consolidates := config.method.name == CONSOLIDATE:
+        unchanged, start, teacher = first, first, champion
     with watch.step("split"):
-        split = ranks.of_first(lambda: _split(inputs.failures, config))
+        split = ranks.of_first(lambda: inputs.split or _split(inputs.failures, config))
         watch.on_split(split)
     with watch.step("cluster"):
         options = dataclasses.asdict(config.clustering)
@@ -132,7 +136,7 @@ def repair_network(
         inputs.train_set, inputs.unseen, split.repair, split.validation, clusters, config.training, seed=seed
     )
     with watch.step("style"):
-        guard_wanted = config.guard.mode != "off" and len(parts.failures) > 0
+        guard_wanted = config.guard.mode != "off" and not consolidates and len(parts.failures) > 0
         if style is None and (watch.shows_style or guard_wanted or config.method.name in STYLED):
             style = fit_to_failures(parts, first, config.style, device, seed=seed)
         watch.on_style(parts, style)
@@ -146,8 +150,9 @@ def repair_network(
 
         tuned, key = copy.deepcopy(start), _digest(method, config.style, config.training.max_train_images)
         return tuned, train(
-            tuned, make, parts, training, seed=seed, work_dir=folder, method_key=key, on_epoch=watch.on_epoch
-        )
+            tuned, make, parts, training,
+            seed=seed, work_dir=folder, method_key=key, on_epoch=watch.on_epoch, teacher=teacher,
+        )  # fmt: skip
 
     def trial(number: int, method: MethodConfig, training: TrainingConfig) -> TrainingResult:
         return fine_tune(method, training, work_dir / f"trial-{number}", NOBODY)[1]
@@ -158,7 +163,7 @@ def repair_network(
             method, training, trials = choose_by_trial(method, training, len(inputs.train_set), trial)
         tuned, result = fine_tune(method, training, work_dir, watch)
         points = trade_off(first, tuned, parts, result, config.training)
-        line = between(first, tuned, points) if result.best_epoch else champion
+        line = between(first, tuned, points) if result.best_epoch else unchanged
         repaired = Repaired(line, line, tuned, Form(), split, clusters, style, method, result, trials, points)
         watch.on_trained(repaired)
     if style is not None and guard_wanted and result.best_epoch:

@@ -5,7 +5,7 @@ What chooses among the clean images is none that the champion was trained on, an
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import torch
@@ -55,6 +55,15 @@ def split_failures(
         validation=batch.subset(np.flatnonzero(is_validation)),
         heldout=HeldOutFailures(batch.subset(np.flatnonzero(is_heldout))),
     )
+
+
+def split_by_roles(batch: FailureBatch, roles: Mapping[str, str]) -> FailureSplit:
+    """The parts that the failures had before; roles: 'repair', 'validation' or 'heldout' by each one's sample id."""
+    names = np.array([roles[sample_id] for sample_id in batch.images.sample_ids.tolist()])
+    repair, validation, heldout = (
+        batch.subset(np.flatnonzero(names == role)) for role in ("repair", "validation", "heldout")
+    )
+    return FailureSplit(repair, validation, HeldOutFailures(heldout))
 
 
 def cut_rows(

@@ -23,14 +23,16 @@ def check_of(name: str) -> Callable[[Evidence, GateConfig], Ruling]:
 def decide(evidence: Evidence, policy: GateConfig) -> Verdict:
     """FAIL where a required check fails, else INCONCLUSIVE where one is, else PASS; checks at level 'off' are left out.
 
-    So is an advisory check whose evidence (`Rule.needs`) is not there: it would say nothing to a reviewer.
+    So is an advisory check whose evidence (`Rule.needs`) is not there: it would say nothing to a reviewer; and a
+    required one that only such evidence calls for (`Rule.only`).
     Whatever the levels, outputs of the challenger that are not finite are never better than FAIL, and a missing
     baseline (no clean image, or outputs of the champion that are not finite) never better than INCONCLUSIVE.
     """
     checks = []
     for name, rule in RULES.items():
         level = getattr(policy, name)
-        if level == "required" or (level == "advisory" and (not rule.needs or getattr(evidence, rule.needs))):
+        asked = not rule.needs or getattr(evidence, rule.needs) or (level == "required" and not rule.only)
+        if level != "off" and asked:
             result, summary, figures = check_of(name)(evidence, policy)
             checks.append(Check(name, level, result, summary, without_nan(figures)))
     results: list[Result] = [check.result for check in checks if check.level == "required"]

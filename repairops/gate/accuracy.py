@@ -20,7 +20,7 @@ def check_clean_non_regression(evidence: Evidence, policy: GateConfig) -> Ruling
     figures: dict[str, Any] = {"n": counts.n, "margin_points": policy.margin_points, "images_needed": None}
     if missing := no_comparison(evidence):
         return (*missing, figures)
-    result, found = against_margin(counts, policy)
+    result, found = against_margin(counts, policy.margin_points, policy.confidence)
     figures |= found
     lower, upper = found["lower_points"], found["upper_points"]
     start = f"Clean accuracy {goes(counts)}"
@@ -35,18 +35,18 @@ def check_clean_non_regression(evidence: Evidence, policy: GateConfig) -> Ruling
     return "INCONCLUSIVE", f"{start}; {can_be(found)}, {limit}, and {more} would settle it.", figures
 
 
-def against_margin(counts: PairedCounts, policy: GateConfig) -> tuple[Result, dict[str, Any]]:
+def against_margin(counts: PairedCounts, margin_points: float, confidence: float) -> tuple[Result, dict[str, Any]]:
     """The exact test's answer to a loss of the margin; both accuracies, and the difference with one-sided bounds."""
-    won, lost, n, margin = counts.challenger_only, counts.champion_only, counts.n, as_share(policy.margin_points)
+    won, lost, n, margin = counts.challenger_only, counts.champion_only, counts.n, as_share(margin_points)
     figures = {
         "champion_accuracy": counts.champion_right / n,
         "challenger_accuracy": counts.challenger_right / n,
         "difference_points": difference_points(counts),
-        "lower_points": 100 * exact_lower(won, lost, n, policy.confidence, -margin),
-        "upper_points": -100 * exact_lower(lost, won, n, policy.confidence, margin),
-        "confidence": policy.confidence,
+        "lower_points": 100 * exact_lower(won, lost, n, confidence, -margin),
+        "upper_points": -100 * exact_lower(lost, won, n, confidence, margin),
+        "confidence": confidence,
     }
-    risk = 1 - policy.confidence
+    risk = 1 - confidence
     if exact_p_value(won, lost, n, -margin) <= risk:
         return "PASS", figures
     return ("FAIL" if exact_p_value(lost, won, n, margin) <= risk else "INCONCLUSIVE"), figures

@@ -198,6 +198,7 @@ class Evidence:
     corruptions: by corruption, both networks on the same corrupted clean images.
     latency: one entry for each batch size, clean images; empty where it was not measured.
     routing: of a guarded challenger.
+    heldout: both networks on the held-out failures; of a consolidation, whose champion has most of them right.
     champion_finite, challenger_finite: no NaN or infinity in the outputs on clean set and held-out failures.
     """
 
@@ -215,6 +216,7 @@ class Evidence:
     calibration: Calibration | None = field(default=None, metadata={"null": True})
     onnx_accuracy: OnnxAccuracy | None = field(default=None, metadata={"null": True})
     routing: Routing | None = None
+    heldout: PairedCounts | None = None
 
 
 Result = Literal["PASS", "FAIL", "INCONCLUSIVE"]

@@ -6,9 +6,10 @@ from typing import Any
 
 from repairops.config import GateConfig
 from repairops.errors import listing
+from repairops.gate.accuracy import against_margin, images_needed
 from repairops.gate.evidence import Evidence, PairedCounts, RepairCounts, Result
 from repairops.gate.falls import damage, fall_row
-from repairops.gate.phrases import Ruling, not_finite, one_sentence, percent_of
+from repairops.gate.phrases import Ruling, allowed, as_share, can_be, not_finite, one_sentence, percent_of
 from repairops.gate.statistics import (
     MOST,
     binomial_interval,
@@ -59,6 +60,25 @@ def failures_needed(repaired: int, total: int, wanted: float, confidence: float)
         return binomial_p_value(round(repaired * size / total), size, rate, less=score < 0) <= 1 - confidence
 
     return smallest_settled(start, settled) if start else None
+
+
+def check_repairs_kept(evidence: Evidence, policy: GateConfig) -> Ruling:
+    """PASS where a loss of the margin or more among the held-out failures is rejected, FAIL where one within it is."""
+    counts, margin = evidence.heldout, policy.repair_margin_points
+    figures: dict[str, Any] = {"n": counts.n if counts else 0, "margin_points": margin, "failures_needed": None}
+    if missing := not_finite(evidence):
+        return (*missing, figures)
+    if not counts or not counts.n:
+        return "INCONCLUSIVE", "No failure was held out that the guarded version was asked about.", figures
+    result, found = against_margin(counts, margin, policy.confidence)
+    figures |= found
+    before, after = counts.champion_right, counts.challenger_right
+    start = f"Of {counts.n:,} held-out failures {before:,} were right and {after:,} are right now ({can_be(found)})"
+    if result == "INCONCLUSIVE":
+        needed = figures["failures_needed"] = images_needed(counts, as_share(margin), policy.confidence)
+        more = f"about {needed:,} held-out failures" if needed else f"no number up to {MOST:,}"
+        return result, f"{start}; {allowed(margin)}, and {more} would settle it.", figures
+    return result, f"{start}; {allowed(margin)}.", figures
 
 
 def check_cluster_repair(evidence: Evidence, policy: GateConfig) -> Ruling:

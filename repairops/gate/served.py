@@ -37,7 +37,7 @@ def check_onnx_accuracy(evidence: Evidence, policy: GateConfig) -> Ruling:
     if evidence.onnx_accuracy is None or not evidence.onnx_accuracy.counts.n:
         return "INCONCLUSIVE", "Champion and challenger were not compared under ONNX Runtime.", figures
     counts = evidence.onnx_accuracy.counts
-    result, found = against_margin(counts, policy)
+    result, found = against_margin(counts, policy.margin_points, policy.confidence)
     changed = f"Under ONNX Runtime clean accuracy {goes(counts)}; {can_be(found)}"
     return result, f"{changed}, and {allowed(policy.margin_points)}.", figures | {"n": counts.n} | found
 

@@ -24,7 +24,8 @@ SIGNS = {"PASS": "✓", "FAIL": "✕", "INCONCLUSIVE": "?"}
 class Effect:
     """What a repair changed, in numbers; None where unknown. Accuracies of champion and challenger are in 0..1.
 
-    lost, won: clean images that only the champion, only the challenger has right.
+    lost, won: clean images that only the champion, only the challenger has right. kept: held-out failures that the
+    champion has right: none but where a guarded version is consolidated.
     """
 
     images: int | None = None
@@ -34,6 +35,7 @@ class Effect:
     won: int | None = None
     repaired: int | None = None
     failures: int | None = None
+    kept: int = 0
 
     @property
     def points(self) -> float | None:
@@ -46,7 +48,8 @@ def effect(record: Record) -> Effect:
     if found := record.evidence:
         clean, right, total = found.clean, found.heldout_repaired, found.heldout_total
         before, after = ratio(clean.champion_right, clean.n), ratio(clean.challenger_right, clean.n)
-        return Effect(clean.n, before, after, clean.champion_only, clean.challenger_only, right, total)
+        kept = found.heldout.champion_right if found.heldout else 0
+        return Effect(clean.n, before, after, clean.champion_only, clean.challenger_only, right, total, kept)
     noted = Effect(lost=record.negative_flips)
     if champion := record.champion:
         noted = replace(noted, images=champion.clean_n, before=champion.clean_accuracy)
@@ -118,10 +121,10 @@ def headline(record: Record) -> str:
     """The verdict as one plain sentence."""
     match kind(record):
         case "passed":
-            return f"The repair passed its gate: {_effect(effect(record))}."
+            return f"The {_job(record)} passed its gate: {_effect(effect(record))}."
         case "failed":
             named = _named(record, "FAIL")
-            return f"The repair failed its gate: {named} failed." if named else "The repair failed its gate."
+            return f"The {_job(record)} failed its gate" + (f": {named} failed." if named else ".")
         case "inconclusive":
             named = _named(record, "INCONCLUSIVE")
             return f"The gate could not decide{f': the evidence on {named} is too thin' if named else ''}."
@@ -130,6 +133,10 @@ def headline(record: Record) -> str:
     if broken_rules(record):
         return "The failure batch was rejected by validation, so no repair was tried."
     return "The repair stopped with an error."
+
+
+def _job(record: Record) -> str:
+    return "consolidation" if record.evidence and record.evidence.heldout else "repair"
 
 
 def _named(record: Record, result: str) -> str:
@@ -198,15 +205,15 @@ def _beyond_checks(record: Record) -> list[str]:
 
 
 def before_after(record: Record) -> list[tuple[str, str, str, str]]:
-    """Rows (what, champion, challenger, change). Held-out failures are wrong for the champion by validation."""
+    """Rows (what, champion, challenger, change)."""
     found, rows = effect(record), []
     if found.before is not None or found.after is not None:
         moved = DASH if found.points is None else f"{signed(found.points)} points"
         what = f"Clean accuracy (n = {count(found.images)})"
         rows.append((what, percent(found.before, 2), percent(found.after, 2), moved))
     if found.failures:
-        share = f"{percent(ratio(found.repaired, found.failures))} repaired"
-        rows.append(("Held-out failures right", of(0, found.failures), of(found.repaired, found.failures), share))
+        share, right = f"{percent(ratio(found.repaired, found.failures))} repaired", of(found.repaired, found.failures)
+        rows.append(("Held-out failures right", of(found.kept, found.failures), right, share))
     if found.lost is not None:
         share = percent(ratio(found.lost, found.images), 2)
         rows.append(("Negative flips on the clean set", DASH, of(found.lost, found.images), share))

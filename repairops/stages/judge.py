@@ -11,6 +11,7 @@ import numpy as np
 
 from repairops.config import derive_seed
 from repairops.core.clustering import nearest_clusters
+from repairops.core.methods import CONSOLIDATE
 from repairops.core.repair import Repaired
 from repairops.data.records import CleanSet
 from repairops.data.sources import read_column
@@ -46,7 +47,7 @@ def measure(job: Job, champion: Champion, repaired: Repaired, clean: CleanSet) -
 def weigh(job: Job, champion: Champion, repaired: Repaired, clean: CleanSet, evaluation: Evaluation) -> Evidence:
     """The evaluation as counts: overall, by class, cluster and slice, under corruptions, and calibration."""
     heldout, clusters, policy = repaired.split.heldout.batch, repaired.clusters, job.config.gate
-    right = evaluation.challenger_heldout.right
+    right, consolidates = evaluation.challenger_heldout.right, job.config.method.name == CONSOLIDATE
     corrupted, networks = {}, (champion.classifier, repaired.network)
     if policy.corruptions != "off":
         limit, seed = policy.corruption_images, derive_seed(job.config.seed, "gate")
@@ -67,6 +68,7 @@ def weigh(job: Job, champion: Champion, repaired: Repaired, clean: CleanSet, eva
         slices=tuple(_failure_slices(heldout.sources, right) + _clean_slices(column, values, evaluation)),
         corruptions=corrupted,
         calibration=Calibration(reliability(evaluation.champion_clean), reliability(evaluation.challenger_clean)),
+        heldout=paired_counts(evaluation.champion_heldout.right, right) if consolidates else None,
         routing=routing_of(evaluation, clean.images, heldout, nearest, clusters.count, values),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -31,12 +32,17 @@ FROZEN = (
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
-    """References to all that a job reads; pinned before it starts."""
+    """References to all that a job reads; pinned before it starts.
+
+    roles: of a consolidation, what each failure was in the version's repairs ('repair', 'validation' or 'heldout'), by
+    its sample id, so that none judges that the version has learnt.
+    """
 
     client: MlflowClient
     ref: ModelRef
     batches: list[LoggedBatch]
     sets: dict[Context, DatasetRef]
+    roles: Mapping[str, str] | None = None
 
 
 def pull(job: Job, inputs: Inputs) -> tuple[Champion, ImageSet, ImageSet | None, CleanSet, FailureRows]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,7 @@ from repairops.data.records import CleanSet, FailureBatch, ImageSet
 from repairops.errors import FailureBatchRejected
 from repairops.gate import CHANGED, power, power_warning
 from repairops.model.evaluation import check_not_at_chance, predict
+from repairops.model.routing import networks_of
 from repairops.outcome.sections import ChampionFigures, PowerAt, Validation
 from repairops.stages.job import Job
 from repairops.store.champion import Champion
@@ -23,9 +25,18 @@ log = logging.getLogger("repairops")
 
 
 def validate_failures(
-    job: Job, rows: FailureRows, champion: Champion, train_set: ImageSet, unseen: ImageSet | None, clean: CleanSet
+    job: Job,
+    rows: FailureRows,
+    champion: Champion,
+    train_set: ImageSet,
+    unseen: ImageSet | None,
+    clean: CleanSet,
+    roles: Mapping[str, str] | None,
 ) -> FailureBatch:
     """The failures that pass validation against the pinned champion.
+
+    roles: of a consolidation, see `Inputs`. Its failures are those that the version was repaired from, and their wrong
+    answers those of the champion in the version.
 
     The quarantine with its reasons, the result and the Data Docs are logged first, whatever they say.
     Raises ChampionAtChance, FailureBatchRejected.
@@ -43,8 +54,10 @@ def validate_failures(
     if warning:
         log.warning("Warning: %s", warning)
 
+    answers_wrong = champion.classifier if roles is None else networks_of(champion.classifier)[0]
+
     def classify(pixels: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        found = predict(champion.classifier, pixels, np.zeros(len(pixels), np.int64), device=job.device)
+        found = predict(answers_wrong, pixels, np.zeros(len(pixels), np.int64), device=job.device)
         return found.labels, found.confidence
 
     folder = job.scratch("validation")
@@ -55,6 +68,7 @@ def validate_failures(
         clean_ids=set(clean.images.sample_ids.tolist()),
         train_ids=set(train_set.sample_ids.tolist()),
         validation_ids=set(unseen.sample_ids.tolist()) if unseen else (),
+        kept=roles,
         images=job.config.images,
         config=job.config.validation,
         digests=tuple(batch.digest for batch in job.record.batches),

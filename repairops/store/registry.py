@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from repairops.errors import NotGuarded, RolesLost
 from repairops.store.champion import Champion, code_paths, guard_metadata
 from repairops.store.connection import talking
 from repairops.store.flavors import (
@@ -87,20 +88,48 @@ def register_repair(
     return version
 
 
+def lineage(client: MlflowClient, ref: ModelRef) -> list[ModelVersion]:
+    """A version and its parents, itself first, up to one that has none or was deleted since."""
+    versions: dict[str, ModelVersion] = {}
+    number = ref.version
+    while number and number not in versions and (found := find_version(client, ref.name, number)):
+        versions[number] = found
+        number = found.tags.get(PARENT_TAG, "")
+    return list(versions.values())
+
+
 def repaired_batches(client: MlflowClient, ref: ModelRef) -> set[str]:
     """Digests (16 characters) of the batches that went into a version or its parents: they are repaired already."""
-    digests: set[str] = set()
-    seen: set[str] = set()
-    version = ref.version
-    while version and version not in seen:
-        seen.add(version)
-        found = find_version(client, ref.name, version)
-        tags = found.tags if found else {}  # a parent may have been deleted since
-        for key, value in tags.items():
-            if key.startswith(BATCHES_TAG):
-                digests.update(value.split(","))
-        version = tags.get(PARENT_TAG, "")
-    return digests
+    tags = [tag for version in lineage(client, ref) for tag in version.tags.items()]
+    return {digest for key, value in tags if key.startswith(BATCHES_TAG) for digest in value.split(",")}
+
+
+def failure_roles(client: MlflowClient, ref: ModelRef) -> dict[str, str]:
+    """What each failure was in the repairs of a guarded version and its parents, by sample id.
+
+    'repair', 'validation' or 'heldout', in this order where one has had several: what has trained never judges.
+    Raises NotGuarded, RolesLost.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    versions = lineage(client, ref)
+    if not versions or versions[0].tags.get(FORM_TAG, "one") == "one":
+        raise NotGuarded(ref)
+    roles: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for role in ("heldout", "validation", "repair"):
+            for version in versions:
+                if BATCHES_TAG not in version.tags:  # it was registered, not repaired
+                    continue
+                run, file = version.tags.get(RUN_TAG, ""), f"roles/{role}_failures.txt"
+                with talking("hand over the roles of the failures"):
+                    try:
+                        path = mlflow.artifacts.download_artifacts(run_id=run, artifact_path=file, dst_path=folder)
+                        roles |= dict.fromkeys(Path(path).read_text(encoding="utf-8").split(), role)
+                    except (MlflowException, OSError) as error:
+                        raise RolesLost(ref, file, run, version.version) from error
+    return roles
 
 
 def stored_digests(version: ModelVersion) -> dict[str, str]:

@@ -59,6 +59,7 @@ def validate(
     clean_ids: Collection[str],
     train_ids: Collection[str],
     validation_ids: Collection[str] = (),
+    kept: Collection[str] | None = None,
     images: ImagesConfig,
     config: ValidationConfig,
     digests: tuple[str, ...] = (),
@@ -70,6 +71,7 @@ def validate(
         wins), predicted, confidence, captured_at (ISO 8601), source, group, batch; missing values are '', NaN, None.
     predict: the pinned version, uint8 (N, C, H, W) to labels int64 (N,) and confidence float32 (N,).
     clean_ids, train_ids, validation_ids: `images.sample_ids` of the sets, decoded for the same `spec`.
+    kept: ids of the failures that are not stale; None: of those that the pinned version gets wrong.
     digests: of the logged batches, kept in the accepted batch.
     docs_dir: where Great Expectations' Data Docs go; None writes none.
 
@@ -77,7 +79,7 @@ def validate(
     """
     rows = rows.reset_index(drop=True)
     known = {"in_clean_set": clean_ids, "in_validation_set": validation_ids, "in_train_set": train_ids}
-    facts = gather(rows, spec, predict, known, images)
+    facts = gather(rows, spec, predict, known, images, kept=kept)
     context = _context(docs_dir)
     results = _assert_rows(context, facts.holds)
     breaks = _breaks(results, len(rows))

@@ -88,6 +88,7 @@ def gather(
     known: Mapping[str, Collection[str]],
     images: ImagesConfig,
     *,
+    kept: Collection[str] | None = None,
     now: datetime | None = None,
 ) -> RowFacts:
     """All facts of all rows; arguments as `contract.validate`.
@@ -108,7 +109,7 @@ def gather(
     for rule, forbidden in known.items():
         forbidden = frozenset(forbidden)
         broken.masks[rule] = np.array([bool(i) and i in forbidden for i in ids], dtype=bool)
-    broken.masks["stale"] = decodes & (labels >= 0) & (predicted == labels)
+    _stale(decodes & (labels >= 0), predicted == labels, ids, kept, broken)
     return RowFacts(
         pd.DataFrame({rule: ~mask for rule, mask in broken.masks.items()}),
         broken.details,
@@ -200,6 +201,17 @@ def _out_of_range(rows: pd.DataFrame, pinned: np.ndarray, decodes: np.ndarray, n
         broken.add(int(row), "out_of_range", f"captured_at is {stamps[row][:40]!r}, which is no ISO 8601 time")
     for row in np.flatnonzero(times > latest):
         broken.add(int(row), "out_of_range", f"captured_at is {stamps[row][:40]}, in the future")
+
+
+def _stale(
+    known: np.ndarray, right: np.ndarray, ids: np.ndarray, kept: Collection[str] | None, broken: _Broken
+) -> None:
+    """Of the rows that are `known`, bool (N,): those that the version has right, or that are not among the `kept`."""
+    if kept is None:
+        broken.masks["stale"] = known & right
+        return
+    for row in np.flatnonzero(known & ~np.isin(ids, list(kept))):
+        broken.add(int(row), "stale", "none of the version's repairs took it: it was right then, or quarantined")
 
 
 def _repeated(ids: np.ndarray, labels: np.ndarray, decodes: np.ndarray, broken: _Broken) -> None:

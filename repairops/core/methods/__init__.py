@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import Generator
 
 from repairops.config import MethodConfig, StyleConfig
-from repairops.config.options import AUTO, STYLED
+from repairops.config.options import AUTO, CONSOLIDATE, STYLED
 from repairops.core.augment.patterns import find_pattern
 from repairops.core.methods.base import Method, MethodData, MethodFactory, make_sampler
 from repairops.core.methods.few_shot import make_few_shot
@@ -20,11 +20,13 @@ from repairops.core.methods.fine_tuning import (
     make_cutout,
 )
 from repairops.core.methods.sensei import Sensei
-from repairops.core.methods.style_guided import make_augmix, make_style_guided
+from repairops.core.methods.style_guided import make_augmix, make_consolidation, make_style_guided
 from repairops.core.styles import check_style
 from repairops.errors import InvalidOption, listing
 
-__all__ = ["AUTO", "METHODS", "STYLED", "Method", "MethodData", "MethodEntry", "check_names", "make_method"]
+__all__ = [
+    "AUTO", "CONSOLIDATE", "METHODS", "STYLED", "Method", "MethodData", "MethodEntry", "check_names", "make_method"
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def check_names(method: MethodConfig, style: StyleConfig) -> None:
 
     Raises InvalidOption, PatternNotUsable, StyleWeightsMissing (wct2).
     """
-    if method.name != AUTO:
+    if method.name not in (AUTO, CONSOLIDATE):
         _find_method(method.name)
     for name in method.known_patterns:
         find_pattern(name)
@@ -117,7 +119,8 @@ def check_names(method: MethodConfig, style: StyleConfig) -> None:
 
 def make_method(config: MethodConfig, data: MethodData, generator: Generator) -> Method:
     """The method that the configuration names, fitted to the data. Raises InvalidOption for an unknown name."""
-    return _find_method(config.name).make(data, config, generator)
+    make = make_consolidation if config.name == CONSOLIDATE else _find_method(config.name).make
+    return make(data, config, generator)
 
 
 def _find_method(name: str) -> MethodEntry:

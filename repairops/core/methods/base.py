@@ -25,7 +25,8 @@ class MethodData:
 
     jitter: the training loop's own random crop and flip, float (B, C, H, W) in 0..1 to the same.
 
-    champion: makes a frozen copy of it, for methods that compare with what it says; the one in training changes.
+    champion: makes a frozen copy of what is served, for methods that compare with what it says; the one in training
+    changes.
 
     style: fitted to the failures already; None for a method that takes none.
     """

@@ -27,6 +27,9 @@ class StyleGuided:
     their clean content in half that share. Answers of the champion that are wrong teach nothing: these images learn
     their labels, as failures do. Every image weighs the same, but restyled ones `style_weight`.
 
+    With `repaired` the champion knows the failures' look already, and teaches by its answers to what the network is
+    shown: clean, restyled and failure images alike, each in the share `distillation`.
+
     Differs from the paper: no AugMix chains and no consistency term (they dilute the style), failure images join
     the batch with their labels, and the champion can teach.
     """
@@ -37,20 +40,24 @@ class StyleGuided:
     style_weight: float = 1.0
     distillation: float = 0.0
     champion: Classifier | None = None
+    repaired: bool = False
 
     def loss(self, classifier: Classifier, images: Tensor, labels: Tensor, generator: Generator) -> Loss:
         failures, failure_labels = self.failures.draw(len(images), generator)
         clean = len(images) - round(self.style_share * len(images))
         styled = self.styles.apply(images[clean:], generator) if clean < len(images) else images[:0]
-        logits = classifier(torch.cat((images[:clean], styled, failures))).float()
-        losses = F.cross_entropy(logits, torch.cat((labels, failure_labels)), reduction="none")
+        shown, wanted = torch.cat((images[:clean], styled, failures)), torch.cat((labels, failure_labels))
+        logits = classifier(shown).float()
+        losses = F.cross_entropy(logits, wanted, reduction="none")
         if self.champion is not None:
             with torch.no_grad():
-                answers = self.champion(images)
-            share = self.distillation * (answers.argmax(1) == labels)
-            share[clean:] /= 2
-            taught = torch.lerp(losses[: len(images)], distillation_loss(logits[: len(images)], answers), share)
-            losses = torch.cat((taught, losses[len(images) :]))
+                answers = self.champion(shown if self.repaired else images)
+            taught = len(answers)
+            share = self.distillation * (answers.argmax(1) == wanted[:taught])
+            if not self.repaired:
+                share[clean:] /= 2
+            learnt = torch.lerp(losses[:taught], distillation_loss(logits[:taught], answers), share)
+            losses = torch.cat((learnt, losses[taught:]))
         weights = torch.ones_like(losses)
         weights[clean : len(images)] = self.style_weight
         names = ("loss_train", "loss_styled", "loss_failures")
@@ -92,19 +99,30 @@ class MixedConsistency:
 
 
 def make_style_guided(data: MethodData, method: MethodConfig, generator: Generator) -> Method:
-    """The recipe `default` (StyleGuided) or `paper` (MixedConsistency; trains on failures only where asked to).
-
-    Its style operations: the data's style, with references by cluster or uniform, and the known patterns.
-    """
-    assert data.style is not None, "a style is fitted before training"
-    patterns = tuple(find_pattern(name) for name in method.known_patterns)
-    weights = reference_weights(data.clusters, uniform=method.references == "uniform")
-    styles = StyleOperations(data.style, weights, data.clusters.count, patterns)
+    """The recipe `default` (StyleGuided) or `paper` (MixedConsistency; trains on failures only where asked to)."""
+    styles = _operations(data, method)
     failures = make_sampler(data, method, by_default=method.recipe == "default")
     if method.recipe == "paper":
         return MixedConsistency(styles, failures, method.jsd_lambda, method.severity, method.chains)
     champion = data.champion() if method.distillation else None
     return StyleGuided(styles, failures, method.style_share, method.style_weight, method.distillation, champion)
+
+
+def make_consolidation(data: MethodData, method: MethodConfig, generator: Generator) -> Method:
+    """StyleGuided with what repairs already as the teacher: `data.champion` is a guarded version."""
+    styles, failures = _operations(data, method), make_sampler(data, method)
+    champion = data.champion()
+    return StyleGuided(
+        styles, failures, method.style_share, method.style_weight, method.distillation, champion, repaired=True
+    )
+
+
+def _operations(data: MethodData, method: MethodConfig) -> StyleOperations:
+    """The data's style, with references by cluster or uniform, and the known patterns."""
+    assert data.style is not None, "a style is fitted before training"
+    patterns = tuple(find_pattern(name) for name in method.known_patterns)
+    weights = reference_weights(data.clusters, uniform=method.references == "uniform")
+    return StyleOperations(data.style, weights, data.clusters.count, patterns)
 
 
 def make_augmix(data: MethodData, method: MethodConfig, generator: Generator) -> Method:

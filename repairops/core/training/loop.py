@@ -27,7 +27,14 @@ from repairops.core.training.distributed import (
 )
 from repairops.core.training.epoch import EpochRunner, epoch_steps, make_batch_source
 from repairops.core.training.selection import is_over, seconds_left
-from repairops.core.training.state import Figures, TrainingState, checkpoint_path, load_tensors
+from repairops.core.training.state import (
+    Figures,
+    TrainingState,
+    checkpoint_path,
+    fingerprint_of,
+    load_tensors,
+    state_tensors,
+)
 from repairops.data.records import ImageSet
 from repairops.errors import DatasetNotFound, InvalidOption, NotFineTunable
 from repairops.model.device import device_name, resolve_device, seeded, set_mode, use_bfloat16
@@ -76,6 +83,7 @@ def train(
     work_dir: Path,
     method_key: str,
     on_epoch: Callable[[int, Figures], None] = lambda epoch, figures: None,
+    teacher: Classifier | None = None,
 ) -> TrainingResult:
     """Fine-tunes the champion in place, and leaves the selected epoch's weights in it, on the CPU, in eval mode.
 
@@ -86,6 +94,7 @@ def train(
     method_key: names the method and all its settings, for that comparison.
     on_epoch: called with (epoch, figures) once its checkpoint is written, epoch 0 being the champion; a resumed
     training repeats the calls for the epochs that it has behind it.
+    teacher: what `MethodData.champion` copies; None: the champion that is fine-tuned.
 
     Raises DeviceNotAvailable, InvalidOption, DatasetNotFound, NotFineTunable, LossNotFinite.
     """
@@ -96,6 +105,8 @@ def train(
     channels_last = use_channels_last(classifier, device, amp)
     optimizer = _make_optimizer(classifier, config)
     arguments = _arguments(parts, config, device, amp, seed, method_key)
+    if teacher is not None:
+        arguments["teacher"] = fingerprint_of({}, state_tensors(teacher))
     run = TrainingState(classifier, optimizer, parts, config, arguments, work_dir, device, ranks)
     for epoch, figures in enumerate(run.history):
         on_epoch(epoch, figures)
@@ -106,7 +117,9 @@ def train(
         as_trained = partial(training_network, clock=clock, amp=amp, compiled=config.compile)
 
         def champion() -> Classifier:
-            return as_trained(frozen_copy(classifier, run.champion))
+            if teacher is None:
+                return as_trained(frozen_copy(classifier, run.champion))
+            return as_trained(frozen_copy(teacher, state_tensors(teacher)).to(device))
 
         with seeded(derive_seed(seed, "training", "method"), device):
             method = method_factory(MethodData(parts.sample, parts.failures, parts.clusters, jitter, device, champion))
