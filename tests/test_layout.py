@@ -314,8 +314,9 @@ def test_entry_point_passes_its_parameters_to_a_module_that_takes_them(name: str
     command = [sys.executable, *words[1:], "--bogus", "1"]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert result.returncode == 2
-    known = ", ".join(key.replace("_", "-") for key in point["parameters"])
-    assert result.stderr == f"Error: Unknown option 'bogus'. Known options: {known}.\n"
+    said, _, known = result.stderr.removesuffix(".\n").partition(". Known options: ")
+    assert said == "Error: Unknown option 'bogus'"
+    assert sorted(known.split(", ")) == sorted(key.replace("_", "-") for key in point["parameters"])
 
 
 @pytest.mark.parametrize(
