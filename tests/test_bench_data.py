@@ -81,6 +81,7 @@ def test_torchvision_s_cifar10_arrives_as_it_was_written(cifar: Path) -> None:
     assert np.array_equal(data.clean.images.pixels.permute(0, 2, 3, 1).numpy(), images(5)[0])
 
 
+@pytest.mark.slow
 def test_the_command_repairs_on_both(cifar: Path, published: Path, tmp_path: Path) -> None:
     out = tmp_path / "grid"
     command = ["bench", "run", "--preset=digits", f"--cifar10={cifar}", f"--cifar10-c={published}", f"--out={out}"]

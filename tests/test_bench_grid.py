@@ -61,6 +61,7 @@ def test_the_other_corruptions_are_measured_where_asked_for(grid: Path) -> None:
     assert found["others"]["gaussian_noise"]["right"] == found["others"]["gaussian_noise"]["champion_right"]
 
 
+@pytest.mark.slow
 def test_auto_spends_its_trials_from_its_budget_and_says_what_it_tried(grid: Path) -> None:
     assert run(request(grid, "contrast", budget=0.5, rivals=("style_guided", "auto")), workers=1) == {"done": 2}
     records = {record["cell"]["rival"]: record for record in Grid(grid).records()}

@@ -147,6 +147,7 @@ def test_the_default_asks_for_4000_images_and_the_options_for_none_at_all() -> N
         assert options(none).digest() != options().digest()
 
 
+@pytest.mark.slow
 def test_a_validation_set_chooses_and_never_judges(scene: Scene, tmp_path: Path) -> None:
     """100 images of its own, 20 that judge and 10 that the champion was trained on."""
     data = scene.data
@@ -195,6 +196,7 @@ def test_a_validation_set_chooses_and_never_judges(scene: Scene, tmp_path: Path)
         repair(clean_set=clean_file, validation_set=clean_file, config=options())
 
 
+@pytest.mark.slow
 def test_a_validation_set_that_was_logged_with_the_model_is_found(scene: Scene) -> None:
     data = digits()
     network = mlflow.pytorch.load_model("models:/cls/1")

@@ -67,6 +67,7 @@ def test_unknown_batches_are_refused(scene: Scene) -> None:
     assert (code, text) == (1, "")
 
 
+@pytest.mark.slow
 def test_a_job_keeps_each_cluster_s_look_and_what_auto_chose(scene: Scene) -> None:
     outcome = repair(config=options("style.name=auto", "clustering.clusters=2", "training.epochs=1"))
     kept = json.loads(json.dumps(outcome.values))

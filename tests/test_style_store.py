@@ -23,6 +23,7 @@ from repairops.pipeline import repair
 from repairops.store.styles import fetch_style, logged_styles
 
 
+@pytest.mark.slow
 def test_a_network_is_fitted_kept_found_and_used(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     command = ("style", "fit", "prod/cls", "--steps", "2", "--batch-size", "4", "--device", "cpu")
     code, text = call(*command, "--min-psnr", "60")

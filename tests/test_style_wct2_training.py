@@ -38,6 +38,7 @@ def test_the_start_without_he_weights_reconstructs_but_for_the_borders(
             torch.testing.assert_close(network(images, levels)[inside], images[inside], atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 def test_training_makes_every_number_of_levels_reconstruct() -> None:
     network = new_network("cat5", generator())
     before = poorest_psnr(network, PIXELS[:8])

@@ -62,6 +62,7 @@ def test_the_chosen_candidate_trains_at_its_own_rate_for_the_time_that_is_left()
     assert trials[1].validation_repaired == 60
 
 
+@pytest.mark.slow
 def test_a_job_with_auto_says_what_it_tried(scene: Scene) -> None:
     outcome = repair(
         config=load_config(
