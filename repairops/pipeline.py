@@ -5,14 +5,13 @@ Read `run_job` first, then open the stage that interests you; from split to fine
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import replace
 from pathlib import Path
 
 from repairops.config import Config
 from repairops.core.methods import check_names
 from repairops.core.parts import RepairInputs
-from repairops.errors import RepairError, UsageError
+from repairops.errors import UsageError
 from repairops.model.device import resolve_device
 from repairops.outcome import Outcome
 from repairops.stages.gallery import changed_answers, flipped_images, guarded_images, repaired_by_class
@@ -59,8 +58,8 @@ def repair(
         that were logged with the model, else a part of a large clean set, else of the train set.
     rerun: also where this very job (model version, batches, data sets, configuration) has an outcome already.
 
-    A job that was interrupted goes on where it stopped. Raises RepairError, with one line that says what to do;
-    the run then keeps the outcome 'error' and what was found so far.
+    A job that was interrupted goes on where it stopped. Raises RepairError, with one line that says what to do,
+    whatever was raised inside; the run then keeps the outcome 'error' and what was found so far.
     """
     config = config or Config()
     resolve_device(config.training.device)  # what is not there is known before a run is opened
@@ -73,23 +72,19 @@ def repair(
     logged = logged_batches(client, ref.name)
     batches = choose_batches(logged, failures, repaired_batches(client, ref))
     key = job_key(ref, [batch.digest for batch in batches], [found.digest for found in sets.values()], config)
-    folder = work_folder(key)
+    folder, fitted = work_folder(key), with_fitted_weights(client, config)
     with job_lock(key, folder), job_run(client, ref) as run:
         runs = [other for other in runs_of_job(client, key) if other.info.run_id != run.run_id]
-        job = Job(run, key, folder, ref, batches, with_fitted_weights(client, config))
-        if not batches:
-            state = "all logged batches are repaired already" if logged else "no failure batch is logged"
-            return job.conclude("nothing_to_repair", f"Nothing to repair in {ref}: {state}.")
-        close_interrupted(client, runs, run.run_id)
-        earlier = None if rerun else earlier_outcome(client, runs)
-        if earlier:
-            return job.repeat(earlier, promote_earlier(job, client, earlier))
-        try:
+        job = Job(run, key, folder, ref, batches, fitted)
+        with job.errors_kept():
+            if not batches:
+                state = "all logged batches are repaired already" if logged else "no failure batch is logged"
+                return job.conclude("nothing_to_repair", f"Nothing to repair in {ref}: {state}.")
+            close_interrupted(client, runs, run.run_id)
+            earlier = None if rerun else earlier_outcome(client, runs)
+            if earlier:
+                return job.repeat(earlier, promote_earlier(job, client, earlier))
             return run_job(job, Inputs(client, ref, batches, sets))
-        except RepairError as error:
-            with contextlib.suppress(RepairError):  # a lost server must not hide the first error
-                job.conclude("error", str(error))
-            raise
 
 
 def run_job(job: Job, inputs: Inputs) -> Outcome:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from repairops import __version__
-from repairops.cli.console import set_up_logging
+from repairops.cli.console import printable, set_up_logging
 
 # Command -> (its module, the line that `repairops --help` shows). Written by hand: help imports nothing.
 COMMANDS = {
@@ -46,15 +46,19 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
-        from repairops.errors import RepairError
-
+        """Whatever a command raises ends as one line and an exit code; click's own exceptions are click's to show."""
         try:
             return super().invoke(ctx)
-        except RepairError as error:
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except Exception as error:
             if ctx.params.get("traceback"):
                 raise
-            click.echo(f"Error: {error}", err=True)
-            ctx.exit(error.exit_code)
+            from repairops.errors import foreseen
+
+            known = foreseen(error)
+            click.echo(f"Error: {printable(str(known))}", err=True)
+            ctx.exit(known.exit_code)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -62,7 +62,7 @@ def log_model(
     for path in code_paths:
         if not Path(path).exists():
             raise InvalidOption("code_paths", path, "files or folders that exist")
-    client = connect(tracking_uri)
+    client = connect(tracking_uri, create=True)
     import mlflow
 
     model = model.eval().cpu()

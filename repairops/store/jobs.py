@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repairops.config import Config
-from repairops.errors import JobRunning
+from repairops.errors import JobRunning, RegistryUnreachable
 from repairops.outcome import Outcome, read_outcome
-from repairops.store.connection import experiment_id, home_folder, talking
+from repairops.store.connection import experiment_id, home_folder, talking, tried_once
 from repairops.store.models import ModelRef
 
 if TYPE_CHECKING:
@@ -104,14 +104,17 @@ def job_run(client: MlflowClient, ref: ModelRef) -> Iterator[JobRun]:
         start = {"experiment_id": experiment, "run_name": f"repair {ref.name} {ref.version}", "nested": True}
     with talking("open the run"):
         run = mlflow.start_run(**start)
-    status = "FAILED"
+    status, lost = "FAILED", False
     try:
         job = JobRun(client, run.info.run_id)
         job.set_tags({"repairops.kind": "repair", "repairops.model": ref.name, "repairops.model_version": ref.version})
         yield job
         status = "FINISHED"
+    except RegistryUnreachable:
+        lost = True
+        raise
     finally:
-        with contextlib.suppress(Exception):  # a lost server must not hide the first error
+        with contextlib.suppress(Exception), tried_once(lost):  # a lost server must not hide or delay the first error
             mlflow.end_run(status)
 
 

@@ -91,7 +91,7 @@ def existing_models(client: MlflowClient) -> list[str]:
         aliases = aliases_of(client, model.name)
         marks = ", ".join(f"{alias} -> {version}" for alias, version in sorted(aliases.items()))
         lines.append(f"{model.name} ({marks or 'no alias'})")
-    return lines
+    return lines or [f"no model ({client.tracking_uri})"]
 
 
 def registered(client: MlflowClient, name: str) -> bool:
@@ -113,6 +113,8 @@ def version_at(client: MlflowClient, name: str, alias: str) -> str | None:
 
 def find_version(client: MlflowClient, name: str, version: str) -> ModelVersion | None:
     """A model's version by its number; None where there is no such version."""
+    if not (str(version).isdecimal() and len(str(version)) < 10):  # a database's integers end there
+        return None
     return _absent_is_none(lambda: client.get_model_version(name, version))
 
 
