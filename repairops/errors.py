@@ -67,7 +67,7 @@ class NoSpace(RepairError):
 
 
 class NoMemory(RepairError):
-    message = "The memory does not suffice: {}. Lower training.batch_size or training.max_train_images, or use a larger machine."
+    message = "There is not enough memory: {}. Lower training.batch_size or training.max_train_images."
 
 
 class FileUnusable(RepairError):
@@ -431,8 +431,8 @@ class RegistryNotOpened(RegistryUnreachable):
 
 class ArtifactsUnreachable(RegistryUnreachable):
     message = (
-        "The artifact store of MLflow at {} did not {}: {}. Nothing was half-registered; this machine talks to it itself: "
-        "check that it runs and its address (for S3 MLFLOW_S3_ENDPOINT_URL), then run the same command again."
+        "The artifact store of MLflow at {} did not {}: {}. Nothing was half-registered; this machine talks to it "
+        "itself: check that it runs and its address (for S3 MLFLOW_S3_ENDPOINT_URL), then run the same command again."
     )
 
 
@@ -445,8 +445,9 @@ class RegistryRefused(RepairError):
 
 class ArtifactsRefused(RegistryRefused):
     message = (
-        "The artifact store of MLflow at {} refused to {}: {}. This machine talks to it itself: give it credentials (for S3 "
-        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY) that may read and write there, then run the same command again."
+        "The artifact store of MLflow at {} refused to {}: {}. This machine talks to it itself: give it credentials "
+        "(for S3 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY) that may read and write there, then run the same command "
+        "again."
     )
 
 

@@ -17,7 +17,7 @@ from repairops.outcome import Outcome
 from repairops.stages.gallery import changed_answers, flipped_images, guarded_images, repaired_by_class
 from repairops.stages.job import Job
 from repairops.stages.judge import ask_gate, export_and_compare, measure, weigh
-from repairops.stages.publish import outcome_message, promote_earlier, publish
+from repairops.stages.publish import check_alias, outcome_message, promote_earlier, publish
 from repairops.stages.pull import Inputs, pull
 from repairops.stages.repair import repair_champion
 from repairops.stages.validate import validate_failures
@@ -68,6 +68,7 @@ def repair(
     ref = resolve_model(model, client)
     if config.register.promote == "auto" and not ref.alias:
         raise UsageError(f"promote=auto needs an alias to move, and {model!r} names none. Write it as prod/cls.")
+    check_alias(client, ref, config.register.alias)
     sets = find_sets(client, ref.run_id, train_set, clean_set, validation_set)
     logged = logged_batches(client, ref.name)
     batches = choose_batches(logged, failures, repaired_batches(client, ref))
@@ -80,7 +81,7 @@ def repair(
             if not batches:
                 state = "all logged batches are repaired already" if logged else "no failure batch is logged"
                 return job.conclude("nothing_to_repair", f"Nothing to repair in {ref}: {state}.")
-            close_interrupted(client, runs, run.run_id)
+            close_interrupted(client, runs, folder)
             earlier = None if rerun else earlier_outcome(client, runs)
             if earlier:
                 return job.repeat(earlier, promote_earlier(job, client, earlier))

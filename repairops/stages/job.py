@@ -27,7 +27,7 @@ from repairops.outcome.sections import Batch, Environment, ModelVersion, Trackin
 from repairops.report import Pictures, render_markdown, render_page
 from repairops.store.batches import LoggedBatch
 from repairops.store.connection import tried_once
-from repairops.store.jobs import JOB_TAG, OUTCOME_TAG, JobRun
+from repairops.store.jobs import JOB_TAG, OUTCOME_TAG, PLACE_TAG, JobRun, place_of
 from repairops.store.models import ModelRef
 
 log = logging.getLogger("repairops")
@@ -55,7 +55,7 @@ class Job:
             tracking=Tracking(run.run_id),
             commit=run.tag("mlflow.source.git.commit"),
         )
-        run.set_tags({JOB_TAG: key, "repairops.config_digest": config.digest()})
+        run.set_tags({JOB_TAG: key, PLACE_TAG: place_of(folder), "repairops.config_digest": config.digest()})
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -100,7 +100,7 @@ class Job:
 
     @contextlib.contextmanager
     def errors_kept(self) -> Iterator[None]:
-        """Whatever is raised inside is the run's outcome 'error', with what was found so far, and leaves as RepairError.
+        """Whatever is raised inside is the run's outcome 'error', with what was found so far, and a RepairError.
 
         A killed process keeps nothing; Ctrl-C stays what it is.
         """

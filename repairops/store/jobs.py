@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 OUTCOME_TAG = "repairops.outcome"
 JOB_TAG = "repairops.job_key"
+PLACE_TAG = "repairops.place"
+LONGEST_JOB = 7 * 86400  # seconds; a run of another place that began before is taken for dead
 FINAL = ("passed", "failed", "inconclusive", "alias_moved", "not_promoted")
 
 
@@ -34,6 +36,16 @@ def job_key(ref: ModelRef, digests: Sequence[str], datasets: Sequence[str], conf
 def work_folder(key: str) -> Path:
     """Where a job keeps its checkpoints."""
     return home_folder("jobs", key[:16])
+
+
+def place_of(folder: Path) -> str:
+    """A random name of the folder, kept in it: runs with the same one have held the same lock, so one at a time."""
+    import uuid
+
+    file = folder / "place"
+    if not file.exists():
+        file.write_text(uuid.uuid4().hex, encoding="utf-8")
+    return file.read_text(encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -148,9 +160,16 @@ def earlier_outcome(client: MlflowClient, runs: Sequence[Run]) -> Outcome | None
     return None
 
 
-def close_interrupted(client: MlflowClient, runs: Sequence[Run], own_run: str) -> int:
-    """Marks runs of the same job that died without an end as KILLED; call it with the job's lock held."""
-    dead = [run for run in runs if run.info.status == "RUNNING" and run.info.run_id != own_run]
+def close_interrupted(client: MlflowClient, runs: Sequence[Run], folder: Path) -> int:
+    """Marks other runs of the same job that died without an end as KILLED; call it with the job's lock held.
+
+    A run that another machine began may be alive, unless no job lasts so long.
+    """
+    import time
+
+    oldest, place = (time.time() - LONGEST_JOB) * 1000, place_of(folder)
+    running = [run for run in runs if run.info.status == "RUNNING"]
+    dead = [run for run in running if run.data.tags.get(PLACE_TAG) == place or run.info.start_time < oldest]
     for run in dead:
         with talking("close an interrupted run"):
             client.set_terminated(run.info.run_id, "KILLED")
