@@ -6,6 +6,7 @@ as one line and a scheduled job's log is enough to act on.
 
 from __future__ import annotations
 
+import difflib
 import errno
 from collections.abc import Iterable
 from typing import Any
@@ -18,6 +19,26 @@ def listing(items: Iterable[object], limit: int = 12) -> str:
         return "(none)"
     shown = ", ".join(names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """The names that exist and are as `name` after their last dot, else the one that looks most like it."""
+    names = list(known)
+    same = [each for each in names if each.rpartition(".")[2] == name.rpartition(".")[2]]
+    return same or difflib.get_close_matches(name, names, n=1, cutoff=0.7)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence, with a space before it; '' where nothing that exists is like it."""
+    found = nearest(name, known)
+    return f" Did you mean {' or '.join(found)}?" if found else ""
+
+
+def one_of(name: str, known: Iterable[str]) -> str:
+    """What `InvalidOption` says of a name that does not exist: the nearest ones, else all."""
+    names = list(known)
+    found = nearest(name, names)
+    return f"one that exists, such as {' or '.join(found)}" if found else f"one of {listing(names, 40)}"
 
 
 class RepairError(Exception):
@@ -109,8 +130,13 @@ class UsageError(RepairError):
 
 
 class UnknownOption(UsageError):
+    """known: names of options; with stages before them they are many, and the nearest are named."""
+
     def __init__(self, option: str, known: Iterable[str]) -> None:
-        super().__init__(f"Unknown option {option!r}. Known options: {listing(known, 60)}.")
+        names = list(known)
+        stages = list(dict.fromkeys(name.partition(".")[0] for name in names if "." in name))
+        everything = f"The stages are {listing(stages, 20)}" if stages else f"Known options: {listing(names, 60)}"
+        super().__init__(f"Unknown option {option!r}.{did_you_mean(option, names) or f' {everything}.'}")
 
 
 class InvalidOption(UsageError):

@@ -41,6 +41,16 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(import_module(f"repairops.cli.{COMMANDS[name][0]}"), name)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's, which knows the names of imported commands alone, and suggests from these."""
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            from repairops.errors import did_you_mean
+
+            ctx.fail(f"No such command {args[0]!r}.{did_you_mean(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])

@@ -82,7 +82,7 @@ def _onnxruntime() -> list[Line]:
 
 
 def _registry(tracking_uri: str | None) -> list[Line]:
-    from repairops.errors import RepairError
+    from repairops.errors import RegistryNotFound, RepairError
     from repairops.store.connection import connect, experiment_id, talking
 
     try:
@@ -97,6 +97,8 @@ def _registry(tracking_uri: str | None) -> list[Line]:
             client.set_terminated(run.info.run_id)
             client.delete_run(run.info.run_id)
         return [*lines, Line("rights", "ok", "runs can be written")]
+    except RegistryNotFound as error:
+        return [Line("registry", "warn", str(error), "A new registry is made by `repairops log` or `repairops demo`.")]
     except RepairError as error:
         return [Line("registry", "error", str(error), "Set MLFLOW_TRACKING_URI or give --tracking-uri.")]
 
