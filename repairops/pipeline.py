@@ -34,7 +34,8 @@ from repairops.store.jobs import (
     work_folder,
 )
 from repairops.store.models import resolve_model
-from repairops.store.registry import repaired_batches
+from repairops.store.registry import check_right_to_register, repaired_batches
+from repairops.store.room import clear_folder
 from repairops.store.styles import with_fitted_weights
 
 
@@ -85,7 +86,10 @@ def repair(
             earlier = None if rerun else earlier_outcome(client, runs)
             if earlier:
                 return job.repeat(earlier, promote_earlier(job, client, earlier))
-            return run_job(job, Inputs(client, ref, batches, sets))
+            check_right_to_register(client, ref.name)
+            outcome = run_job(job, Inputs(client, ref, batches, sets))
+        clear_folder(folder)
+        return outcome
 
 
 def run_job(job: Job, inputs: Inputs) -> Outcome:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 OUTCOME_TAG = "repairops.outcome"
 JOB_TAG = "repairops.job_key"
 PLACE_TAG = "repairops.place"
+LOCK, PLACE = "lock", "place"  # files in a job's folder
 LONGEST_JOB = 7 * 86400  # seconds; a run of another place that began before is taken for dead
 FINAL = ("passed", "failed", "inconclusive", "alias_moved", "not_promoted")
 
@@ -42,7 +43,7 @@ def place_of(folder: Path) -> str:
     """A random name of the folder, kept in it: runs with the same one have held the same lock, so one at a time."""
     import uuid
 
-    file = folder / "place"
+    file = folder / PLACE
     if not file.exists():
         file.write_text(uuid.uuid4().hex, encoding="utf-8")
     return file.read_text(encoding="utf-8")
@@ -53,7 +54,7 @@ def job_lock(key: str, folder: Path) -> Iterator[None]:
     """Holds the job's lock on this machine; the system lets go of it when the process dies. Raises JobRunning."""
     from filelock import FileLock, Timeout
 
-    lock = FileLock(folder / "lock")
+    lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from repairops.errors import RegistryRefused
+from repairops.errors import RegistryRefused, RegistryUnreachable
 from repairops.store.champion import Champion, code_paths, guard_metadata
 from repairops.store.connection import is_absent, talking
 from repairops.store.flavors import (
@@ -84,6 +85,18 @@ def register_repair(
     with talking(f"set the alias {alias!r}"):
         client.set_registered_model_alias(champion.ref.name, alias, version.version)
     return version
+
+
+def check_right_to_register(client: MlflowClient, name: str) -> None:
+    """Raises RegistryRefused where this user may not edit the registered model.
+
+    Asks to remove a tag that no model has: that changes nothing, and a server with users wants the same right for it as
+    for a new version. A server that answers something else does not tell.
+    """
+    from mlflow.exceptions import MlflowException
+
+    with contextlib.suppress(MlflowException, RegistryUnreachable), talking(f"let you edit the model {name!r}"):
+        client.delete_registered_model_tag(name, "repairops.right")
 
 
 def repaired_batches(client: MlflowClient, ref: ModelRef) -> set[str]:
