@@ -346,6 +346,7 @@ def test_package_data_is_part_of_the_wheel() -> None:
     assert pyproject()["tool"]["hatch"]["build"]["targets"]["wheel"] == {"packages": ["repairops"]}
     page = importlib.resources.files("repairops.report") / "templates" / "page.html.j2"
     assert "<!doctype html>" in page.read_text(encoding="utf-8")
+    assert (importlib.resources.files("repairops") / "py.typed").is_file()
     ignored = [line.strip("/") for line in (ROOT / ".gitignore").read_text(encoding="utf-8").split()]
     assert not [pattern for pattern in ignored if Path("repairops/report/templates/page.html.j2").match(pattern)]
     assert "/MLproject" in pyproject()["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]

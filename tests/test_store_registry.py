@@ -473,6 +473,15 @@ def test_a_jobs_run_has_an_experiment_of_its_own(client: MlflowClient) -> None:
     assert run.data.tags["repairops.model_version"] == "3"
 
 
+def test_a_jobs_run_goes_where_mlflow_s_settings_say(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "ours")
+    monkeypatch.setenv("MLFLOW_RUN_NAME", "nightly")
+    with job_run(client, REF) as job:
+        pass
+    info = client.get_run(job.run_id).info
+    assert (client.get_experiment(info.experiment_id).name, info.run_name) == ("ours", "nightly")
+
+
 def test_a_failing_job_ends_its_run_as_failed(client: MlflowClient) -> None:
     with pytest.raises(ZeroDivisionError), job_run(client, REF) as job:
         1 / 0  # noqa: B018

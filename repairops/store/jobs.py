@@ -106,6 +106,7 @@ class JobRun:
 def job_run(client: MlflowClient, ref: ModelRef) -> Iterator[JobRun]:
     """The run that `mlflow run` opened, or a new one in the experiment repairops/repairs/<model>.
 
+    MLFLOW_EXPERIMENT_NAME and MLFLOW_RUN_NAME name another experiment and the run, as for all of MLflow's runs.
     Ends as FINISHED, or FAILED where an exception passes.
     """
     import mlflow
@@ -113,8 +114,10 @@ def job_run(client: MlflowClient, ref: ModelRef) -> Iterator[JobRun]:
     start: dict[str, Any] = {"log_system_metrics": False}
     if mlflow.active_run() is not None or not os.environ.get("MLFLOW_RUN_ID"):
         with talking("open the repairs' experiment"):
-            experiment = experiment_id(client, f"repairops/repairs/{ref.name}")
-        start = {"experiment_id": experiment, "run_name": f"repair {ref.name} {ref.version}", "nested": True}
+            given = os.environ.get("MLFLOW_EXPERIMENT_NAME")
+            experiment = experiment_id(client, given or f"repairops/repairs/{ref.name}")
+        name = os.environ.get("MLFLOW_RUN_NAME") or f"repair {ref.name} {ref.version}"
+        start = {"experiment_id": experiment, "run_name": name, "nested": True}
     with talking("open the run"):
         run = mlflow.start_run(**start)
     status, lost = "FAILED", False
