@@ -30,9 +30,12 @@ from repairops.errors import AliasMoved, JobRunning, ModelNotFound, NothingToRol
 from repairops.model.network import to_input
 from repairops.promotion.history import promotions
 from repairops.promotion.move import move_alias
+from repairops.stages.job import Job
+from repairops.stages.publish import _promote
 from repairops.store.connection import connect
 from repairops.store.flavors import inherited_requirements, model_digests
 from repairops.store.jobs import (
+    JobRun,
     close_interrupted,
     earlier_outcome,
     job_key,
@@ -317,6 +320,18 @@ def test_a_rollback_undoes_the_move_that_it_has_read_and_no_other(
     with pytest.raises(AliasMoved, match="was at version 2 and is at 3 now"):
         repairops.rollback("prod/cls")
     assert version_at(client, "cls", "prod") == "3"
+
+
+def test_an_alias_that_the_same_job_has_moved_elsewhere_is_promoted(client: MlflowClient, tmp_path: Path) -> None:
+    """promote=auto on two machines: the second one comes to the first one's version, and finds the alias there."""
+    add_version(client, "cls", "prod")
+    version = str(repaired_version(client, parent="1"))
+    run = JobRun(client, client.create_run("0").info.run_id)
+    config = config_from_dict({"register": {"promote": "auto"}, "training": {"device": "cpu"}})
+    jobs = [Job(run, "key", tmp_path, ModelRef("cls", "1", "prod", ""), [], config) for _ in range(2)]
+    found = [_promote(job, client, version, run.run_id) for job in jobs]
+    assert found == [{"outcome": "passed", "promoted": True, "not_moved": ""}] * 2
+    assert [move.version_to for move in promotions(client, "cls")] == ["2"]
 
 
 def test_a_new_alias_takes_a_forced_version(client: MlflowClient) -> None:

@@ -10,6 +10,7 @@ import mlflow
 import pytest
 from click.testing import CliRunner
 from mlflow import MlflowClient
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 from pipeline_helpers import (
     Scene,
     call,
@@ -23,10 +24,18 @@ from torch import Tensor, nn
 from repairops.cli import main
 from repairops.cli.console import printable
 from repairops.config import load_config
-from repairops.errors import NoSpace, RegistryUnreachable, RepairError, Unforeseen
+from repairops.errors import (
+    ArtifactsRefused,
+    ArtifactsUnreachable,
+    NoSpace,
+    RegistryRefused,
+    RegistryUnreachable,
+    RepairError,
+    Unforeseen,
+)
 from repairops.outcome import read_outcome
 from repairops.stages.job import Job
-from repairops.store.connection import connect
+from repairops.store.connection import connect, talking
 from repairops.store.jobs import job_run
 from repairops.store.models import ModelRef
 
@@ -129,6 +138,42 @@ def test_a_lost_server_neither_hides_nor_delays_the_first_error(
     job, left = failing_job(client, tmp_path, RegistryUnreachable("http://x", "store the artifacts", "gone"))
     assert (left, seen) == (RegistryUnreachable, ["0"])  # once, and without waiting
     assert client.get_run(job.run.run_id).info.status == "FAILED"
+
+
+# What stores raise
+
+
+def raised_by(module: str, name: str, text: str) -> Exception:
+    """An exception of a client's package, which need not be installed here."""
+    kind: type[Exception] = type(name, (Exception,), {"__module__": module})
+    return kind(text)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (raised_by("botocore.exceptions", "NoCredentialsError", "Unable to locate credentials"), ArtifactsRefused),
+        (raised_by("botocore.exceptions", "ClientError", "An error occurred (AccessDenied)"), ArtifactsRefused),
+        (raised_by("boto3.exceptions", "S3UploadFailedError", "(NoSuchBucket)"), ArtifactsUnreachable),
+        (raised_by("botocore.exceptions", "EndpointConnectionError", "Could not connect"), ArtifactsUnreachable),
+        (raised_by("google.api_core.exceptions", "Forbidden", "403"), ArtifactsRefused),
+        (raised_by("azure.core.exceptions", "ServiceRequestError", "no route"), ArtifactsUnreachable),
+        (raised_by("sqlalchemy.exc", "OperationalError", "database or disk is full"), NoSpace),
+        (raised_by("sqlalchemy.exc", "OperationalError", "attempt to write a readonly database"), RegistryUnreachable),
+        (OSError(errno.EROFS, "Read-only file system", "/srv/mlartifacts"), RegistryUnreachable),
+        (OSError(errno.ENOSPC, "No space left on device"), NoSpace),
+        (ConnectionResetError("reset by peer"), RegistryUnreachable),
+        (mlflow.MlflowException("not yours", error_code=PERMISSION_DENIED), RegistryRefused),
+        (KeyError("not a store's"), KeyError),
+        (RepairError("known"), RepairError),
+    ],
+)
+def test_what_a_store_raises_gets_the_class_of_its_fact(registry: str, error: Exception, kind: type[Exception]) -> None:
+    with pytest.raises(kind) as raised, talking("store the batch"):
+        raise error
+    assert raised.type is kind
+    if kind not in (KeyError, RepairError):
+        assert "store the batch" in str(raised.value)
 
 
 # The commands
