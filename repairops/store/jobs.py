@@ -44,9 +44,11 @@ def place_of(folder: Path) -> str:
     import uuid
 
     file = folder / PLACE
-    if not file.exists():
-        file.write_text(uuid.uuid4().hex, encoding="utf-8")
-    return file.read_text(encoding="utf-8")
+    name = file.read_text(encoding="utf-8") if file.exists() else ""
+    if not name:  # nor did a full disk take it
+        name = uuid.uuid4().hex
+        file.write_text(name, encoding="utf-8")
+    return name
 
 
 @contextlib.contextmanager
@@ -60,6 +62,7 @@ def job_lock(key: str, folder: Path) -> Iterator[None]:
     except Timeout as error:
         raise JobRunning(key, lock.lock_file) from error
     try:
+        place_of(folder)  # what a full disk forbids is known before a run is opened
         yield
     finally:
         lock.release()

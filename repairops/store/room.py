@@ -38,9 +38,9 @@ def clean(older_than: float, dry_run: bool = False) -> list[JobFolder]:
     """
     found = []
     for folder in [path for path in home_folder("jobs").iterdir() if path.is_dir()]:
-        files = [path for path in folder.rglob("*") if path.is_file() and path.name != LOCK]
+        files = [path for path in folder.rglob("*") if path.is_file() and path.name not in (LOCK, PLACE)]
         size = sum(path.stat().st_size for path in files)
-        days = (time.time() - max(path.stat().st_mtime for path in files or [folder])) / 86400
+        days = (time.time() - max(path.stat().st_mtime for path in files or [*folder.glob(PLACE), folder][:1])) / 86400
         state = "removed" if days >= older_than else "kept"
         try:
             with job_lock(folder.name, folder):
