@@ -39,10 +39,8 @@ def parse(entry: str, given: Sequence[str]) -> list[str]:
         if name not in values:
             raise UnknownOption(name, values)
         values[name] = value
-    command = [*words, *(values[name] for name in arguments)]
-    for name in options:
-        command += _option(name, values[name])
-    return command
+    command = [*words, *(word for name in options for word in _option(name, values[name]))]
+    return [*command, "--", *(values[name] for name in arguments)] if arguments else command
 
 
 def _option(name: str, value: str) -> list[str]:

@@ -6,6 +6,8 @@ as one line and a scheduled job's log is enough to act on.
 
 from __future__ import annotations
 
+import difflib
+import errno
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,6 +19,26 @@ def listing(items: Iterable[object], limit: int = 12) -> str:
         return "(none)"
     shown = ", ".join(names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
+def nearest(name: str, known: Iterable[str]) -> list[str]:
+    """The names that exist and are as `name` after their last dot, else the one that looks most like it."""
+    names = list(known)
+    same = [each for each in names if each.rpartition(".")[2] == name.rpartition(".")[2]]
+    return same or difflib.get_close_matches(name, names, n=1, cutoff=0.7)
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence, with a space before it; '' where nothing that exists is like it."""
+    found = nearest(name, known)
+    return f" Did you mean {' or '.join(found)}?" if found else ""
+
+
+def one_of(name: str, known: Iterable[str]) -> str:
+    """What `InvalidOption` says of a name that does not exist: the nearest ones, else all."""
+    names = list(known)
+    found = nearest(name, names)
+    return f"one that exists, such as {' or '.join(found)}" if found else f"one of {listing(names, 40)}"
 
 
 class RepairError(Exception):
@@ -42,6 +64,62 @@ def _restore(kind: type[RepairError], args: tuple[Any, ...], state: dict[str, An
     return error
 
 
+# Whatever else is raised
+
+
+class Unforeseen(RepairError):
+    """What no other class stands for; its cause is what was raised."""
+
+    message = (
+        "{}: {}. Nobody foresaw this: `repairops --traceback` before the command's name shows where it comes from. "
+        "Please report it with `repairops doctor --json`."
+    )
+
+
+class Interrupted(RepairError):
+    message = "The job was interrupted ({}). The same command goes on where it stopped."
+
+
+class NoSpace(RepairError):
+    message = (
+        "No space is left on a disk: {}. Free some (`repairops clean` lists and removes what ended jobs left), or set "
+        "REPAIROPS_HOME to another disk; then run the same command again: it goes on where it stopped."
+    )
+
+
+class NoMemory(RepairError):
+    message = "There is not enough memory: {}. Lower training.batch_size or training.max_train_images."
+
+
+class FileUnusable(RepairError):
+    message = "{} cannot be used: {}. Check the path and its rights, then run the same command again."
+
+
+_FULL = ("No space left on device", "os error 28", "database or disk is full", "Disk quota exceeded")
+
+
+def foreseen(error: BaseException) -> RepairError:
+    """What is raised in place of any exception: itself where it is ours, else the class for its fact, in one line."""
+    if isinstance(error, RepairError):
+        return error
+    text = " ".join(str(error).split())[:300] or "it says no more"
+    if is_full_disk(error):
+        return NoSpace(text)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's is a RuntimeError
+        return NoMemory(text)
+    if isinstance(error, KeyboardInterrupt):
+        return Interrupted("Ctrl-C")
+    if isinstance(error, OSError) and error.filename is not None:
+        return FileUnusable(error.filename, error.strerror or text)
+    return Unforeseen(type(error).__name__, text)
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether it says that a disk, here or under a server's database, is full. safetensors' own class has no number."""
+    number = getattr(error, "errno", None)
+    return number in (errno.ENOSPC, errno.EDQUOT) or any(words in str(error) for words in _FULL)
+
+
 # Configuration and usage
 
 
@@ -52,8 +130,13 @@ class UsageError(RepairError):
 
 
 class UnknownOption(UsageError):
+    """known: names of options; with stages before them they are many, and the nearest are named."""
+
     def __init__(self, option: str, known: Iterable[str]) -> None:
-        super().__init__(f"Unknown option {option!r}. Known options: {listing(known, 60)}.")
+        names = list(known)
+        stages = list(dict.fromkeys(name.partition(".")[0] for name in names if "." in name))
+        everything = f"The stages are {listing(stages, 20)}" if stages else f"Known options: {listing(names, 60)}"
+        super().__init__(f"Unknown option {option!r}.{did_you_mean(option, names) or f' {everything}.'}")
 
 
 class InvalidOption(UsageError):
@@ -358,6 +441,13 @@ class ExportImpossible(RepairError):
 # Registry
 
 
+class RegistryNotFound(RepairError):
+    message = (
+        "There is no registry at {}: {} does not exist. Name yours with --tracking-uri or MLFLOW_TRACKING_URI; "
+        "`repairops log` makes a new one."
+    )
+
+
 class RegistryUnreachable(RepairError):
     message = (
         "MLflow at {} did not {}: {}. Nothing was half-registered; check the server and rights, "
@@ -365,10 +455,32 @@ class RegistryUnreachable(RepairError):
     )
 
 
+class RegistryNotOpened(RegistryUnreachable):
+    message = (
+        "The registry {} cannot be opened: {}. Give a server (http://HOST:PORT) or a database of MLflow's "
+        "(sqlite:////PATH/mlflow.db), with --tracking-uri or MLFLOW_TRACKING_URI."
+    )
+
+
+class ArtifactsUnreachable(RegistryUnreachable):
+    message = (
+        "The artifact store of MLflow at {} did not {}: {}. Nothing was half-registered; this machine talks to it "
+        "itself: check that it runs and its address (for S3 MLFLOW_S3_ENDPOINT_URL), then run the same command again."
+    )
+
+
 class RegistryRefused(RepairError):
     message = (
         "MLflow at {} refused to {}: {}. The job needs the right to edit the experiment and the "
         "registered model; ask for it, then run the same command again."
+    )
+
+
+class ArtifactsRefused(RegistryRefused):
+    message = (
+        "The artifact store of MLflow at {} refused to {}: {}. This machine talks to it itself: give it credentials "
+        "(for S3 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY) that may read and write there, then run the same command "
+        "again."
     )
 
 

@@ -5,7 +5,6 @@ Read `run_job` first, then open the stage that interests you; from split to fine
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,13 @@ from repairops.config import Config
 from repairops.core.methods import CONSOLIDATE, check_names
 from repairops.core.parts import RepairInputs
 from repairops.data.split import split_by_roles
-from repairops.errors import RepairError, UsageError
+from repairops.errors import UsageError
 from repairops.model.device import resolve_device
 from repairops.outcome import Outcome
 from repairops.stages.gallery import changed_answers, flipped_images, guarded_images, repaired_by_class
 from repairops.stages.job import Job
 from repairops.stages.judge import ask_gate, export_and_compare, measure, weigh
-from repairops.stages.publish import outcome_message, promote_earlier, publish
+from repairops.stages.publish import check_alias, outcome_message, promote_earlier, publish
 from repairops.stages.pull import Inputs, pull
 from repairops.stages.repair import repair_champion
 from repairops.stages.validate import validate_failures
@@ -37,7 +36,8 @@ from repairops.store.jobs import (
     work_folder,
 )
 from repairops.store.models import resolve_model
-from repairops.store.registry import failure_roles, repaired_batches
+from repairops.store.registry import check_right_to_register, failure_roles, repaired_batches
+from repairops.store.room import clear_folder
 from repairops.store.styles import with_fitted_weights
 
 
@@ -61,8 +61,8 @@ def repair(
         that were logged with the model, else a part of a large clean set, else of the train set.
     rerun: also where this very job (model version, batches, data sets, configuration) has an outcome already.
 
-    A job that was interrupted goes on where it stopped. Raises RepairError, with one line that says what to do;
-    the run then keeps the outcome 'error' and what was found so far.
+    A job that was interrupted goes on where it stopped. Raises RepairError, with one line that says what to do,
+    whatever was raised inside; the run then keeps the outcome 'error' and what was found so far.
     """
     config = config or Config()
     resolve_device(config.training.device)  # what is not there is known before a run is opened
@@ -71,6 +71,7 @@ def repair(
     ref = resolve_model(model, client)
     if config.register.promote == "auto" and not ref.alias:
         raise UsageError(f"promote=auto needs an alias to move, and {model!r} names none. Write it as prod/cls.")
+    check_alias(client, ref, config.register.alias)
     sets = find_sets(client, ref.run_id, train_set, clean_set, validation_set)
     logged = logged_batches(client, ref.name)
     used, roles = repaired_batches(client, ref), None
@@ -79,23 +80,22 @@ def repair(
         logged, used = [batch for batch in logged if batch.digest[:16] in used], set()
     batches = choose_batches(logged, failures, used)
     key = job_key(ref, [batch.digest for batch in batches], [found.digest for found in sets.values()], config)
-    folder = work_folder(key)
+    folder, fitted = work_folder(key), with_fitted_weights(client, config)
     with job_lock(key, folder), job_run(client, ref) as run:
         runs = [other for other in runs_of_job(client, key) if other.info.run_id != run.run_id]
-        job = Job(run, key, folder, ref, batches, with_fitted_weights(client, config))
-        if not batches:
-            state = "all logged batches are repaired already" if logged else "no failure batch is logged"
-            return job.conclude("nothing_to_repair", f"Nothing to repair in {ref}: {state}.")
-        close_interrupted(client, runs, run.run_id)
-        earlier = None if rerun else earlier_outcome(client, runs)
-        if earlier:
-            return job.repeat(earlier, promote_earlier(job, client, earlier))
-        try:
-            return run_job(job, Inputs(client, ref, batches, sets, roles))
-        except RepairError as error:
-            with contextlib.suppress(RepairError):  # a lost server must not hide the first error
-                job.conclude("error", str(error))
-            raise
+        job = Job(run, key, folder, ref, batches, fitted)
+        with job.errors_kept():
+            if not batches:
+                state = "all logged batches are repaired already" if logged else "no failure batch is logged"
+                return job.conclude("nothing_to_repair", f"Nothing to repair in {ref}: {state}.")
+            close_interrupted(client, runs, folder)
+            earlier = None if rerun else earlier_outcome(client, runs)
+            if earlier:
+                return job.repeat(earlier, promote_earlier(job, client, earlier))
+            check_right_to_register(client, ref.name)
+            outcome = run_job(job, Inputs(client, ref, batches, sets, roles))
+        clear_folder(folder)
+        return outcome
 
 
 def consolidate(model: str = "prod/cls", *, config: Config | None = None, **others: Any) -> Outcome:

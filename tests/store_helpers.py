@@ -106,6 +106,7 @@ def judged_version(
         client.log_artifacts(run_id, folder, "model")
         digests = model_digests(Path(folder))
     tags = {
+        "repairops.kind": "repair",
         "repairops.verdict": verdict,
         "repairops.parent_version": parent,
         "repairops.run_id": run_id,

@@ -82,6 +82,29 @@ def test_automatic_promotion_needs_an_alias(scene: Scene) -> None:
     assert scene.repairs() == []
 
 
+@pytest.mark.parametrize(
+    ("model", "alias", "says"),
+    [
+        ("prod/cls", "", "neither 'latest' nor"),
+        ("prod/cls", "a/b", "neither 'latest' nor"),
+        ("prod/cls", "Latest", "neither 'latest' nor"),
+        ("prod/cls", "v2", "neither 'latest' nor"),
+        ("prod/cls", "prod", "the model is found by it"),
+        ("models:/cls/1", "prod", "it was promoted or logged"),
+        ("prod/cls", "live", "it is at version 1, which no repair registered"),
+    ],
+)
+def test_an_alias_that_no_repair_may_move_is_refused_before_a_run_is_opened(
+    scene: Scene, model: str, alias: str, says: str
+) -> None:
+    scene.client.set_registered_model_alias("cls", "live", "1")
+    with pytest.raises(InvalidOption, match=rf"Option register\.alias is '{alias}'.*{says}") as raised:
+        repair(model, config=options(f"register.alias={alias}"))
+    assert raised.value.exit_code == 2
+    assert scene.repairs() == []
+    assert (scene.versions(), scene.version_at("prod"), scene.version_at("live")) == (["1"], "1", "1")
+
+
 def test_a_data_set_that_is_not_there_is_named(scene: Scene, tmp_path: Path) -> None:
     missing = tmp_path / "nowhere"
     with pytest.raises(DatasetNotFound, match=rf"The train set was not found: {missing}"):

@@ -11,12 +11,15 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from conftest import mlflow_at
 from docs_helpers import commands
 from evidence_helpers import page_evidence
 from report_helpers import judged
 from sklearn.datasets import load_digits
+from store_helpers import add_version
 
 import repairops
+from mlflow_project.__main__ import parse
 from repairops.cli import COMMANDS, main
 from repairops.config import Config, option_names
 from repairops.core.methods import METHODS
@@ -24,6 +27,7 @@ from repairops.errors import OutcomeUnreadable
 from repairops.outcome import write_outcome
 from repairops.outcome.plain import to_plain
 from repairops.outcome.record import SCHEMA
+from repairops.store.connection import connect
 
 ALL = [pytest.param(path, command, id=" ".join(path)) for path, command in commands()]
 
@@ -114,7 +118,9 @@ def test_traceback_shows_where_it_came_from(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["repare"], "No such command 'repare'"),
+        (["repare"], "No such command 'repare'. Did you mean repair?"),
+        (["xyz"], "No such command 'xyz'.\n"),
+        (["repair", "--method", "style_guide"], "it must be one that exists, such as style_guided"),
         (["repair", "--modell", "prod/cls"], "--modell"),
         (["repair", "--seed", "x"], "'x' is not a valid integer"),
         (["repair", "--promote", "later"], "'later' is not one of"),
@@ -132,12 +138,70 @@ def test_usage_errors_exit_with_2(arguments: list[str], says: str) -> None:
     assert result.stdout == ""
 
 
-def test_an_unknown_option_lists_the_known_ones() -> None:
-    result = CliRunner().invoke(main, ["repair", "--set", "training.epoch=3"])
-    assert result.exit_code == 2
-    assert "'training.epoch'" in result.stderr
-    assert all(name in result.stderr for name in option_names()[:60])
-    assert result.stderr.count("\n") == 1
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("training.epoch", "Did you mean training.epochs?"),
+        ("epochs", "Did you mean training.epochs?"),
+        ("trainings.epochs", "Did you mean training.epochs?"),
+        ("xyz.abc", f"The stages are {', '.join(dict.fromkeys(n.split('.')[0] for n in option_names() if '.' in n))}."),
+    ],
+)
+def test_an_unknown_option_names_the_nearest_or_the_stages(option: str, says: str) -> None:
+    result = CliRunner().invoke(main, ["repair", "--set", f"{option}=3"])
+    assert (result.exit_code, result.stderr) == (2, f"Error: Unknown option {option!r}. {says}\n")
+
+
+def test_what_only_reads_makes_no_registry_and_says_where_it_looked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with mlflow_at(f"sqlite:///{tmp_path}/no.db", tmp_path / "home", monkeypatch):
+        for command in (["failures", "list", "cls"], ["history", "cls"], ["promote", "cls"], ["repair"]):
+            result = CliRunner().invoke(main, command)
+            assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1), command
+            assert f"There is no registry at sqlite:///{tmp_path}/no.db" in result.stderr
+        found = {line["what"]: line for line in json.loads(CliRunner().invoke(main, ["doctor", "--json"]).stdout)}
+    assert found["registry"]["state"] == "warn"
+    assert list(tmp_path.glob("*.db")) == []
+
+
+@pytest.mark.parametrize("uri", ["foo://x", "sqlite:///text.db", "https://[bad", "postgresql+nothing://x/y"])
+def test_an_address_that_is_no_registry_s_is_one_line(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text.db").write_text("not a database")
+    with mlflow_at("sqlite:///no.db", tmp_path / "home", monkeypatch):
+        result = CliRunner().invoke(main, ["--tracking-uri", uri, "history", "cls"])
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (1, "", 1), result.stderr
+    assert result.stderr.startswith(f"Error: The registry {uri} cannot be opened: ")
+
+
+def test_a_version_beyond_all_numbers_is_not_found(registry: str) -> None:
+    add_version(connect(), "cls", "prod")
+    result = CliRunner().invoke(main, ["repair", "--model", f"models:/cls/{'9' * 24}"])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr.startswith("Error: No model version answers to 'models:/cls/999")
+    assert "it does not exist" in CliRunner().invoke(main, ["promote", "cls", "--version", "9" * 24]).stderr
+    assert "neither 'latest'" in CliRunner().invoke(main, ["history", "latest/cls"]).stderr
+
+
+def test_names_of_labels_and_sources_are_shown_and_do_not_act(registry: str) -> None:
+    add_version(connect(), "cls", "prod")
+    batch = repairops.log_failures("cls", [b"1", b"2"], ["a\x1b[2J\nb", "c"], sources="\u202ecamera")
+    shown = CliRunner().invoke(main, ["failures", "show", "cls", batch.run_id]).stdout
+    assert shown.splitlines()[3] == "labels     a\\x1b[2J\\nb: 1, c: 1"
+    assert "\\u202ecamera: 2" in shown
+
+
+def test_a_project_s_parameter_is_never_an_option(tmp_path: Path) -> None:
+    """`mlflow run . -e promote -P model=--help` asks for a model of that name."""
+    words = parse("promote", ["--model", "--help", "--version", "", "--by", "--force", "--reason", ""])
+    assert words == ["promote", "--by=--force", "--", "--help"]
+    assert parse("main", ["--model", "--help"]) == ["repair", "--model=--help"]
+    with mlflow_at(f"sqlite:///{tmp_path}/no.db", tmp_path / "home", pytest.MonkeyPatch()):
+        assert CliRunner().invoke(main, words).exit_code == 1
 
 
 @pytest.mark.parametrize(

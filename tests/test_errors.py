@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import ast
+import errno
 import inspect
 import pickle
 import string
 from collections.abc import Iterator
 from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
 
 import repairops
 from repairops import errors
@@ -48,3 +52,25 @@ def test_every_error_is_raised_with_as_many_facts_as_its_message_has_places() ->
 def test_a_message_takes_any_text_as_a_fact() -> None:
     assert str(errors.InvalidOption("a.b", "{x}", "{0}")) == "Option a.b is '{x}'; it must be {0}."
     assert str(RepairError("{not a place}")) == "{not a place}"
+
+
+def test_every_exception_becomes_the_class_of_its_fact_in_one_line() -> None:
+    full = OSError(errno.ENOSPC, "No space left on device", "/home/jobs/x")
+    kinds = {
+        errors.AliasMoved: AliasMoved("cls", "prod", "1", "2"),
+        errors.NoSpace: full,
+        errors.NoMemory: MemoryError(),
+        errors.FileUnusable: PermissionError(errno.EACCES, "Permission denied", "/srv/jobs"),
+        errors.Interrupted: KeyboardInterrupt(),
+        errors.Unforeseen: SystemExit(3),
+    }
+    for kind, error in kinds.items():
+        assert type(errors.foreseen(error)) is kind
+    assert errors.foreseen(kinds[AliasMoved]) is kinds[AliasMoved]
+    assert isinstance(errors.foreseen(torch.OutOfMemoryError("CUDA out of memory")), errors.NoMemory)
+    assert isinstance(
+        errors.foreseen(SafetensorError("I/O error: No space left on device (os error 28)")), errors.NoSpace
+    )
+    told = str(errors.foreseen(ZeroDivisionError("a line\nand another {0}")))
+    assert told.startswith("ZeroDivisionError: a line and another {0}. Nobody foresaw this")
+    assert "/srv/jobs cannot be used: Permission denied" in str(errors.foreseen(kinds[errors.FileUnusable]))

@@ -28,7 +28,6 @@ MODULES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "mlflow_project").glob("*.py"
 # Which folders or modules of the package may import a library, inside functions or not. What is not listed is free.
 IMPORTERS = {
     "mlflow": {"store", "promotion/log_model", "stages/job", "cli/doctor", "demo"},
-    "requests": {"store"},
     "filelock": {"store", "bench"},
     "matplotlib": {"bench"},
     "great_expectations": {"validation"},
@@ -45,7 +44,7 @@ IMPORTERS = {
 }
 CORE = ("core", "gate", "config", "data/records", "data/split", "model/network", "model/evaluation")
 FOR_CORE = {"torch", "torchvision", "numpy", "scipy", "sklearn", "pywt", "click", "safetensors", "tqdm", "yaml", "PIL"}
-LARGE = {"errors.py": 460}  # one entry after another; a second file hides some
+LARGE = {"errors.py": 560}  # one entry after another; a second file hides some
 LOOSE = 6  # modules at the top of the package, at most
 
 
@@ -294,7 +293,7 @@ def test_every_importable_library_is_a_dependency() -> None:
     wanted = {Requirement(line).name for line in pyproject()["project"]["dependencies"]}
     used = {name for module in MODULES for name in imports(module)} - set(sys.stdlib_module_names)
     ours = {"repairops", "mlflow_project"}
-    brought = {"requests", "markupsafe"}  # by mlflow and jinja2
+    brought = {"markupsafe"}  # by jinja2
     assert {distributions.get(name, name) for name in used - ours - brought} <= wanted
 
 
@@ -349,6 +348,7 @@ def test_package_data_is_part_of_the_wheel() -> None:
     assert pyproject()["tool"]["hatch"]["build"]["targets"]["wheel"] == {"packages": ["repairops"]}
     page = importlib.resources.files("repairops.report") / "templates" / "page.html.j2"
     assert "<!doctype html>" in page.read_text(encoding="utf-8")
+    assert (importlib.resources.files("repairops") / "py.typed").is_file()
     ignored = [line.strip("/") for line in (ROOT / ".gitignore").read_text(encoding="utf-8").split()]
     assert not [pattern for pattern in ignored if Path("repairops/report/templates/page.html.j2").match(pattern)]
     assert "/MLproject" in pyproject()["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]

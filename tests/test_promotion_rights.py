@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 from store_helpers import add_version, in_processes, judged_version
 
 import repairops
+from repairops.cli.doctor import _registry
 from repairops.config import load_config
 from repairops.errors import AliasBeingMoved, AliasMoved, PromotionRefused, RegistryRefused
 from repairops.outcome import Outcome
@@ -23,6 +24,7 @@ from repairops.stages.publish import promote_earlier
 from repairops.store.connection import connect, experiment_id
 from repairops.store.jobs import JobRun
 from repairops.store.models import ModelRef, version_at
+from repairops.store.runs import all_runs
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 MAY, MAY_TOO, MAY_NOT = "ann", "carl", "bob"
@@ -175,6 +177,35 @@ def test_files_without_a_digest_or_that_are_gone(client: MlflowClient, model: st
     sign_in(MAY)
     with pytest.raises(PromotionRefused, match="which files its gate judged"):
         repairops.promote(model)
+
+
+# Asked before anything is trained
+
+
+def test_a_repair_that_could_not_be_registered_stops_before_it_trains(
+    client: MlflowClient, model: str, tmp_path: Path
+) -> None:
+    """The version has no files behind it, so nothing is pulled either."""
+    repairops.log_failures(model, [b"1", b"2"], ["a", "b"])
+    sign_in(MAY_NOT)
+    (tmp_path / "set").mkdir()
+    sets = {"train_set": tmp_path / "set", "clean_set": tmp_path / "set"}
+    with pytest.raises(RegistryRefused, match=f"refused to let you edit the model '{model}'"):
+        repairops.repair(f"prod/{model}", **sets, config=load_config(overrides=["training.device=cpu"]))
+    (run,) = all_runs(client, f"repairops/repairs/{model}", "tags.`repairops.outcome` = 'error'")
+    assert run.info.status == "FAILED"
+    assert "ask for it" in run.data.tags["mlflow.note.content"]
+
+
+def test_the_doctor_says_which_models_one_may_repair(
+    client: MlflowClient, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("repairops.cli.doctor.ASKED", 100)
+    for user, may in ((MAY_NOT, False), (MAY, True)):
+        sign_in(user)
+        (line,) = [line for line in _registry(None) if line.what == "models"]
+        assert model not in line.mend if may else line.state == "warn"
+    assert client.get_registered_model(model).tags == {}
 
 
 # At once

@@ -162,9 +162,9 @@ def test_what_does_not_exist_is_not_found(client: MlflowClient) -> None:
         assert repr(reference) in str(caught.value)
 
 
-def test_empty_registry_says_so(client: MlflowClient) -> None:
-    assert existing_models(client) == []
-    with pytest.raises(ModelNotFound, match=r"The registry has: \(none\)"):
+def test_empty_registry_says_so(client: MlflowClient, registry: str) -> None:
+    assert existing_models(client) == [f"no model ({registry})"]
+    with pytest.raises(ModelNotFound, match=r"The registry has: no model \(sqlite:///.*mlflow\.db\)"):
         resolve_model("prod/cls", client)
 
 

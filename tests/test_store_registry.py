@@ -38,19 +38,23 @@ from repairops.errors import (
 from repairops.model.network import to_input
 from repairops.promotion.history import promotions
 from repairops.promotion.move import move_alias
+from repairops.stages.job import Job
+from repairops.stages.publish import _promote
 from repairops.store.connection import connect
 from repairops.store.flavors import inherited_requirements, model_digests
 from repairops.store.jobs import (
+    JobRun,
     close_interrupted,
     earlier_outcome,
     job_key,
     job_lock,
     job_run,
+    place_of,
     runs_of_job,
     work_folder,
 )
 from repairops.store.models import ModelRef, aliases_of, resolve_model, target, version_at
-from repairops.store.registry import batch_tags, failure_roles, repaired_batches, version_of_job
+from repairops.store.registry import batch_tags, failure_roles, register_repair, repaired_batches, version_of_job
 from repairops.store.runs import file_sha256
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's hints on pickle and signatures
@@ -132,16 +136,87 @@ def test_the_same_job_registers_once(client: MlflowClient, tmp_path: Path) -> No
     assert version_of_job(client, "cls", "c" * 64) is None
 
 
-def test_leftovers_of_an_interrupted_upload_are_removed(client: MlflowClient, tmp_path: Path) -> None:
+def test_leftovers_of_an_interrupted_upload_are_removed_and_a_rival_s_upload_stays(
+    client: MlflowClient, tmp_path: Path
+) -> None:
     champion = champion_in_registry("cls", tmp_path)
-    run_id = client.create_run("0").info.run_id
-    left = client.create_logged_model("0", name="model", source_run_id=run_id, tags={"repairops.job_key": "a" * 64})
-    other = client.create_logged_model("0", name="model", source_run_id=run_id, tags={"repairops.job_key": "b" * 64})
-    version = register(client, champion, TinyNet(seed=5).eval(), tmp_path, run_id)
+    own, ended, rival = (client.create_run("0", tags={"repairops.job_key": "a" * 64}).info.run_id for _ in range(3))
+    client.set_terminated(ended, "KILLED")
+
+    def uploaded(run_id: str, key: str = "a") -> str:
+        tags = {"repairops.job_key": key * 64}
+        model_id: str = client.create_logged_model("0", name="model", source_run_id=run_id, tags=tags).model_id
+        return model_id
+
+    left = {uploaded(own), uploaded(ended)}
+    other, live = uploaded(own, "b"), uploaded(rival)  # of another job; of a machine that does the same one now
+    version = register(client, champion, TinyNet(seed=5).eval(), tmp_path, own)
     models = {m.model_id: m.status for m in client.search_logged_models(["0"], "tags.`repairops.job_key` != ''")}
-    assert left.model_id not in models
-    assert str(models[other.model_id]) == "PENDING"
-    assert version.source == f"models:/{next(iter(set(models) - {other.model_id}))}"
+    assert not left & models.keys()
+    assert str(models[other]) == str(models[live]) == "PENDING"
+    assert version.source == f"models:/{next(iter(set(models) - {other, live}))}"
+
+
+def register_in_process(uri: str, folder: str, run_id: str, seed: int) -> str:
+    mlflow.set_tracking_uri(uri)
+    client = connect(uri)
+    champion = load(resolve_model("prod/cls", client), Path(folder) / f"champion-{seed}")
+    onnx = Path(folder) / f"{seed}.onnx"
+    onnx.write_bytes(b"not read before it is served")
+    with mlflow.start_run(run_id):  # as a job's run; the model is logged in its experiment
+        version = register_repair(
+            client,
+            champion,
+            TinyNet(seed=seed).eval(),
+            onnx,
+            run_id=run_id,
+            job_key="a" * 64,
+            tags={},
+            describe=str,
+            alias="challenger",
+        )
+    return f"version {version.version}"
+
+
+def check_same_job_twice(uri: str, client: MlflowClient, folder: Path) -> None:
+    """Two processes register the same job at once: both come to one version, which has its model."""
+    experiment = client.create_experiment(f"races-{folder.name}", artifact_location=(folder / "artifacts").as_uri())
+    runs = [client.create_run(experiment, tags={"repairops.job_key": "a" * 64}).info.run_id for _ in range(2)]
+    given = [(uri, str(folder), run_id, seed) for seed, run_id in enumerate(runs, 5)]
+    first, second = in_processes(register_in_process, given)
+    assert first == second
+    (version,) = [v for v in client.search_model_versions("name = 'cls'") if "repairops.job_key" in v.tags]
+    assert first == f"version {version.version}"
+    assert aliases_of(client, "cls")["challenger"] == str(version.version)
+    kept = [m.model_id for m in client.search_logged_models([experiment])]
+    assert kept == [version.source.removeprefix("models:/")]
+    assert model_digests(Path(mlflow.artifacts.download_artifacts(f"models:/cls/{version.version}")))["onnx"]
+
+
+def test_the_same_job_on_two_machines_at_once_registers_one_version(
+    client: MlflowClient, tmp_path: Path, registry: str
+) -> None:
+    champion_in_registry("cls", tmp_path)
+    check_same_job_twice(registry, client, tmp_path)
+
+
+class Overtaking(MlflowClient):
+    """Another machine registers the same job between this one's look and its own version."""
+
+    def create_model_version(self, name: str, *given: Any, **options: Any) -> Any:
+        rival = MlflowClient().create_model_version(name, "s3://rival/model", tags=options["tags"])
+        assert rival.version == "2" or rival.version == 2
+        return super().create_model_version(name, *given, **options)
+
+
+def test_of_two_versions_of_a_job_the_first_one_stays(client: MlflowClient, tmp_path: Path) -> None:
+    champion = champion_in_registry("cls", tmp_path)
+    run_id = client.create_run("0", tags={"repairops.job_key": "a" * 64}).info.run_id
+    version = register(Overtaking(), champion, TinyNet(seed=5).eval(), tmp_path, run_id)
+    assert version.source == "s3://rival/model"
+    assert [str(v.version) for v in client.search_model_versions("name = 'cls'")] == ["2", "1"]
+    assert aliases_of(client, "cls") == {"prod": "1", "challenger": "2"}
+    assert client.search_logged_models(["0"], "tags.`repairops.job_key` != ''") == []
 
 
 def test_a_pt2_champion_gets_a_pt2_version(client: MlflowClient, tmp_path: Path) -> None:
@@ -253,6 +328,18 @@ def test_a_rollback_undoes_the_move_that_it_has_read_and_no_other(
     with pytest.raises(AliasMoved, match="was at version 2 and is at 3 now"):
         repairops.rollback("prod/cls")
     assert version_at(client, "cls", "prod") == "3"
+
+
+def test_an_alias_that_the_same_job_has_moved_elsewhere_is_promoted(client: MlflowClient, tmp_path: Path) -> None:
+    """promote=auto on two machines: the second one comes to the first one's version, and finds the alias there."""
+    add_version(client, "cls", "prod")
+    version = str(repaired_version(client, parent="1"))
+    run = JobRun(client, client.create_run("0").info.run_id)
+    config = config_from_dict({"register": {"promote": "auto"}, "training": {"device": "cpu"}})
+    jobs = [Job(run, "key", tmp_path, ModelRef("cls", "1", "prod", ""), [], config) for _ in range(2)]
+    found = [_promote(job, client, version, run.run_id) for job in jobs]
+    assert found == [{"outcome": "passed", "promoted": True, "not_moved": ""}] * 2
+    assert [move.version_to for move in promotions(client, "cls")] == ["2"]
 
 
 def test_a_new_alias_takes_a_forced_version(client: MlflowClient) -> None:
@@ -436,6 +523,15 @@ def test_a_jobs_run_has_an_experiment_of_its_own(client: MlflowClient) -> None:
     assert run.data.tags["repairops.model_version"] == "3"
 
 
+def test_a_jobs_run_goes_where_mlflow_s_settings_say(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "ours")
+    monkeypatch.setenv("MLFLOW_RUN_NAME", "nightly")
+    with job_run(client, REF) as job:
+        pass
+    info = client.get_run(job.run_id).info
+    assert (client.get_experiment(info.experiment_id).name, info.run_name) == ("ours", "nightly")
+
+
 def test_a_failing_job_ends_its_run_as_failed(client: MlflowClient) -> None:
     with pytest.raises(ZeroDivisionError), job_run(client, REF) as job:
         1 / 0  # noqa: B018
@@ -487,13 +583,22 @@ def test_an_earlier_outcome_is_found_by_the_jobs_key(client: MlflowClient, tmp_p
     assert (earlier.kind, earlier.record.earlier_run) == ("passed", passed)
 
 
-def test_runs_that_died_are_closed(client: MlflowClient) -> None:
-    tags = {"repairops.job_key": "k" * 64}
-    dead, own = (client.create_run("0", tags=tags).info.run_id for _ in range(2))
-    client.set_terminated(client.create_run("0", tags=tags).info.run_id, "FINISHED")
-    assert close_interrupted(client, runs_of_job(client, "k" * 64), own) == 1
-    assert client.get_run(dead).info.status == "KILLED"
-    assert client.get_run(own).info.status == "RUNNING"
+def test_runs_that_died_are_closed_and_another_machine_s_is_not(client: MlflowClient, tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder in (here, there):
+        folder.mkdir()
+    assert place_of(here) == place_of(here) != place_of(there)
+
+    def started(folder: Path, at: int | None = None) -> str:
+        tags = {"repairops.job_key": "k" * 64, "repairops.place": place_of(folder)}
+        run_id: str = client.create_run("0", start_time=at, tags=tags).info.run_id
+        return run_id
+
+    dead, live, forgotten = started(here), started(there), started(there, at=1)
+    client.set_terminated(started(here), "FINISHED")
+    assert close_interrupted(client, runs_of_job(client, "k" * 64), here) == 2
+    status = {run: client.get_run(run).info.status for run in (dead, live, forgotten)}
+    assert status == {dead: "KILLED", live: "RUNNING", forgotten: "KILLED"}
 
 
 def lock_in_process(folder: str) -> str:

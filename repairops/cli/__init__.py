@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from repairops import __version__
-from repairops.cli.console import set_up_logging
+from repairops.cli.console import printable, set_up_logging
 
 # Command -> (its module, the line that `repairops --help` shows). Written by hand: help imports nothing.
 COMMANDS = {
@@ -23,6 +23,7 @@ COMMANDS = {
     "gate": ("gate", "Recompute a verdict from an outcome.json."),
     "style": ("style", "Say and show what the field did to the images."),
     "guard": ("guard", "Ask a version's guard how far the failures' look has spread."),
+    "clean": ("clean", "Remove what ended and interrupted jobs left on this machine."),
     "methods": ("methods", "List the repair methods."),
     "bench": ("bench", "Compare repair methods on corrupted images, as the paper does."),
     "demo": ("demo", "Run the whole story on real images in a folder of its own."),
@@ -42,20 +43,34 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(import_module(f"repairops.cli.{COMMANDS[name][0]}"), name)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's, which knows the names of imported commands alone, and suggests from these."""
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            from repairops.errors import did_you_mean
+
+            ctx.fail(f"No such command {args[0]!r}.{did_you_mean(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
-        from repairops.errors import RepairError
-
+        """Whatever a command raises ends as one line and an exit code; click's own exceptions are click's to show."""
         try:
             return super().invoke(ctx)
-        except RepairError as error:
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except Exception as error:
             if ctx.params.get("traceback"):
                 raise
-            click.echo(f"Error: {error}", err=True)
-            ctx.exit(error.exit_code)
+            from repairops.errors import foreseen
+
+            known = foreseen(error)
+            click.echo(f"Error: {printable(str(known))}", err=True)
+            ctx.exit(known.exit_code)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

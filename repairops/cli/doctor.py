@@ -6,17 +6,22 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
 
 from repairops.cli.console import answer, json_option
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
 PACKAGES = ("mlflow", "torch", "torchvision", "onnx", "scikit-learn", "pywavelets", "great-expectations")
 MIN_DISK_GB = 2.0
+ASKED = 20  # registered models; a server with passwords takes half a second for each
 
 
 @dataclass(frozen=True)
@@ -82,8 +87,8 @@ def _onnxruntime() -> list[Line]:
 
 
 def _registry(tracking_uri: str | None) -> list[Line]:
-    from repairops.errors import RepairError
-    from repairops.store.connection import connect, experiment_id, talking
+    from repairops.errors import RegistryNotFound, RepairError
+    from repairops.store.connection import connect, talking
 
     try:
         client = connect(tracking_uri)
@@ -91,14 +96,42 @@ def _registry(tracking_uri: str | None) -> list[Line]:
 
         with talking("list the registered models"):
             names = [model.name for model in client.search_registered_models(max_results=100)]
-        lines = [Line("registry", "ok", f"{mlflow.get_tracking_uri()}, {len(names)} registered models")]
+        found = Line("registry", "ok", f"{mlflow.get_tracking_uri()}, {len(names)} registered models")
+        return [found, *_right_to_write(client), *_right_to_register(client, names[:ASKED])]
+    except RegistryNotFound as error:
+        return [Line("registry", "warn", str(error), "A new registry is made by `repairops log` or `repairops demo`.")]
+    except RepairError as error:
+        return [Line("registry", "error", str(error), "Set MLFLOW_TRACKING_URI or give --tracking-uri.")]
+
+
+def _right_to_write(client: MlflowClient) -> list[Line]:
+    from repairops.errors import RepairError
+    from repairops.store.connection import experiment_id, talking
+
+    try:
         with talking("write a run"):
             run = client.create_run(experiment_id(client, "repairops/doctor"), tags={"repairops.kind": "doctor"})
             client.set_terminated(run.info.run_id)
             client.delete_run(run.info.run_id)
-        return [*lines, Line("rights", "ok", "runs can be written")]
     except RepairError as error:
-        return [Line("registry", "error", str(error), "Set MLFLOW_TRACKING_URI or give --tracking-uri.")]
+        return [Line("rights", "error", str(error), "Ask for the right to write and delete runs there.")]
+    return [Line("rights", "ok", "runs can be written")]
+
+
+def _right_to_register(client: MlflowClient, names: Sequence[str]) -> list[Line]:
+    """A line on the registered models, where there are some: whether a repair of each could be registered."""
+    from repairops.errors import RegistryRefused, listing
+    from repairops.store.registry import check_right_to_register
+
+    refused = []
+    for name in names:
+        try:
+            check_right_to_register(client, name)
+        except RegistryRefused:
+            refused.append(name)
+    may = f"repairs of {len(names) - len(refused)} of {len(names)} registered models can be registered"
+    mend = f"Ask for EDIT on {listing(refused)} to repair them." if refused else ""
+    return [Line("models", "warn" if refused else "ok", may, mend)] if names else []
 
 
 def _disk() -> list[Line]:

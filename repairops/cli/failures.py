@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import click
 
-from repairops.cli.console import answer, json_option, table
+from repairops.cli.console import answer, json_option, printable, table
 
 
 @click.group()
@@ -77,7 +77,9 @@ def show_command(tracking_uri: str | None, model: str, batch: str, as_json: bool
         "bytes": sum(map(len, rows.image)),
     }
     texts = {
-        name: ", ".join(f"{k or '(none)'}: {v}" for k, v in value.items()) if isinstance(value, dict) else value
+        name: ", ".join(f"{printable(k) or '(none)'}: {v}" for k, v in value.items())
+        if isinstance(value, dict)
+        else value
         for name, value in shown.items()
     }
     answer(as_json, shown, "\n".join(f"{name:<10} {text}" for name, text in texts.items()))

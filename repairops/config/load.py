@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from repairops.config.options import Config
-from repairops.errors import InvalidOption, UnknownOption, UsageError, listing
+from repairops.errors import InvalidOption, UnknownOption, UsageError, listing, one_of
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     # A first look in a few minutes, on a CPU too.
@@ -89,7 +89,8 @@ def _build(cls: Any, values: Mapping[str, Any], prefix: str) -> Any:
     for name, value in values.items():
         option = f"{prefix}{name}"
         if name not in hints:
-            raise UnknownOption(option, option_names())
+            inside = f".{next(iter(value))}" if isinstance(value, Mapping) and value else ""
+            raise UnknownOption(option + inside, option_names())
         if not dataclasses.is_dataclass(hint := hints[name]):
             built[name] = _convert(option, value, hint)
         elif isinstance(value, Mapping):
@@ -130,7 +131,7 @@ def with_preset(values: Mapping[str, Any]) -> dict[str, Any]:
     """The options, over those of the preset that they name (`preset`). Raises InvalidOption for an unknown one."""
     name = str(values.get("preset", "default"))
     if name not in PRESETS:
-        raise InvalidOption("preset", name, f"one of {', '.join(PRESETS)}")
+        raise InvalidOption("preset", name, one_of(name, PRESETS))
     merged = dict(values)
     for stage, options in PRESETS[name].items():
         given = values.get(stage, {})

@@ -61,7 +61,7 @@ def run_demo(folder: Path, *, data: Path | None = None, seed: int = 0, tracking_
     environment = _environment(folder, uri)
     (folder / "repair.yaml").write_text(CONFIG, encoding="utf-8")
     with _environ(environment):
-        experiment_id(connect(uri), EXPERIMENT)
+        experiment_id(connect(uri, create=True), EXPERIMENT)
         images = demo_data(data, seed)
         failures = _production(images, seed)
         log.info("Logged %d failures as one batch. Now the repair:\n", failures)

@@ -15,7 +15,7 @@ from repairops.promotion.history import Promotion, close_move, open_move, user
 from repairops.store.connection import connect, talking
 from repairops.store.datasets import OPTION, log_dataset
 from repairops.store.flavors import ClassifierFlavors
-from repairops.store.models import ModelRef, version_at
+from repairops.store.models import ModelRef, check_alias_name, version_at
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -59,10 +59,12 @@ def log_model(
         raise InvalidOption("serialization_format", serialization_format, "pickle or pt2")
     if not name or set(name) & set("/:"):
         raise InvalidOption("name", name, "a registered model's name, without '/' and ':'")
+    if alias:
+        check_alias_name("alias", alias)
     for path in code_paths:
         if not Path(path).exists():
             raise InvalidOption("code_paths", path, "files or folders that exist")
-    client = connect(tracking_uri)
+    client = connect(tracking_uri, create=True)
     import mlflow
 
     model = model.eval().cpu()

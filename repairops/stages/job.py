@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import platform
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -18,13 +19,15 @@ import numpy as np
 from repairops import __version__
 from repairops.config import Config
 from repairops.data.contact_sheet import as_png
+from repairops.errors import RegistryUnreachable, RepairError, foreseen
 from repairops.model.device import resolve_device
 from repairops.outcome import EXIT_CODES, Outcome, Record, write_outcome
 from repairops.outcome.plain import to_plain
 from repairops.outcome.sections import Batch, Environment, ModelVersion, Tracking
 from repairops.report import Pictures, render_markdown, render_page
 from repairops.store.batches import LoggedBatch
-from repairops.store.jobs import JOB_TAG, OUTCOME_TAG, JobRun
+from repairops.store.connection import tried_once
+from repairops.store.jobs import JOB_TAG, OUTCOME_TAG, PLACE_TAG, JobRun, place_of
 from repairops.store.models import ModelRef
 
 log = logging.getLogger("repairops")
@@ -52,7 +55,7 @@ class Job:
             tracking=Tracking(run.run_id),
             commit=run.tag("mlflow.source.git.commit"),
         )
-        run.set_tags({JOB_TAG: key, "repairops.config_digest": config.digest()})
+        run.set_tags({JOB_TAG: key, PLACE_TAG: place_of(folder), "repairops.config_digest": config.digest()})
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -95,6 +98,30 @@ class Job:
         folder.mkdir(parents=True)
         return folder
 
+    @contextlib.contextmanager
+    def errors_kept(self) -> Iterator[None]:
+        """Whatever is raised inside is the run's outcome 'error', with what was found so far, and a RepairError.
+
+        A killed process keeps nothing; Ctrl-C stays what it is.
+        """
+        try:
+            yield
+        except BaseException as error:
+            known = foreseen(error)
+            with tried_once(isinstance(known, RegistryUnreachable)):
+                self._keep_error(str(known))
+            if known is error or isinstance(error, KeyboardInterrupt):
+                raise
+            raise known from error
+
+    def _keep_error(self, message: str) -> None:
+        """The outcome 'error' with its files, else (a full disk, a page that fails) by its tags alone."""
+        try:
+            self.conclude("error", message)
+        except Exception:
+            with contextlib.suppress(RepairError):  # a lost server must not hide the first error
+                self._tag("error", EXIT_CODES["error"], message)
+
     def conclude(self, outcome: str, message: str, pictures: Pictures | None = None) -> Outcome:
         """Writes outcome.json and report.html, logs both, and only then tags the run with its outcome."""
         seconds = round(time.perf_counter() - self._began, 3)
@@ -122,16 +149,20 @@ class Job:
 
     def _log(self, outcome: Outcome, note: str, page: str) -> Outcome:
         """Logs the outcome's files, and only then tags the run with it."""
-        folder = self.scratch("outcome")
-        write_outcome(outcome.values, folder / "outcome.json")
-        if page:
-            (folder / "report.html").write_text(page, encoding="utf-8")
-        self.run.log_folder(folder)
-        tags = {"repairops.exit_code": str(outcome.exit_code), "mlflow.note.content": note}
-        if outcome.repeated:
-            tags["repairops.earlier_run"] = str(outcome.record.earlier_run)
-        self.run.set_tags({**tags, OUTCOME_TAG: f"repeated:{outcome.kind}" if outcome.repeated else outcome.kind})
+        with tempfile.TemporaryDirectory(prefix="repairops-") as name:  # the job's own disk may be full
+            folder = Path(name)
+            write_outcome(outcome.values, folder / "outcome.json")
+            if page:
+                (folder / "report.html").write_text(page, encoding="utf-8")
+            self.run.log_folder(folder)
+        earlier = {"repairops.earlier_run": str(outcome.record.earlier_run)} if outcome.repeated else {}
+        kind = f"repeated:{outcome.kind}" if outcome.repeated else outcome.kind
+        self._tag(kind, outcome.exit_code, note, **earlier)
         return outcome
+
+    def _tag(self, outcome: str, exit_code: int, note: str, **more: str) -> None:
+        tags = {"repairops.exit_code": str(exit_code), "mlflow.note.content": note, **more}
+        self.run.set_tags({**tags, OUTCOME_TAG: outcome})
 
 
 def _describe(batch: LoggedBatch) -> Batch:

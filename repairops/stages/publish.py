@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from repairops.errors import AliasMoved, PromotionRefused, RegistryRefused
+from repairops.errors import AliasMoved, InvalidOption, PromotionRefused, RegistryRefused
 from repairops.gate.evidence import Evidence, Verdict
 from repairops.model.network import Classifier
 from repairops.model.routing import form_of
@@ -18,9 +18,29 @@ from repairops.stages.job import Job
 from repairops.stages.judge import onnx_file
 from repairops.store import registry
 from repairops.store.champion import Champion
+from repairops.store.models import ModelRef, check_alias_name, find_version, version_at
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+
+def check_alias(client: MlflowClient, ref: ModelRef, alias: str) -> None:
+    """Raises InvalidOption where `register.alias` is none, or one that production may be found by.
+
+    A repair moves it without asking, so it must be new, or be where an earlier repair has put it.
+    """
+    check_alias_name("register.alias", alias)
+    place = version_at(client, ref.name, alias) or ""
+    found = find_version(client, ref.name, place)
+    why = ""
+    if alias == ref.alias:
+        why = "the model is found by it"
+    elif any(move.alias == alias for move in promotions(client, ref.name)):
+        why = "it was promoted or logged, and moves by `repairops promote` alone"
+    elif found and found.tags.get("repairops.kind") != "repair":
+        why = f"it is at version {place}, which no repair registered"
+    if why:
+        raise InvalidOption("register.alias", alias, f"an alias that only repairs move: {why}. Name another one")
 
 
 def publish(job: Job, client: MlflowClient, champion: Champion, challenger: Classifier, verdict: Verdict) -> str:
@@ -120,7 +140,8 @@ def _promote(job: Job, client: MlflowClient, version: str, run_id: str) -> dict[
     try:
         move_alias(client, job.ref.name, alias, version, expected=job.ref.version, by="repairops", reason=reason)
     except AliasMoved as error:
-        return {"outcome": "alias_moved", "not_moved": str(error)}
+        if version_at(client, job.ref.name, alias) != version:  # else another machine did the same job
+            return {"outcome": "alias_moved", "not_moved": str(error)}
     except (PromotionRefused, RegistryRefused) as error:
         return {"outcome": "not_promoted", "not_moved": str(error)}
     return {"outcome": "passed", "promoted": True, "not_moved": ""}

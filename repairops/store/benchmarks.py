@@ -19,7 +19,7 @@ def log_benchmark(folder: Path, source: Path, experiment: str, tracking_uri: str
     Metrics are named NETWORK.RIVAL.residual, .disjoint (percent of residual failures) and .clean. Champions are logged
     as PyTorch models with their input specification, where `source` is a grid's folder.
     """
-    client = connect(tracking_uri)
+    client = connect(tracking_uri, create=True)
     import mlflow
 
     records, _ = read_records(source)

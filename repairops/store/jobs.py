@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repairops.config import Config
-from repairops.errors import JobRunning
+from repairops.errors import JobRunning, RegistryUnreachable
 from repairops.outcome import Outcome, read_outcome
-from repairops.store.connection import experiment_id, home_folder, talking
+from repairops.store.connection import experiment_id, home_folder, talking, tried_once
 from repairops.store.models import ModelRef
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 OUTCOME_TAG = "repairops.outcome"
 JOB_TAG = "repairops.job_key"
+PLACE_TAG = "repairops.place"
+LOCK, PLACE = "lock", "place"  # files in a job's folder
+LONGEST_JOB = 7 * 86400  # seconds; a run of another place that began before is taken for dead
 FINAL = ("passed", "failed", "inconclusive", "alias_moved", "not_promoted")
 
 
@@ -36,17 +39,30 @@ def work_folder(key: str) -> Path:
     return home_folder("jobs", key[:16])
 
 
+def place_of(folder: Path) -> str:
+    """A random name of the folder, kept in it: runs with the same one have held the same lock, so one at a time."""
+    import uuid
+
+    file = folder / PLACE
+    name = file.read_text(encoding="utf-8") if file.exists() else ""
+    if not name:  # nor did a full disk take it
+        name = uuid.uuid4().hex
+        file.write_text(name, encoding="utf-8")
+    return name
+
+
 @contextlib.contextmanager
 def job_lock(key: str, folder: Path) -> Iterator[None]:
     """Holds the job's lock on this machine; the system lets go of it when the process dies. Raises JobRunning."""
     from filelock import FileLock, Timeout
 
-    lock = FileLock(folder / "lock")
+    lock = FileLock(folder / LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise JobRunning(key, lock.lock_file) from error
     try:
+        place_of(folder)  # what a full disk forbids is known before a run is opened
         yield
     finally:
         lock.release()
@@ -93,6 +109,7 @@ class JobRun:
 def job_run(client: MlflowClient, ref: ModelRef) -> Iterator[JobRun]:
     """The run that `mlflow run` opened, or a new one in the experiment repairops/repairs/<model>.
 
+    MLFLOW_EXPERIMENT_NAME and MLFLOW_RUN_NAME name another experiment and the run, as for all of MLflow's runs.
     Ends as FINISHED, or FAILED where an exception passes.
     """
     import mlflow
@@ -100,18 +117,23 @@ def job_run(client: MlflowClient, ref: ModelRef) -> Iterator[JobRun]:
     start: dict[str, Any] = {"log_system_metrics": False}
     if mlflow.active_run() is not None or not os.environ.get("MLFLOW_RUN_ID"):
         with talking("open the repairs' experiment"):
-            experiment = experiment_id(client, f"repairops/repairs/{ref.name}")
-        start = {"experiment_id": experiment, "run_name": f"repair {ref.name} {ref.version}", "nested": True}
+            given = os.environ.get("MLFLOW_EXPERIMENT_NAME")
+            experiment = experiment_id(client, given or f"repairops/repairs/{ref.name}")
+        name = os.environ.get("MLFLOW_RUN_NAME") or f"repair {ref.name} {ref.version}"
+        start = {"experiment_id": experiment, "run_name": name, "nested": True}
     with talking("open the run"):
         run = mlflow.start_run(**start)
-    status = "FAILED"
+    status, lost = "FAILED", False
     try:
         job = JobRun(client, run.info.run_id)
         job.set_tags({"repairops.kind": "repair", "repairops.model": ref.name, "repairops.model_version": ref.version})
         yield job
         status = "FINISHED"
+    except RegistryUnreachable:
+        lost = True
+        raise
     finally:
-        with contextlib.suppress(Exception):  # a lost server must not hide the first error
+        with contextlib.suppress(Exception), tried_once(lost):  # a lost server must not hide or delay the first error
             mlflow.end_run(status)
 
 
@@ -145,9 +167,16 @@ def earlier_outcome(client: MlflowClient, runs: Sequence[Run]) -> Outcome | None
     return None
 
 
-def close_interrupted(client: MlflowClient, runs: Sequence[Run], own_run: str) -> int:
-    """Marks runs of the same job that died without an end as KILLED; call it with the job's lock held."""
-    dead = [run for run in runs if run.info.status == "RUNNING" and run.info.run_id != own_run]
+def close_interrupted(client: MlflowClient, runs: Sequence[Run], folder: Path) -> int:
+    """Marks other runs of the same job that died without an end as KILLED; call it with the job's lock held.
+
+    A run that another machine began may be alive, unless no job lasts so long.
+    """
+    import time
+
+    oldest, place = (time.time() - LONGEST_JOB) * 1000, place_of(folder)
+    running = [run for run in runs if run.info.status == "RUNNING"]
+    dead = [run for run in running if run.data.tags.get(PLACE_TAG) == place or run.info.start_time < oldest]
     for run in dead:
         with talking("close an interrupted run"):
             client.set_terminated(run.info.run_id, "KILLED")

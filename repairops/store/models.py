@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from repairops.errors import AmbiguousModel, ModelNotFound
+from repairops.errors import AmbiguousModel, InvalidOption, ModelNotFound
 from repairops.store.connection import connect, is_absent, talking
 
 if TYPE_CHECKING:
@@ -67,6 +67,7 @@ def open_target(model: str, tracking_uri: str | None) -> tuple[MlflowClient, str
     """(client, registered model, production alias) of what a promotion moves. Raises ModelNotFound."""
     client = connect(tracking_uri)
     name, alias = target(model)
+    check_alias_name("alias", alias)
     if not registered(client, name):
         raise ModelNotFound(model, [f"registered model {name!r}"], existing_models(client))
     return client, name, alias
@@ -82,6 +83,14 @@ def target(model: str) -> tuple[str, str]:
     return name, alias or PRODUCTION_ALIAS
 
 
+def check_alias_name(option: str, alias: str) -> None:
+    """Raises InvalidOption for what MLflow takes for no alias, and says so only when a version waits for it."""
+    reserved = alias.lower() == "latest" or re.fullmatch(r"[vV]\d+", alias)
+    if reserved or not re.fullmatch(r"[\w-]{1,255}", alias):
+        wanted = "an alias: letters, digits, '_' and '-', and neither 'latest' nor a version such as 'v1'"
+        raise InvalidOption(option, alias, wanted)
+
+
 def existing_models(client: MlflowClient) -> list[str]:
     """All registered models as `cls (prod -> 3)`, for messages."""
     lines = []
@@ -91,7 +100,7 @@ def existing_models(client: MlflowClient) -> list[str]:
         aliases = aliases_of(client, model.name)
         marks = ", ".join(f"{alias} -> {version}" for alias, version in sorted(aliases.items()))
         lines.append(f"{model.name} ({marks or 'no alias'})")
-    return lines
+    return lines or [f"no model ({client.tracking_uri})"]
 
 
 def registered(client: MlflowClient, name: str) -> bool:
@@ -113,6 +122,8 @@ def version_at(client: MlflowClient, name: str, alias: str) -> str | None:
 
 def find_version(client: MlflowClient, name: str, version: str) -> ModelVersion | None:
     """A model's version by its number; None where there is no such version."""
+    if not (str(version).isdecimal() and len(str(version)) < 10):  # a database's integers end there
+        return None
     return _absent_is_none(lambda: client.get_model_version(name, version))
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from repairops.errors import NotGuarded, RolesLost
+from repairops.errors import NotGuarded, RegistryRefused, RegistryUnreachable, RolesLost
 from repairops.store.champion import Champion, code_paths, guard_metadata
-from repairops.store.connection import talking
+from repairops.store.connection import is_absent, talking
 from repairops.store.flavors import (
     ClassifierFlavors,
     guard_code,
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from torch import nn
 
+log = logging.getLogger("repairops")
 VERDICT_TAG = "repairops.verdict"
 PARENT_TAG = "repairops.parent_version"
 RUN_TAG = "repairops.run_id"
@@ -68,19 +72,14 @@ def register_repair(
     describe: from the version's number to its description, Markdown.
 
     The upload comes first, the version with all its tags is then made in one request, the alias comes last. So a job
-    that dies leaves either no version or a whole one, which the same job finds again by its key and completes.
+    that dies leaves either no version or a whole one, which the same job finds again by its key and completes. Another
+    machine that does the same job at the same time finds it too.
     """
     version = version_of_job(client, champion.ref.name, job_key)
     if version is None:
+        _remove_leftovers(client, champion.ref.name, run_id, job_key)
         model_id, digests = _upload(client, champion, network, onnx_file, run_id, job_key)
-        with talking("register the version"):
-            version = client.create_model_version(
-                champion.ref.name,
-                f"models:/{model_id}",
-                run_id,
-                tags={**tags, **digests, JOB_TAG: job_key},
-                model_id=model_id,
-            )
+        version = _register_once(client, champion.ref.name, run_id, model_id, {**tags, **digests, JOB_TAG: job_key})
     with talking("describe the version"):
         client.update_model_version(champion.ref.name, version.version, describe(str(version.version)))
     with talking(f"set the alias {alias!r}"):
@@ -96,6 +95,18 @@ def lineage(client: MlflowClient, ref: ModelRef) -> list[ModelVersion]:
         versions[number] = found
         number = found.tags.get(PARENT_TAG, "")
     return list(versions.values())
+
+
+def check_right_to_register(client: MlflowClient, name: str) -> None:
+    """Raises RegistryRefused where this user may not edit the registered model.
+
+    Asks to remove a tag that no model has: that changes nothing, and a server with users wants the same right for it as
+    for a new version. A server that answers something else does not tell.
+    """
+    from mlflow.exceptions import MlflowException
+
+    with contextlib.suppress(MlflowException, RegistryUnreachable), talking(f"let you edit the model {name!r}"):
+        client.delete_registered_model_tag(name, "repairops.right")
 
 
 def repaired_batches(client: MlflowClient, ref: ModelRef) -> set[str]:
@@ -147,6 +158,62 @@ def stored_digests(version: ModelVersion) -> dict[str, str]:
             return dict.fromkeys(DIGEST_TAGS, "")
 
 
+def _register_once(
+    client: MlflowClient, name: str, run_id: str, model_id: str, tags: Mapping[str, str]
+) -> ModelVersion:
+    """The job's one version, made from the run's uploaded model unless another machine was first.
+
+    Each makes its own and looks again; the lowest number stays, since numbers are given in the order in which versions
+    are seen.
+    """
+    first = version_of_job(client, name, tags[JOB_TAG])
+    if first is None:
+        with talking("register the version"):
+            own = client.create_model_version(name, f"models:/{model_id}", run_id, tags=dict(tags), model_id=model_id)
+        first = version_of_job(client, name, tags[JOB_TAG]) or own
+        if str(first.version) == str(own.version):
+            return own
+        _delete(lambda: client.delete_model_version(name, own.version))
+    _delete(lambda: client.delete_logged_model(model_id))
+    log.info("           another machine has registered this very job as version %s", first.version)
+    return first
+
+
+def _remove_leftovers(client: MlflowClient, name: str, run_id: str, job_key: str) -> None:
+    """Deletes the models that interrupted uploads of the job left: those of runs that have ended, without a version.
+
+    A run that is open may be another machine's, which is uploading. One that has ended registers nothing any more, so
+    the version is looked for after that was seen.
+    """
+    with talking("look for leftovers of the job"):
+        experiment = client.get_run(run_id).info.experiment_id
+        found = client.search_logged_models([experiment], f"tags.`{JOB_TAG}` = '{job_key}'")
+        open_runs = {
+            run.info.run_id
+            for run in client.search_runs(
+                [experiment], f"tags.`{JOB_TAG}` = '{job_key}' and attributes.status = 'RUNNING'"
+            )
+        }
+    left = [model for model in found if model.source_run_id not in open_runs - {run_id}]
+    if version_of_job(client, name, job_key) is None:
+        for model in left:
+            _delete(partial(client.delete_logged_model, model.model_id))
+
+
+def _delete(request: Callable[[], object]) -> None:
+    """Deletes what may be gone already; what this user may not delete stays, with a warning."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        with talking("delete what is left over"):
+            request()
+    except RegistryRefused as error:
+        log.warning("Warning: %s", error)
+    except MlflowException as error:
+        if not is_absent(error):
+            raise
+
+
 def _upload(
     client: MlflowClient,
     champion: Champion,
@@ -155,7 +222,7 @@ def _upload(
     run_id: str,
     job_key: str,
 ) -> tuple[str, dict[str, str]]:
-    """Uploads both flavors as one logged model of the run; leftovers of an interrupted upload are removed.
+    """Uploads both flavors as one logged model of the run.
 
     Returns the logged model's id and the digests of its weights and ONNX file as tags.
     """
@@ -168,8 +235,5 @@ def _upload(
             [*code_paths(champion.folder), *guard_code(network, champion.serialization_format, Path(shipped))],
             onnx_file,
         )
-        experiment = client.get_run(run_id).info.experiment_id
-        for leftover in client.search_logged_models([experiment], f"tags.`{JOB_TAG}` = '{job_key}'"):
-            client.delete_logged_model(leftover.model_id)
         model_id = flavors.log(run_id, guard_metadata(champion, network), tags={JOB_TAG: job_key})
     return model_id, {tag: flavors.digests[part] for part, tag in DIGEST_TAGS.items()}

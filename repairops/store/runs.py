@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from repairops.store.connection import experiment_id, is_absent, talking
+from repairops.store.connection import experiment_id, is_absent, talking, tried_once
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -41,7 +41,7 @@ def kept_run(client: MlflowClient, experiment: str, name: str, tags: Mapping[str
         yield run_id
         client.set_terminated(run_id, "FINISHED")
     except BaseException:
-        with contextlib.suppress(Exception):  # a lost server must not hide the first error
+        with contextlib.suppress(Exception), tried_once():  # a lost server must not hide or delay the first error
             client.set_terminated(run_id, "FAILED")
         raise
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from repairops.config import Config
@@ -68,9 +69,10 @@ def fetch_style(client: MlflowClient, digest: str) -> Path:
         raise StyleNetworkNotFound(digest, [f"{n.digest[:8]} ({n.psnr:.1f} dB)" for n in networks])
     folder = home_folder("weights", fits[0].digest)
     file = folder / FILE
-    if not file.is_file():
-        with talking("hand over the style network"):
-            mlflow.artifacts.download_artifacts(run_id=fits[0].run_id, artifact_path=FILE, dst_path=str(folder))
+    if not file.is_file():  # a download that breaks off leaves none
+        with TemporaryDirectory(dir=folder) as part, talking("hand over the style network"):
+            mlflow.artifacts.download_artifacts(run_id=fits[0].run_id, artifact_path=FILE, dst_path=part)
+            (Path(part) / FILE).replace(file)
     found = file_sha256(file)
     if found != fits[0].digest:
         raise StyleWeightsDamaged(str(file), f"sha256 is {found} instead of {fits[0].digest}")

@@ -22,7 +22,7 @@ from repairops.core.methods.fine_tuning import (
 from repairops.core.methods.sensei import Sensei
 from repairops.core.methods.style_guided import make_augmix, make_consolidation, make_style_guided
 from repairops.core.styles import check_style
-from repairops.errors import InvalidOption, listing
+from repairops.errors import InvalidOption, one_of
 
 __all__ = [
     "AUTO", "CONSOLIDATE", "METHODS", "STYLED", "Method", "MethodData", "MethodEntry", "check_names", "make_method"
@@ -125,5 +125,5 @@ def make_method(config: MethodConfig, data: MethodData, generator: Generator) ->
 
 def _find_method(name: str) -> MethodEntry:
     if name not in METHODS:
-        raise InvalidOption("method.name", name, f"one of {listing([*METHODS, AUTO])}")
+        raise InvalidOption("method.name", name, one_of(name, [*METHODS, AUTO]))
     return METHODS[name]

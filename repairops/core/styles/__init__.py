@@ -13,7 +13,7 @@ from repairops.core.styles.base import Style, Witness
 from repairops.core.styles.fitted import fit_fitted_degradation
 from repairops.core.styles.one_reference import fit_fourier_amplitude, fit_radial_spectrum, fit_subband_wct
 from repairops.core.styles.wct2 import check_wct2, fit_wct2
-from repairops.errors import InvalidOption, StyleNotFittable, listing
+from repairops.errors import InvalidOption, StyleNotFittable, one_of
 
 __all__ = ["AUTO", "CANDIDATES", "STYLES", "Style", "StyleFactory", "Witness", "check_style", "fit_style"]
 
@@ -41,7 +41,7 @@ def check_style(config: StyleConfig) -> None:
 
 def _check_name(name: str) -> None:
     if name not in STYLES and name != AUTO:
-        raise InvalidOption("style.name", name, f"one of {listing([*STYLES, AUTO])}")
+        raise InvalidOption("style.name", name, one_of(name, [*STYLES, AUTO]))
 
 
 def fit_style(
