@@ -6,17 +6,28 @@ as one line and a scheduled job's log is enough to act on.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable
 from typing import Any
 
 
 def listing(items: Iterable[object], limit: int = 12) -> str:
-    """Names for an error message: sorted as given, cut after `limit`, '(none)' when empty."""
-    names = [str(item) for item in items]
+    """Names for an error message: sorted as given, cut after `limit`, '(none)' when empty; long ones are cut too."""
+    names = [text if len(text) <= 200 else f"{text[:197]}..." for text in map(str, items)]
     if not names:
         return "(none)"
     shown = ", ".join(names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """Any value for an error message: as Python writes it, in about `limit` characters, whatever it holds."""
+    if isinstance(value, int) and abs(value) >= 10**limit:
+        return f"a whole number of about {value.bit_length() * 3 // 10:,} digits"
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother = 2, limit, limit
+    text = short.repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 class RepairError(Exception):
@@ -57,7 +68,12 @@ class UnknownOption(UsageError):
 
 
 class InvalidOption(UsageError):
-    message = "Option {} is {!r}; it must be {}."
+    def __init__(self, option: str, value: object, wanted: str) -> None:
+        super().__init__(f"Option {option} is {shown(value)}; it must be {wanted}.")
+
+
+class UnreadableConfiguration(UsageError):
+    message = "The {} {} cannot be read: {}. It must be YAML in UTF-8 that holds options by name."
 
 
 class NoBenchmarkData(UsageError):
@@ -162,6 +178,10 @@ class UnreadableDataset(RepairError):
         "parquet with an image column (struct of bytes and path) and a label column."
     )
 
+    def __init__(self, path: object, *facts: object) -> None:
+        super().__init__(path, *facts)
+        self.fact = ", ".join(map(str, facts))
+
 
 class ClassMismatch(RepairError):
     def __init__(self, path: object, found: Iterable[str], wanted: Iterable[str]) -> None:
@@ -226,6 +246,14 @@ class NoUnseenImages(RepairError):
 
 class InvalidFailures(RepairError):
     """What was handed to `log_failures` is no failure batch."""
+
+
+class UnreadableFailures(InvalidFailures):
+    message = (
+        "{} cannot be read as failures: {}. Give a folder with a CSV (UTF-8, commas between the cells) that has the "
+        "columns file and label, or parquet with a column of images (bytes, or a struct of bytes and path) and the "
+        "column label."
+    )
 
 
 class CannotSplit(RepairError):

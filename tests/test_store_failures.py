@@ -35,7 +35,8 @@ from repairops.store.batches import (
     logged_batches,
 )
 from repairops.store.connection import connect
-from repairops.store.failure_rows import FailureRows, make_rows, read_rows, rows_from_path, write_rows
+from repairops.store.failure_files import rows_from_path
+from repairops.store.failure_rows import FailureRows, make_rows, read_rows, write_rows
 
 LABELS = ["zero", "one", "two", "three"]
 
@@ -229,7 +230,7 @@ def test_missing_files(tmp_path: Path) -> None:
     with pytest.raises(InvalidFailures, match=r"failures\.csv cannot be read"):
         rows_from_path(tmp_path)
     (tmp_path / "a.parquet").write_text("text")
-    with pytest.raises(InvalidFailures, match="not a parquet file"):
+    with pytest.raises(InvalidFailures, match="no parquet file"):
         rows_from_path(tmp_path / "a.parquet")
 
 
