@@ -73,7 +73,7 @@ class InvalidOption(UsageError):
 
 
 class UnreadableConfiguration(UsageError):
-    message = "The {} {} cannot be read: {}. It must be YAML in UTF-8 that holds options by name."
+    message = "The configuration {} cannot be read: {}. It must hold options by name, as YAML in UTF-8."
 
 
 class NoBenchmarkData(UsageError):
