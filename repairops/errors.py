@@ -436,4 +436,7 @@ class NoReview(RepairError):
 
 
 class OutcomeUnreadable(RepairError):
-    message = "{} is not an outcome of repairops: {}. Give the outcome.json of a repair run."
+    message = (
+        "{} is not an outcome of repairops: {}. Give the outcome.json of a repair run, runs:/ID of that run, or a "
+        "version that it registered."
+    )
