@@ -148,6 +148,13 @@ class PickleRefused(RepairError):
     )
 
 
+class MetadataUnusable(RepairError):
+    message = (
+        "The metadata of {} cannot be used: {}. Log the model again with repairops.log_model(...), which writes it, or "
+        "correct its MLmodel file."
+    )
+
+
 class MissingInputSpec(RepairError):
     def __init__(self, reference: str, missing: Iterable[str]) -> None:
         super().__init__(

@@ -9,7 +9,6 @@ import click
 
 from repairops.cli.console import answer, checks_table, json_option
 
-
 FILE = click.Path(exists=True, dir_okay=False)
 
 

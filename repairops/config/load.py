@@ -27,7 +27,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }
 UNGUARDED = {"failure_share": 0.2, "style_share": 0.5}
 _SWITCH = {**dict.fromkeys(("true", "yes", "on", "1"), True), **dict.fromkeys(("false", "no", "off", "0"), False)}
-_BYTES, _DEPTH, _VALUES = 2**20, 10, 100_000  # of a file, at most
+_BYTES, _VALUES = 2**20, 100_000  # of a file, at most
 _OF_THE_FILE = ("policy", "policy_sha256")
 
 
@@ -63,23 +63,26 @@ def option_names(cls: type = Config, prefix: str = "") -> list[str]:
     return names
 
 
-def read_yaml(path: Path) -> tuple[dict[str, Any], str]:
-    """The options by name in a YAML file, and the sha256 of its bytes. Raises UnreadableConfiguration."""
+def read_yaml(path: Path, depth: int = 10) -> tuple[dict[str, Any], str]:
+    """The values by name in a YAML file, at most `depth` deep, and the sha256 of its bytes.
+
+    Raises UnreadableConfiguration.
+    """
     import yaml
 
     try:
         data = read_file(path, _BYTES)
         text = decode_text(data)
-        if max(accumulate((mark in "[{") - (mark in "]}") for mark in text), default=0) > 10 * _DEPTH:
+        if max(accumulate((mark in "[{") - (mark in "]}") for mark in text), default=0) > 10 * depth:
             raise RecursionError  # PyYAML's time grows with its square
         loaded = yaml.safe_load(text)
-        check_bounds(loaded, depth=_DEPTH, items=_VALUES)
+        check_bounds(loaded, depth=depth, items=_VALUES)
     except OSError as error:
         raise UnreadableConfiguration(path, error.strerror) from error
     except yaml.YAMLError as error:
         raise UnreadableConfiguration(path, f"it is not valid YAML ({' '.join(str(error).split())})") from error
     except RecursionError as error:
-        raise UnreadableConfiguration(path, f"it is nested more than {_DEPTH} deep") from error
+        raise UnreadableConfiguration(path, f"it is nested more than {depth} deep") from error
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         # From `check_bounds`, and from PyYAML what Python says of a number, a date or a tag that is none.
         raise UnreadableConfiguration(path, " ".join(str(error).split())[:200]) from error

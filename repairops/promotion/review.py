@@ -81,7 +81,7 @@ def review(
 
 
 def find_outcome(reference: str, tracking_uri: str | None = None) -> Outcome:
-    """The outcome of a repair by its run, 'runs:/ID', or by the version that it registered, as `resolve_model` takes it.
+    """The outcome of a repair by its run, 'runs:/ID', or by the version that it registered, see `resolve_model`.
 
     Raises OutcomeUnreadable, ModelNotFound, AmbiguousModel, RegistryUnreachable.
     """
