@@ -1,4 +1,4 @@
-"""Seeded damage: to bytes, to plain values, to images and parquet files as they are made; and what its reading takes."""
+"""Seeded damage: to bytes, to plain values, to images and parquet as they are made; and what its reading takes."""
 
 from __future__ import annotations
 
@@ -121,7 +121,8 @@ def some_image(draw: random.Random) -> bytes:
     image = Image.fromarray(seen).resize((width, height)).convert(mode)
     how: dict[str, Any] = {}
     if kind == "TIFF":
-        how["compression"] = draw.choice(("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"))
+        packed = ("raw", "tiff_lzw", "tiff_adobe_deflate", "packbits")
+        how["compression"] = "jpeg" if (mode, width, height) == ("RGB", 16, 8) else draw.choice(packed)
     if draw.random() < 0.2:
         how["exif"] = b"Exif\0\0MM\0*" + draw.randbytes(40)
     with io.BytesIO() as file, suppress(Exception):  # a mode that the format does not take
@@ -143,42 +144,64 @@ def damaged_image(data: bytes, draw: random.Random) -> bytes:
 
 
 def some_parquet(path: Path, png: bytes, draw: random.Random) -> None:
-    """A file with a column of images, one of labels and others, of any types that hold them, or nearly."""
-    rows = draw.choice((0, 1, 3, 3, 20))
-    pick: Callable[..., list[Any]] = lambda *pool: [draw.choice(pool) for _ in range(rows)]  # noqa: E731
-    pngs = (png, png, png, draw.choice((None, b"", png[:40])))
-    kept = pa.struct([("bytes", draw.choice((pa.binary(), pa.large_binary()))), ("path", pa.string())])
-    images = draw.choice(
-        (
-            pa.array(
-                [draw.choice(({"bytes": p, "path": "a.png"}, {"bytes": p, "path": None})) for p in pick(*pngs)], kept
-            ),
-            pa.array([draw.choice((None, {"bytes": p, "path": "x"})) for p in pick(*pngs)], kept),
-            pa.array(pick(*pngs), draw.choice((pa.binary(), pa.large_binary(), pa.binary_view()))),
-            pa.array(pick(*pngs), pa.binary()).dictionary_encode(),
-            pa.array(pick("a.png", None), pa.string()),
-            pa.array(pick({"path": "a.png"}), pa.struct([("path", pa.string())])),
-            pa.array([], pa.null()) if not rows else pa.nulls(rows),
-        )
+    """A file with a column of images, one of labels and others; some are of another type, or have odd values."""
+    rows, odd = draw.choice((0, 1, 3, 3, 20, 20)), lambda: draw.random() < 0.3
+    columns = [odd_images(rows, png, draw) if odd() else pa.array([{"bytes": png, "path": "a.png"}] * rows)]
+    usual = (
+        pa.array([draw.randrange(4) for _ in range(rows)], pa.int64()),
+        pa.array([draw.choice(("zero", "one", "two", "three")) for _ in range(rows)], pa.string()),
     )
-    raw = pa.array(pick(b"zero", b"\xff\xfe"), pa.binary())
-    texts = pa.StringArray.from_buffers(rows, *raw.buffers()[1:])  # not all UTF-8
-    moment = pa.array(pick(0, 2**62, -(2**62), None), pa.int64()).cast(pa.timestamp(draw.choice(("s", "us", "ns"))))
-    pool = (
-        pa.array(pick("zero", "one", None, *TEXTS[:12]), draw.choice((pa.string(), pa.large_string()))),
-        pa.array(pick(0, 1, 3), draw.choice((pa.int8(), pa.int64(), pa.uint64(), pa.float64()))),
-        pa.array(pick(0, 4, -1, None, 2**62), pa.int64()),
-        pa.array(pick("zero", "one"), pa.string()).dictionary_encode(),
-        *(texts, moment, pa.nulls(rows), pa.array(pick(True, False)), pa.array(pick([1], None), pa.list_(pa.int64()))),
-    )
-    names = ["image", "label", *draw.sample(("predicted", "confidence", "captured_at", "source", "group", "label"), 3)]
-    columns = [images, draw.choice(pool[:4] if draw.random() < 0.7 else pool), *(draw.choice(pool) for _ in range(3))]
-    stored = draw.choice((None, ["zero", "one", "two", "three"], ["one"], {"0": "zero"}, {"a": 1}, any_value(draw)))
+    columns += [odd_values(rows, draw) if odd() else draw.choice(usual) for _ in range(4)]
+    names = ["image", "label", *draw.sample(("predicted", "confidence", "captured_at", "source", "group"), 3)]
+    if draw.random() < 0.1:
+        names[draw.randrange(5)] = draw.choice(("label", "image", "", "image.bytes"))
+    stored = any_value(draw) if odd() else draw.choice((None, None, ["zero", "one", "two", "three"], {"0": "zero"}))
     key = draw.choice(("class_names", "huggingface"))
     value = stored if key == "class_names" else {"info": {"features": {"label": {"names": stored}}}}
-    metadata = {key: draw.choice((json.dumps(value), json.dumps(value), "[" * 9000, "cat,dog", ""))} if stored else None
-    table = pa.Table.from_arrays(columns, names=names).replace_schema_metadata(metadata)
+    text = draw.choice(("[" * 9000, "cat,dog", "")) if draw.random() < 0.1 else json.dumps(value)
+    table = pa.Table.from_arrays(columns, names=names).replace_schema_metadata({key: text} if stored else None)
     pq.write_table(table, path, compression=draw.choice(("none", "snappy", "zstd")), use_dictionary=draw.random() < 0.5)
+
+
+def odd_images(rows: int, png: bytes, draw: random.Random) -> pa.Array:
+    """Images by another type, or with values that are none."""
+    files = [draw.choice((png, png, None, b"", png[:40])) for _ in range(rows)]
+    paths: list[str | None] = [draw.choice(("a.png", None)) for _ in range(rows)]
+    structs = [
+        draw.choice((None, {"bytes": f, "path": p}, {"bytes": f, "path": p})) for f, p in zip(files, paths, strict=True)
+    ]
+    kept = pa.struct([("bytes", draw.choice((pa.binary(), pa.large_binary()))), ("path", pa.string())])
+    return draw.choice(
+        (
+            pa.array(structs, kept),
+            pa.array(files, draw.choice((pa.binary(), pa.large_binary(), pa.binary_view()))),
+            pa.array(files, pa.binary()).dictionary_encode(),
+            pa.array(paths, pa.string()),
+            pa.array([{"path": path} for path in paths], pa.struct([("path", pa.string())])),
+            pa.nulls(rows),
+        )
+    )
+
+
+def odd_values(rows: int, draw: random.Random) -> pa.Array:
+    """Texts, some not in UTF-8, numbers, times out of range, truths, lists."""
+
+    def of(kind: pa.DataType, *pool: object) -> pa.Array:
+        return pa.array([draw.choice(pool) for _ in range(rows)], kind)
+
+    times = of(pa.int64(), 0, 2**62, -(2**62), None).cast(pa.timestamp(draw.choice(("us", "ns"))))
+    not_utf8 = of(pa.binary(), b"zero", b"\xff\xfe")
+    return draw.choice(
+        (
+            of(draw.choice((pa.string(), pa.large_string(), pa.string_view())), "zero", "one", None, *TEXTS[:12]),
+            of(draw.choice((pa.int8(), pa.int64(), pa.uint64(), pa.float64())), 0, 1, 3),
+            of(pa.int64(), 0, 4, -1, None, 2**62),
+            of(pa.float64(), 0, 0.5, None, float("nan"), float("inf")),
+            of(pa.string(), "zero", "one").dictionary_encode(),
+            pa.StringArray.from_buffers(rows, *not_utf8.buffers()[1:]),
+            *(times, pa.nulls(rows), of(pa.bool_(), True, False), of(pa.list_(pa.int64()), [1], None)),
+        )
+    )
 
 
 @contextmanager

@@ -41,7 +41,7 @@ from repairops.data.decoding import decode_image, encode_png, file_id, peek_shap
 from repairops.data.records import InputSpec
 from repairops.data.sets import load_image_set, peek_image_size
 from repairops.data.sources import peek_class_names, read_column
-from repairops.errors import RepairError, UnreadableImage
+from repairops.errors import RepairError
 from repairops.outcome import read_outcome, recompute
 from repairops.report import render_terminal
 from repairops.store.champion import open_champion
@@ -51,7 +51,7 @@ from repairops.store.flavors import ClassifierFlavors
 from repairops.store.models import ModelRef
 from repairops.validation.facts import gather
 
-SECONDS, BYTES = 5, 10**9
+SECONDS, BYTES, LONGEST = 5, 10**9, 4000  # LONGEST: characters of a message
 SHORT, LONG = 12, int(os.environ.get("REPAIROPS_FUZZ", "300"))
 SEED = int(os.environ.get("REPAIROPS_FUZZ_SEED", "0"))
 CAPS = {"max_pixels": ImagesConfig().max_image_pixels, "max_bytes": ImagesConfig().max_image_bytes}
@@ -68,15 +68,21 @@ def judged(rows: FailureRows) -> None:
 
 def failure_csv(folder: Path, draw: random.Random) -> None:
     names = ["file", "label", "predicted", "confidence", "captured_at", "source", "group"]
-    lines = [names, *(["0.png", "zero", "one", "0.5", "2024-05-06", "camera", "a"] for _ in range(3))]
+    lines = [names, *(["0.png", "zero", "one", "0.5", "2024-05-06", "camera", "a"] for _ in range(5))]
     (folder / "0.png").write_bytes(PNG)
-    if by_value := draw.random() < 0.5:
+    kind, coding = draw.randrange(4), "utf-8"
+    if kind == 0:  # a value
         for _ in range(draw.choice((1, 2, 4))):
-            line = draw.choice(lines)
-            line[draw.randrange(len(line)) :] = draw.choice((line[:1], line[-2:], [draw.choice(TEXTS)] * 2))
-    text = "\n".join(draw.choice((",", ",", ",", ";", "\t")).join(line) for line in lines)
-    data = text.encode(draw.choice(("utf-8", "utf-8", "utf-8-sig", "utf-16", "latin-1")), "replace")
-    (folder / "failures.csv").write_bytes(data if by_value else damaged_bytes(data, draw))
+            draw.choice(lines)[draw.randrange(7)] = draw.choice(TEXTS)
+    elif kind == 1:  # a line
+        line = draw.choice(lines)
+        line[draw.randrange(7) :] = draw.choice((line[:1], line[-2:], [], ["a"] * 8))
+    elif kind == 2:  # what a spreadsheet does
+        coding = draw.choice(("utf-8-sig", "utf-16", "utf-16-le", "latin-1"))
+        lines[1][1] = draw.choice(("zéro", "zero"))
+    mark = draw.choice(",,,,,;\t")
+    data = ("\r\n" if draw.random() < 0.2 else "\n").join(mark.join(line) for line in lines).encode(coding, "replace")
+    (folder / "failures.csv").write_bytes(damaged_bytes(data, draw) if kind == 3 else data)
     judged(rows_from_path(folder))
 
 
@@ -98,23 +104,18 @@ def names_of_parquet(folder: Path, draw: random.Random) -> None:
 def damaged_parquet(folder: Path, draw: random.Random) -> Path:
     path = folder / "field.parquet"
     some_parquet(path, PNG, draw)
-    if draw.random() < 0.5:
+    if draw.random() < 0.3:
         path.write_bytes(damaged_bytes(path.read_bytes(), draw))
     return path
 
 
 def image(folder: Path, draw: random.Random) -> None:
     data = some_image(draw)
-    data = damaged_image(data, draw) if draw.random() < 0.8 else data
+    data = damaged_image(data, draw) if draw.random() < 0.7 else data
     file_id(data)
-    for resize in ("exact", "stretch", "center_crop"):
-        try:
-            peek_shape(data, **CAPS)
-            pixels = decode_image(data, InputSpec(draw.choice((1, 3)), 224, 224, CLASSES, resize=resize), **CAPS)
-        except UnreadableImage as error:
-            assert error.reason
-        else:
-            assert pixels.shape[1:] == (224, 224)
+    peek_shape(data, **CAPS)
+    spec = InputSpec(draw.choice((1, 3)), 224, 224, CLASSES, resize=draw.choice(("exact", "stretch", "center_crop")))
+    assert decode_image(data, spec, **CAPS).shape == (spec.channels, 224, 224)
 
 
 def configuration(folder: Path, draw: random.Random) -> None:
@@ -197,20 +198,21 @@ def tried(trial: Trial, count: int, folder: Path, capfd: pytest.CaptureFixture[s
                 trial(place, random.Random(f"{trial.__name__} {seed}"))
                 found["read"] += 1
             except RepairError as error:
-                found[type(error).__name__] += 1
-                assert len(str(error)) < 4000, (seed, str(error)[:200])
+                found[type(error).__name__ if len(str(error)) < LONGEST else f"too long, seed {seed}"] += 1
             except BaseException as error:
                 error.add_note(f"{trial.__name__}, seed {seed}")
                 raise
             assert time.process_time() - start < SECONDS, seed
             assert risen() < BYTES, seed
     assert capfd.readouterr().err == ""
+    assert not [name for name in found if name.startswith("too long")]
     return found
 
 
 @pytest.mark.parametrize("trial", TRIALS, ids=lambda trial: trial.__name__)
 def test_damage_is_read_or_refused(trial: Trial, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert tried(trial, SHORT, tmp_path, capfd).total() == SHORT
+    count = SHORT // 3 if trial in (outcome, model) else SHORT  # these take their time
+    assert tried(trial, count, tmp_path, capfd).total() == count
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ def gate(ctx: click.Context, outcome: str, as_json: bool) -> None:
     from repairops.outcome.plain import to_plain
 
     if ":/" not in outcome and (os.path.exists(outcome) or outcome.endswith(".json")):
-        found = read_outcome(FILE(outcome, ctx=ctx))
+        found = read_outcome(str(FILE(outcome, ctx=ctx)))
     else:
         from repairops.promotion.review import find_outcome
 

@@ -106,7 +106,7 @@ def _build(cls: Any, values: Mapping[str, Any], prefix: str) -> Any:
     for name, value in values.items():
         option = f"{prefix}{name}"
         if name not in hints:
-            raise UnknownOption(option, option_names())
+            raise UnknownOption(option[:100], option_names())
         if not dataclasses.is_dataclass(hint := hints[name]):
             built[name] = _convert(option, value, hint)
         elif isinstance(value, Mapping):

@@ -41,6 +41,7 @@ ROW_RULES: dict[str, str] = {  # in the order in which the first broken one is n
 }
 # Re-logged batches bring duplicates, and earlier repairs make rows stale: neither says that the batch is bad.
 BENIGN = ("duplicate", "stale")
+_LONGEST = 200  # characters of a group or source
 _CONFIDENCE_SLACK = 1e-6  # float32 softmax may end slightly above 1
 _CLOCK_SLACK = timedelta(days=1)  # times without a zone are read as UTC; a zone is at most 14 hours off
 
@@ -118,7 +119,7 @@ def gather(
         labels,
         predicted,
         confidence,
-        *(np.array([text_of(v) for v in rows[column]], dtype=np.str_) for column in ("group", "source")),
+        *(np.array([_brief(text_of(v)) for v in rows[column]], dtype=np.str_) for column in ("group", "source")),
     )
 
 
@@ -127,6 +128,13 @@ def text_of(value: Any) -> str:
     if value is None or value != value or type(value).__name__ == "NAType":
         return ""
     return str(value).strip()
+
+
+def _brief(text: str) -> str:
+    """The text, or a long one's start and digest: an array of texts takes for each as much as for its longest."""
+    return (
+        text if len(text) <= _LONGEST else f"{text[: _LONGEST - 17]}~{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    )
 
 
 def _decode(
@@ -196,7 +204,7 @@ def _out_of_range(rows: pd.DataFrame, pinned: np.ndarray, decodes: np.ndarray, n
     stamps = [text_of(value) for value in rows["captured_at"].tolist()]
     times = pd.to_datetime(pd.Series(stamps, dtype=object), utc=True, errors="coerce", format="ISO8601")
     latest = pd.Timestamp(now + _CLOCK_SLACK)
-    for row in np.flatnonzero(times.isna() & (np.array(stamps, dtype=np.str_) != "")):
+    for row in np.flatnonzero(times.isna() & np.array([stamp != "" for stamp in stamps], dtype=bool)):
         broken.add(int(row), "out_of_range", f"captured_at is {stamps[row][:40]!r}, which is no ISO 8601 time")
     for row in np.flatnonzero(times > latest):
         broken.add(int(row), "out_of_range", f"captured_at is {stamps[row][:40]}, in the future")
