@@ -22,10 +22,11 @@ def read_file(path: str | Path, limit: int) -> bytes:
     fact in a few words.
     """
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):
             raise OSError(errno.EINVAL, "it is no regular file")
-        with open(path, "rb") as file:
-            data = file.read(limit + 1)
+        with open(path, "rb") as file:  # of no size is also what a system makes as it is read
+            data = file.read(min(found.st_size or limit, limit) + 1)
     except ValueError as error:
         raise OSError(errno.EINVAL, "its name holds a NUL") from error
     if len(data) > limit:

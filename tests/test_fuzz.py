@@ -30,19 +30,20 @@ from fuzz_helpers import (
     some_image,
     some_parquet,
 )
+from safetensors.torch import save_file
 from store_helpers import CLASSES, SPEC, TinyNet, digits
 
 from repairops.cli import main
 from repairops.cli.log import load_network
 from repairops.config import Config, ImagesConfig, ModelConfig, load_config
 from repairops.core.styles.wct2 import load_weights
-from repairops.core.training.state import Checkpoint, checkpoint_path, load_checkpoint, save_checkpoint
+from repairops.core.training.state import Checkpoint, load_checkpoint, save_checkpoint
 from repairops.data.decoding import decode_image, encode_png, file_id, peek_shape
 from repairops.data.records import InputSpec
 from repairops.data.sets import load_image_set, peek_image_size
 from repairops.data.sources import peek_class_names, read_column
-from repairops.errors import RepairError
-from repairops.outcome import read_outcome, recompute
+from repairops.errors import OutcomeUnreadable, RepairError
+from repairops.outcome import read_outcome
 from repairops.report import render_terminal
 from repairops.store.champion import open_champion
 from repairops.store.failure_files import rows_from_path
@@ -137,9 +138,9 @@ def outcome(folder: Path, draw: random.Random) -> None:
     result = CliRunner().invoke(main, ["gate", str(folder / "outcome.json"), "--json"])
     if result.exception and not isinstance(result.exception, SystemExit):
         raise result.exception
-    found = read_outcome(folder / "outcome.json")
-    assert render_terminal(found.record)
-    recompute(found)
+    assert render_terminal(read_outcome(folder / "outcome.json").record)
+    if result.exit_code == 1 and result.stderr:  # read, and not judged
+        raise OutcomeUnreadable(folder, result.stderr)
 
 
 def model(folder: Path, draw: random.Random) -> None:
@@ -157,19 +158,22 @@ def model(folder: Path, draw: random.Random) -> None:
 
 
 def safetensors(folder: Path, draw: random.Random) -> None:
-    network = TinyNet()
-    state = {name: value for name, value in network.state_dict().items() if value.is_floating_point()}
-    path = save_checkpoint(folder, Checkpoint("fingerprint", state, state, {}, [{"epoch": 0.0}]))
+    state = TinyNet().state_dict()
+    floats = {name: value for name, value in state.items() if value.is_floating_point()}
+    path = save_checkpoint(folder, Checkpoint("fingerprint", floats, floats, {}, [{"epoch": 0.0}]))
+    readers: tuple[Callable[[], object], ...] = (
+        lambda: load_checkpoint(folder, "fingerprint"),
+        lambda: load_network("store_helpers:TinyNet", str(path)),
+        lambda: load_weights(str(path)),
+    )
+    if (reader := draw.choice(readers)) is not readers[0]:
+        save_file(state, path)
     data = path.read_bytes()
-    if draw.random() < 0.5:
-        size = struct.unpack("<Q", data[:8])[0]
-        header = json.dumps(damaged_values(json.loads(data[8 : 8 + size]), draw)).encode()
-        path.write_bytes(struct.pack("<Q", len(header)) + header + data[8 + size :])
-    else:
-        path.write_bytes(damaged_bytes(data, draw))
-    load_checkpoint(checkpoint_path(folder).parent, "fingerprint")
-    read = (lambda: load_weights(str(path)), lambda: load_network("store_helpers:TinyNet", str(path)))
-    draw.choice(read)()
+    size = struct.unpack("<Q", data[:8])[0]
+    header = json.dumps(damaged_values(json.loads(data[8 : 8 + size]), draw)).encode()
+    changed = struct.pack("<Q", len(header)) + header + data[8 + size :]
+    path.write_bytes(changed if draw.random() < 0.5 else damaged_bytes(data, draw))
+    reader()
 
 
 def damage(path: Path, values: Any, draw: random.Random, write: Callable[[Any], bytes]) -> None:

@@ -5,6 +5,7 @@ A further column of parquet is read for slices.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +27,7 @@ from repairops.errors import (
 from repairops.files import read_file
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+_LONGEST = 200  # characters of a text that stands in an array
 _SPLIT_SHARD = re.compile(r"(.+)-\d+-of-\d+")  # hub shards: train-00000-of-00002.parquet
 
 Row = tuple[str, bytes, int]
@@ -50,6 +52,13 @@ def resolve_label(text: str, class_names: Sequence[str]) -> int | None:
     if text.isascii() and text.isdigit() and len(text) < 20 and int(text) < len(class_names):
         return int(text)
     return None
+
+
+def brief(text: str) -> str:
+    """The text, or a long one's start and digest: an array of texts takes for each as much as for its longest."""
+    if len(text) <= _LONGEST:
+        return text
+    return f"{text[: _LONGEST - 17]}~{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def open_source(path: Path, class_names: Sequence[str] | None, role: str, max_bytes: int) -> Source:
@@ -80,7 +89,7 @@ def peek_class_names(path: str | Path) -> tuple[str, ...] | None:
 
 
 def read_column(path: str | Path, column: str, option: str) -> np.ndarray:
-    """The column's values as texts (N,), '' for null, in the order of `load_image_set`.
+    """The column's values as `brief` texts (N,), '' for null, in the order of `load_image_set`.
 
     option: the option that names the column, for messages. Raises InvalidOption where there is no such column.
     """
@@ -94,7 +103,7 @@ def read_column(path: str | Path, column: str, option: str) -> np.ndarray:
         if column not in names:
             raise InvalidOption(option, column, f"one of the columns of {shard.name}: {', '.join(names)}")
         values += [value for (value,) in read_columns(path, shard, [column])]
-    return np.array(["" if value is None else str(value) for value in values])
+    return np.array(["" if value is None else brief(str(value)) for value in values])
 
 
 def parquet_files(path: Path, role: str = "image set") -> list[Path]:

@@ -148,6 +148,8 @@ def _described(ref: ModelRef, folder: Path) -> tuple[Path, dict[str, Any], Any]:
         described = Model.from_dict(read_yaml(folder / "MLmodel", depth=_DEPTH)[0])
         flavors, metadata = dict(described.flavors), dict(described.metadata or {})
         data = folder / str(flavors.get("pytorch", {})["model_data"]) if "pytorch" in flavors else None
+    except RecursionError as error:
+        raise NotAClassifier(ref, "its MLmodel file is nested too deeply") from error
     except (UnreadableConfiguration, MlflowException, AttributeError, LookupError, TypeError, ValueError) as error:
         why = " ".join(str(error).split())[:300]
         raise NotAClassifier(

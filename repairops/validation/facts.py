@@ -14,7 +14,7 @@ import torch
 from repairops.config import ImagesConfig
 from repairops.data.decoding import decode_image, file_id, sample_id
 from repairops.data.records import InputSpec
-from repairops.data.sources import resolve_label
+from repairops.data.sources import brief, resolve_label
 from repairops.errors import UnreadableImage
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ ROW_RULES: dict[str, str] = {  # in the order in which the first broken one is n
 }
 # Re-logged batches bring duplicates, and earlier repairs make rows stale: neither says that the batch is bad.
 BENIGN = ("duplicate", "stale")
-_LONGEST = 200  # characters of a group or source
 _CONFIDENCE_SLACK = 1e-6  # float32 softmax may end slightly above 1
 _CLOCK_SLACK = timedelta(days=1)  # times without a zone are read as UTC; a zone is at most 14 hours off
 
@@ -119,7 +118,7 @@ def gather(
         labels,
         predicted,
         confidence,
-        *(np.array([_brief(text_of(v)) for v in rows[column]], dtype=np.str_) for column in ("group", "source")),
+        *(np.array([brief(text_of(v)) for v in rows[column]], dtype=np.str_) for column in ("group", "source")),
     )
 
 
@@ -128,13 +127,6 @@ def text_of(value: Any) -> str:
     if value is None or value != value or type(value).__name__ == "NAType":
         return ""
     return str(value).strip()
-
-
-def _brief(text: str) -> str:
-    """The text, or a long one's start and digest: an array of texts takes for each as much as for its longest."""
-    return (
-        text if len(text) <= _LONGEST else f"{text[: _LONGEST - 17]}~{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-    )
 
 
 def _decode(
