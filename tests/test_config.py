@@ -101,6 +101,12 @@ def test_a_file_that_cannot_be_read_is_refused_as_configuration_and_as_policy(da
         load_config(overrides=[f"gate.policy={file}"])
 
 
+@pytest.mark.parametrize("value", [["a", "b"], {"a": 1}])
+def test_a_text_is_no_list(value):
+    with pytest.raises(InvalidOption, match=r"style\.weights is .*; it must be one text"):
+        config_from_dict({"style": {"weights": value}})
+
+
 def test_what_is_no_regular_file_is_not_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", "/dev/zero", tmp_path):

@@ -140,7 +140,7 @@ def outcome(folder: Path, draw: random.Random) -> None:
         raise result.exception
     assert render_terminal(read_outcome(folder / "outcome.json").record)
     if result.exit_code == 1 and result.stderr:  # read, and not judged
-        raise OutcomeUnreadable(folder, result.stderr)
+        raise OutcomeUnreadable(folder, result.stderr.strip())
 
 
 def model(folder: Path, draw: random.Random) -> None:
