@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import difflib
 import errno
+import reprlib
 from collections.abc import Iterable
 from typing import Any
 
 
 def listing(items: Iterable[object], limit: int = 12) -> str:
-    """Names for an error message: sorted as given, cut after `limit`, '(none)' when empty."""
-    names = [str(item) for item in items]
+    """Names for an error message: sorted as given, cut after `limit`, '(none)' when empty; long ones are cut too."""
+    names = [text if len(text) <= 200 else f"{text[:197]}..." for text in map(str, items)]
     if not names:
         return "(none)"
     shown = ", ".join(names[:limit])
@@ -39,6 +40,16 @@ def one_of(name: str, known: Iterable[str]) -> str:
     names = list(known)
     found = nearest(name, names)
     return f"one that exists, such as {' or '.join(found)}" if found else f"one of {listing(names, 40)}"
+
+
+def shown(value: object, limit: int = 80) -> str:
+    """Any value for an error message: as Python writes it, in about `limit` characters, whatever it holds."""
+    if isinstance(value, int) and abs(value) >= 10**limit:
+        return f"a whole number of about {value.bit_length() * 3 // 10:,} digits"
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother = 2, limit, limit
+    text = short.repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 class RepairError(Exception):
@@ -140,7 +151,12 @@ class UnknownOption(UsageError):
 
 
 class InvalidOption(UsageError):
-    message = "Option {} is {!r}; it must be {}."
+    def __init__(self, option: str, value: object, wanted: str) -> None:
+        super().__init__(f"Option {option} is {shown(value)}; it must be {wanted}.")
+
+
+class UnreadableConfiguration(UsageError):
+    message = "The configuration {} cannot be read: {}. It must hold options by name, as YAML in UTF-8."
 
 
 class NoBenchmarkData(UsageError):
@@ -222,6 +238,13 @@ class PickleRefused(RepairError):
     )
 
 
+class MetadataUnusable(RepairError):
+    message = (
+        "The metadata of {} cannot be used: {}. Log the model again with repairops.log_model(...), which writes it, or "
+        "correct its MLmodel file."
+    )
+
+
 class MissingInputSpec(RepairError):
     def __init__(self, reference: str, missing: Iterable[str]) -> None:
         super().__init__(
@@ -251,6 +274,10 @@ class UnreadableDataset(RepairError):
         "{} cannot be read as an image set: {}. Give an ImageFolder (one folder per class) or "
         "parquet with an image column (struct of bytes and path) and a label column."
     )
+
+    def __init__(self, path: object, *facts: object) -> None:
+        super().__init__(path, *facts)
+        self.fact = ", ".join(map(str, facts))
 
 
 class ClassMismatch(RepairError):
@@ -316,6 +343,14 @@ class NoUnseenImages(RepairError):
 
 class InvalidFailures(RepairError):
     """What was handed to `log_failures` is no failure batch."""
+
+
+class UnreadableFailures(InvalidFailures):
+    message = (
+        "{} cannot be read as failures: {}. Give a folder with a CSV (UTF-8, commas between the cells) that has the "
+        "columns file and label, or parquet with a column of images (bytes, or a struct of bytes and path) and the "
+        "column label."
+    )
 
 
 class CannotSplit(RepairError):
@@ -527,4 +562,7 @@ class NoReview(RepairError):
 
 
 class OutcomeUnreadable(RepairError):
-    message = "{} is not an outcome of repairops: {}. Give the outcome.json of a repair run."
+    message = (
+        "{} is not an outcome of repairops: {}. Give the outcome.json of a repair run, runs:/ID of that run, or a "
+        "version that it registered."
+    )

@@ -1,13 +1,14 @@
 import dataclasses
 import hashlib
 import json
+import os
 
 import pytest
 
 from repairops.config import Config, SplitConfig, config_from_dict, derive_seed, load_config, option_names
 from repairops.config.fields import PART, POSITIVE, Range
 from repairops.config.load import PRESETS
-from repairops.errors import InvalidOption, UnknownOption, UsageError
+from repairops.errors import InvalidOption, UnknownOption, UnreadableConfiguration, UsageError
 
 
 def test_defaults_then_file_then_overrides(tmp_path):
@@ -49,6 +50,9 @@ def test_values_may_hold_an_equals_sign():
         ("training=3", InvalidOption, "a stage with options below it"),
         ("seed.x=3", InvalidOption, "seed"),
         ("model.mean=0.1,x", InvalidOption, r"model\.mean"),
+        (f"seed={10**400}", InvalidOption, "seed is a whole number of about 398 digits; it must be .* 18 digits"),
+        (f"training.epochs={'9' * 5000}", InvalidOption, r"is '999+\.\.\.9+'; it must be a whole number"),
+        (f"{'x' * 5000}=3", UnknownOption, r"^Unknown option 'x{100}'"),
     ],
 )
 def test_a_wrong_option_is_refused_by_name(override, error, message):
@@ -62,6 +66,52 @@ def test_a_file_that_holds_no_stages_is_refused(text, tmp_path):
     file.write_text(text)
     with pytest.raises(UsageError):
         load_config(file)
+
+
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in zip("abcdef", "bcdefg", strict=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("training: {epochs: 3} # é".encode("latin-1"), "line 1 holds the byte 0xe9, which is not UTF-8"),
+        ("seed: 3".encode("utf-16"), "it is UTF-16"),
+        (b"\x89PNG\r\n\x1a\n\0", "0x89"),
+        (b"seed: \0", "a NUL"),
+        (b"a: " + b"[" * 900 + b"]" * 900, "nested more than 10 deep"),
+        (b"[" * 20_000, "nested more than 10 deep"),
+        (b"a: &a [*a]", "nested more than 10 deep"),
+        (LAUGHS.encode(), "more than 100,000 values"),
+        (b"seed: 1" + b"0" * 5000, "digits"),
+        (b"training: {epochs: 2001-99-99}", "month must be in"),
+        (b"training: {epochs: !!timestamp x}", "cannot be read"),
+        (b'model: {factory: "\\ud800"}', "half a character"),
+        (b"- a", "it holds a list"),
+    ],
+    ids=range(13),
+)
+def test_a_file_that_cannot_be_read_is_refused_as_configuration_and_as_policy(data, said, tmp_path):
+    file = tmp_path / "file.yaml"
+    file.write_bytes(data)
+    with pytest.raises(UnreadableConfiguration, match=said):
+        load_config(file)
+    with pytest.raises(UnreadableConfiguration, match=said):
+        load_config(overrides=[f"gate.policy={file}"])
+
+
+@pytest.mark.parametrize("value", [["a", "b"], {"a": 1}])
+def test_a_text_is_no_list(value):
+    with pytest.raises(InvalidOption, match=r"style\.weights is .*; it must be one text"):
+        config_from_dict({"style": {"weights": value}})
+
+
+def test_what_is_no_regular_file_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/zero", tmp_path):
+        with pytest.raises(UnreadableConfiguration, match="no regular file"):
+            load_config(path)
 
 
 def test_a_missing_file_is_a_usage_error(tmp_path):

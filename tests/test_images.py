@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import os
 import struct
+import warnings
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from fuzz_helpers import peak_memory
 from PIL import Image, ImageFile, ImageOps
 
 from repairops.config import ImagesConfig
 from repairops.data.decoding import decode_image, encode_png, file_id, sample_id, sample_ids
+from repairops.data.parquet import read_columns
 from repairops.data.records import InputSpec
 from repairops.data.sets import from_arrays, load_image_set, peek_image_size, to_pixels, write_parquet
-from repairops.data.sources import peek_class_names, resolve_label
+from repairops.data.sources import image_files, peek_class_names, read_column, resolve_label
 from repairops.errors import (
     ClassMismatch,
     DatasetImageUnusable,
@@ -229,6 +235,43 @@ def test_other_sizes_are_refused_or_resized() -> None:
     assert cropped[0, 0].tolist() == [2, 3, 4, 5]  # short side fits, so the middle is cut without resampling
 
 
+def test_a_long_narrow_image_takes_little_memory() -> None:
+    wide = CAPS | {"max_pixels": 20_000_000}
+    data = saved(Image.new("L", (1, 40_000)))
+    with peak_memory() as risen:
+        for side in (4, 1024):  # the crop alone is scaled, else the image would become 1024 x 40,960,000
+            found = decode_image(data, InputSpec(1, side, side, NAMES, resize="center_crop"), **wide)
+            assert found.shape == (1, side, side)
+        assert decode_image(data, InputSpec(1, 4, 4, NAMES, resize="stretch"), **wide).shape == (1, 4, 4)
+        with pytest.raises(UnreadableImage, match="too long and narrow") as raised:
+            decode_image(data, InputSpec(1, 1024, 1024, NAMES, resize="stretch"), **wide)
+    assert raised.value.reason == "too_large"
+    assert risen() < 100 * 2**20
+
+
+def test_the_middle_is_scaled_as_in_the_whole_image() -> None:
+    image = Image.fromarray(random_pixels(3, n=1)[0].permute(1, 2, 0).numpy()).resize((30, 20))
+    whole = np.asarray(image.resize((12, 8), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    cropped = decode_image(saved(image), InputSpec(3, 8, 6, NAMES, resize="center_crop"), **CAPS)
+    assert np.abs(cropped.astype(int) - whole[:, :, 3:9]).max() <= 1  # the order of Pillow's passes may round otherwise
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "packbits"])
+def test_a_damaged_tiff_says_nothing_itself(compression: str, capfd: pytest.CaptureFixture[str]) -> None:
+    file = io.BytesIO()
+    Image.fromarray(random_pixels(5)[0].permute(1, 2, 0).numpy()).save(file, "TIFF", compression=compression)
+    data = file.getvalue()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for place in range(8, len(data), 5):
+            damaged = data[:place] + b"\xff" + data[place + 1 :]
+            file_id(damaged)
+            with contextlib.suppress(UnreadableImage):
+                decode_image(damaged, RGB, **CAPS)
+    assert said == []
+    assert capfd.readouterr().err == ""
+
+
 # Identifiers and PNG
 
 
@@ -320,7 +363,7 @@ def test_a_class_named_by_a_number_wins_over_the_index() -> None:
     assert resolve_label("1", ("3", "2", "1")) == 2
     assert resolve_label("0", ("3", "2", "1")) == 0
     assert resolve_label(" dog ", NAMES) == 1
-    for unknown in ("", "-1", "3", "Dog", "1.0", "²"):
+    for unknown in ("", "-1", "3", "Dog", "1.0", "²", "1" * 5000):
         assert resolve_label(unknown, NAMES) is None
 
 
@@ -388,6 +431,74 @@ def test_a_bad_image_of_a_data_set_is_named(tmp_path: Path) -> None:
     file = table_file(tmp_path / "b.parquet", {"image": pa.array(images), "label": pa.array([0, 1, 2])})
     with pytest.raises(UnreadableDataset, match="row 2 holds no image bytes"):
         load_image_set(file, RGB, CONFIG)
+
+
+def test_links_are_followed_once_and_only_regular_files_are_read(tmp_path: Path) -> None:
+    folder_set(tmp_path / "data", NAMES, per_class=1)
+    folder_set(tmp_path / "elsewhere", ("more",), per_class=1)
+    cat, dog = tmp_path / "data" / "cat", tmp_path / "data" / "dog"
+    for link, target in (("itself", cat), ("again", cat), ("up", tmp_path / "data"), ("dogs", dog)):
+        (cat / link).symlink_to(target)
+    for name in ("more", "more again"):
+        (dog / name).symlink_to(tmp_path / "elsewhere" / "more")
+    loaded = load_image_set(tmp_path / "data", RGB, CONFIG)
+    assert loaded.labels.tolist() == [0, 1, 1, 2]
+    assert len(image_files(cat)) == 4  # asked for alone, it leads to the others, each once
+    os.mkfifo(dog / "pipe.png")
+    with pytest.raises(DatasetImageUnusable, match=r"pipe\.png: it is no regular file"):
+        load_image_set(tmp_path / "data", RGB, CONFIG)
+    (dog / "pipe.png").unlink()
+    (dog / "zero.png").symlink_to("/dev/zero")
+    with pytest.raises(DatasetImageUnusable, match=r"zero\.png: it is no regular file"):
+        load_image_set(tmp_path / "data", RGB, CONFIG)
+    (dog / "zero.png").unlink()
+    with pytest.raises(DatasetImageUnusable, match="it has more than 50 bytes"):
+        load_image_set(tmp_path / "data", RGB, ImagesConfig(max_image_bytes=50))
+
+
+def test_a_small_parquet_that_unpacks_to_a_large_one_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("repairops.data.parquet._BATCH_BYTES", 2**22)
+    columns = {"image": pa.array([bytes(2**16)] * 100), "label": pa.array([0] * 100)}
+    found: dict[str, list[Any]] = {"said": [], "repeated": []}
+    for name, rows in found.items():
+        file = tmp_path / f"{name}.parquet"
+        pq.write_table(pa.table(columns), file, compression="zstd", use_dictionary=name == "repeated")
+        with pytest.raises(UnreadableDataset, match=r"bytes and unpacks to more than 4,194,304"):
+            rows.extend(read_columns(file, file, ["image", "label"]))
+        assert len(list(read_columns(file, file, ["label"]))) == 100
+        assert len(list(read_columns(file, file, ["image"], bounded=False))) == 100
+    assert len(found["said"]) == 0  # the file says it
+    assert len(found["repeated"]) <= 64  # it does not, and the values say it
+
+
+def test_rows_that_cannot_be_there_are_not_counted(tmp_path: Path) -> None:
+    same = pa.array([0]).take(pa.array(np.zeros(10_000, np.int64)))
+    images = pa.array([b"x"]).take(same)
+    file = table_file(tmp_path / "a.parquet", {"image": images, "label": same})
+    with pytest.raises(UnreadableDataset, match=r"says that it has 10,000 rows in [\d,]+ bytes"):
+        load_image_set(file, RGB, CONFIG)
+
+
+@pytest.mark.parametrize("stored", ["[" * 9000, "cat,dog", '{"a": "cat"}', '["cat", null]', "7", '"cat"', "\0"])
+def test_class_names_that_are_none_are_refused(tmp_path: Path, stored: str) -> None:
+    columns = {"image": structs(random_pixels(20, n=1)), "label": pa.array([0])}
+    file = table_file(tmp_path / "a.parquet", columns, {"class_names": stored})
+    for read in (peek_class_names, lambda path: load_image_set(path, RGB, CONFIG)):
+        with pytest.raises(UnreadableDataset, match="in its schema"):
+            read(file)
+
+
+def test_damaged_pages_are_found_where_only_names_are_read(tmp_path: Path) -> None:
+    columns = {"image": structs(random_pixels(20, n=3)), "label": pa.array(["cat", "dog", "eel"])}
+    file = table_file(tmp_path / "a.parquet", columns)
+    place = pq.read_metadata(file).row_group(0).column(2).dictionary_page_offset
+    data = file.read_bytes()
+    file.write_bytes(data[:place] + b"\xff" * 20 + data[place + 20 :])
+    for read in (peek_class_names, lambda path: read_column(path, "label", "gate.clean_slices")):
+        with pytest.raises(UnreadableDataset, match="no parquet file, or damaged"):
+            read(file)
 
 
 @pytest.mark.parametrize("key", ["class_names", "huggingface"])

@@ -44,7 +44,7 @@ IMPORTERS = {
 }
 CORE = ("core", "gate", "config", "data/records", "data/split", "model/network", "model/evaluation")
 FOR_CORE = {"torch", "torchvision", "numpy", "scipy", "sklearn", "pywt", "click", "safetensors", "tqdm", "yaml", "PIL"}
-LARGE = {"errors.py": 560}  # one entry after another; a second file hides some
+LARGE = {"errors.py": 600}  # one entry after another; a second file hides some
 LOOSE = 6  # modules at the top of the package, at most
 
 

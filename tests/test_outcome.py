@@ -173,10 +173,19 @@ def test_damage_is_read_or_ends_in_one_line(name: str, seed: int) -> None:
     [
         ("", "it is not JSON"),
         ("[" * 100_000, "it is not JSON"),
+        ('{"schema": 2, "config": ' + "[" * 60 + "]" * 60 + "}", "nested more than 50 deep"),
+        ('{"schema": 2, "message": "\\ud800"}', "half a character"),
+        ('{"schema": 2, "message": "a\\u0000"}', "a text with a NUL"),
+        ('{"schema": 1' + "0" * 5000 + "}", "it is not JSON"),
+        ('{"schema": 1' + "0" * 400 + "}", "its schema is a whole number of about"),
+        ('{"schema": 2.0}', r"its schema is 2\.0"),
         ("[]", "its schema is None"),
         ('{"schema": true}', "its schema is True"),
         ('{"schema": [2]}', r"its schema is \[2\]"),
-        ('{"schema": 2, "seconds": 1' + "0" * 400 + "}", "seconds is 1000"),
+        (
+            '{"schema": 2, "seconds": 1' + "0" * 400 + "}",
+            "seconds is a whole number of about 398 digits, and",
+        ),
         ('{"schema": 2, "model": {"name": "cls"}}', r"model\.version is missing"),
         ('{"schema": 2, "batches": [{"digest": 5}]}', r"batches\[0\]\.digest is 5, and must be a text"),
         ('{"schema": 2, "policy": 3}', "policy is 3"),
@@ -192,8 +201,16 @@ def test_what_is_no_outcome_is_refused_in_one_line(text: str, why: str, tmp_path
         read_outcome(tmp_path / "outcome.json")
 
 
-def test_impossible_counts_are_no_traceback() -> None:
+@pytest.mark.parametrize("count", [-1, -700, 10_000_001, 10**18, 10**400])
+@pytest.mark.parametrize(
+    "path",
+    [("clean", "both_right"), ("heldout_total",), ("parity", "n"), ("clean_by_class", "0"), ("latency", 0, "runs")],
+    ids=lambda path: path[0],
+)
+def test_impossible_counts_are_no_traceback(path: tuple[str | int, ...], count: int) -> None:
     values = kept("schema2")
-    values["evidence"]["clean"] |= {"both_right": -700}
-    with pytest.raises(OutcomeUnreadable, match=r"cannot be judged|evidence\.clean"):
+    if path[0] == "clean_by_class":
+        path = (path[0], next(iter(values["evidence"][path[0]])), "both_wrong")
+    values = mutated(values, ("evidence", *path), count)
+    with pytest.raises(OutcomeUnreadable, match=rf"cannot be judged|{path[-1]} is a whole number of about 398 digits"):
         recompute(Outcome(values))

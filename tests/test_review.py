@@ -97,6 +97,28 @@ def test_a_review_computes_the_verdict_anew(client: MlflowClient, challenger: st
     assert (found.recorded, found.recomputed) == ("PASS", "FAIL")
 
 
+@pytest.mark.parametrize("reference", ["runs:/{run}", "runs:/{run}/outcome.json", "cls@challenger", "models:/cls/2"])
+def test_the_gate_is_asked_again_by_run_or_version(challenger: str, reference: str) -> None:
+    result = call("gate", reference.format(run=challenger), "--json")
+    assert (result.exit_code, json.loads(result.stdout)["result"]) == (0, "PASS")
+
+
+@pytest.mark.parametrize(
+    ("reference", "why"),
+    [
+        ("runs:/", "there is no run ''"),
+        (f"runs:/{'0' * 32}", "or it holds no outcome.json"),
+        ("prod/cls", "no repair registered version 1 of 'cls'"),
+        ("cls@nobody", "No model version answers to 'cls@nobody'"),
+    ],
+)
+def test_what_is_no_run_or_version_of_a_repair_has_no_gate(challenger: str, reference: str, why: str) -> None:
+    result = call("gate", reference)
+    assert result.exit_code == 1
+    assert why in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
 def test_what_cannot_be_reviewed(client: MlflowClient, challenger: str) -> None:
     with pytest.raises(NoReview, match="no repair registered it"):
         review("cls", version="1")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
+import os
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import numpy as np
@@ -14,15 +17,19 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from PIL import Image
-from store_helpers import add_version, artifact_paths, digits, in_processes, rewrite_json
+from store_helpers import CLASSES, SPEC, add_version, artifact_paths, digits, in_processes, rewrite_json
 
+from repairops.config import ImagesConfig
 from repairops.data.decoding import file_id, sample_id
+from repairops.data.sets import load_image_set
 from repairops.errors import (
     FailureBatchDamaged,
     FailureBatchNotFound,
     InvalidFailures,
     InvalidImages,
     ModelNotFound,
+    UnreadableDataset,
+    UnreadableFailures,
 )
 from repairops.store.batches import (
     LoggedBatch,
@@ -35,7 +42,8 @@ from repairops.store.batches import (
     logged_batches,
 )
 from repairops.store.connection import connect
-from repairops.store.failure_rows import FailureRows, make_rows, read_rows, rows_from_path, write_rows
+from repairops.store.failure_files import rows_from_path
+from repairops.store.failure_rows import FailureRows, make_rows, read_rows, write_rows
 
 LABELS = ["zero", "one", "two", "three"]
 
@@ -215,12 +223,64 @@ def test_a_folder_with_a_csv(tmp_path: Path) -> None:
         (["file,class", "day/0.png,zero"], "no column 'label'"),
         (["file,label", "day/9.png,zero"], "'day/9.png', which is not in"),
         (["file,label", "../secret.png,zero"], "lies outside"),
+        (["file,label", f"{'a' * 300}.png,zero"], "a', which is not in"),
+        (["file,label", "loop/0.png,zero"], "'loop/0.png', which"),
+        (["file,label", "day,zero"], "'day', which is not in"),
+        (["file,label", "pipe.png,zero"], "'pipe.png', which is not in"),
+        (["# of May", "file,label", "day/0.png,zero"], r"no column 'file'; its first line is: # of May"),
+        (["file,label", "day/0.png,zero,one"], "line 2 has 3 cells and the first line 2"),
+        (["file,label,label", "day/0.png,zero,one"], "the column 'label' twice"),
+        (["file;label", "day/0.png;zero"], "no column 'file'; its cells are separated by ';'"),
+        (["file\tlabel", "day/0.png\tzero"], r"no column 'file'; its cells are separated by '\\t'"),
+        (["file,label", "day/0.png\0,zero"], "line 2 holds a NUL"),
+        (["file,label", f"day/0.png,{'z' * 140_000}"], "line 2: field larger than field limit"),
+        (["file,label", 'day/0.png,"zero'], "line [23]: unexpected end of data"),
     ],
 )
 def test_wrong_csv_files(tmp_path: Path, lines: list[str], said: str) -> None:
     (tmp_path / "secret.png").write_bytes(png(GREY[0]))
-    with pytest.raises(InvalidFailures, match=said):
-        rows_from_path(field_folder(tmp_path / "field", *lines))
+    folder = field_folder(tmp_path / "field", *lines)
+    (folder / "loop").symlink_to(folder / "loop")
+    os.mkfifo(folder / "pipe.png")
+    with pytest.raises(UnreadableFailures, match=said) as raised:
+        rows_from_path(folder)
+    assert len(str(raised.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("file,label\nday/0.png,zéro".encode("latin-1"), "line 2 holds the byte 0xe9, which is not UTF-8"),
+        ("file,label\nday/0.png,zero".encode("utf-16"), "it is UTF-16"),
+        ("file,label\nday/0.png,zero".encode("utf-16-le"), "line 1 holds a NUL"),
+        (b"PK\x03\x04" + b"\0" * 60, "it is a spreadsheet"),
+    ],
+)
+def test_a_csv_in_another_form_says_which(tmp_path: Path, data: bytes, said: str) -> None:
+    folder = field_folder(tmp_path / "field", "file,label")
+    (folder / "failures.csv").write_bytes(data)
+    with pytest.raises(UnreadableFailures, match=said):
+        rows_from_path(folder)
+
+
+def test_a_csv_that_is_no_file(tmp_path: Path) -> None:
+    folder = field_folder(tmp_path / "field", "file,label")
+    (folder / "failures.csv").unlink()
+    (folder / "failures.csv").symlink_to(folder / "failures.csv")
+    with pytest.raises(UnreadableFailures, match="Too many levels"):
+        rows_from_path(folder)
+    os.mkfifo(tmp_path / "pipe")
+    for table in ("/dev/zero", tmp_path / "pipe", folder):
+        with pytest.raises(UnreadableFailures, match="no regular file"):
+            rows_from_path(folder, table)
+    for path in (tmp_path / "pipe", "/dev/zero"):
+        with pytest.raises(UnreadableFailures, match="no regular file"):
+            rows_from_path(path)
+
+
+def test_trailing_commas_of_a_spreadsheet_are_no_cells(tmp_path: Path) -> None:
+    folder = field_folder(tmp_path / "field", "file,label,,", "day/0.png,zero,,", ",,,", "day/1.png,one,,,")
+    assert rows_from_path(folder).label == ["zero", "one"]
 
 
 def test_missing_files(tmp_path: Path) -> None:
@@ -229,7 +289,7 @@ def test_missing_files(tmp_path: Path) -> None:
     with pytest.raises(InvalidFailures, match=r"failures\.csv cannot be read"):
         rows_from_path(tmp_path)
     (tmp_path / "a.parquet").write_text("text")
-    with pytest.raises(InvalidFailures, match="not a parquet file"):
+    with pytest.raises(InvalidFailures, match="no parquet file"):
         rows_from_path(tmp_path / "a.parquet")
 
 
@@ -249,6 +309,71 @@ def test_a_parquet_file_without_labels(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image": [png(GREY[0])]}), tmp_path / "field.parquet")
     with pytest.raises(InvalidFailures, match="the column label"):
         rows_from_path(tmp_path / "field.parquet")
+
+
+BYTES = [png(image) for image in GREY[:2]]
+STRUCTS = [{"bytes": data, "path": None} for data in BYTES]
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "said"),
+    [
+        (pa.array([], pa.binary()), pa.array([], pa.int64()), "it has no rows"),
+        (pa.array([None, None], pa.binary()), [0, 1], "no row of it holds the bytes of an image"),
+        (pa.array([{"path": "a.png", "bytes": None}] * 2, pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+         [0, 1], "no row of it holds the bytes"),
+        (pa.array(["a.png", "b.png"]), [0, 1], "no column for the image"),
+        (pa.array([{"path": "a.png"}] * 2), [0, 1], "no column for the image"),
+        (pa.array(BYTES), pa.StringArray.from_buffers(2, *pa.array([b"zero", b"\xff"]).buffers()[1:]), "utf-8"),
+        (pa.array(BYTES), [True, False], "neither integers nor text"),
+    ],
+)  # fmt: skip
+def test_parquet_that_holds_no_failures(tmp_path: Path, images: pa.Array, labels: Any, said: str) -> None:
+    pq.write_table(pa.table({"image": images, "label": labels}), tmp_path / "field.parquet")
+    with pytest.raises(UnreadableFailures, match=said):
+        rows_from_path(tmp_path / "field.parquet")
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        *(pa.array(BYTES, kind) for kind in (pa.binary(), pa.large_binary(), pa.binary_view())),
+        pa.array(BYTES).dictionary_encode(),
+        pa.array(STRUCTS, pa.struct([("bytes", pa.large_binary()), ("path", pa.string())])),
+    ],
+    ids=lambda images: str(images.type)[:20],
+)
+@pytest.mark.parametrize("labels", [[2, 0], ["two", "zero"], [2.0, 0.0]], ids=str)
+def test_what_one_reader_of_parquet_takes_the_other_takes(tmp_path: Path, images: pa.Array, labels: list[Any]) -> None:
+    table = pa.table({"other": [b"no image"] * 2, "img": images, "target": labels})
+    pq.write_table(table, tmp_path / "field.parquet")
+    rows = rows_from_path(tmp_path / "field.parquet")
+    loaded = load_image_set(tmp_path / "field.parquet", SPEC, ImagesConfig())
+    assert rows.label == [str(labels[0]).removesuffix(".0"), str(labels[1]).removesuffix(".0")]
+    assert loaded.labels.tolist() == [2, 0]
+    assert rows.sample_id == loaded.sample_ids.tolist()
+
+
+def test_numbers_count_the_files_own_class_names_and_one_bad_row_stays(tmp_path: Path) -> None:
+    turned = {"class_names": json.dumps(CLASSES[::-1])}
+    images = pa.array([*BYTES, None, b""])
+    table = pa.table({"image": images, "label": [0, 3, 1, 7]}).replace_schema_metadata(turned)
+    pq.write_table(table, tmp_path / "train-00000-of-00001.parquet")
+    rows = rows_from_path(tmp_path)  # a folder of shards
+    assert rows.label == ["three", "zero", "two", "7 of 4 names"]
+    assert rows.image == [*BYTES, b"", b""]
+
+
+def test_times_out_of_range_and_columns_twice(tmp_path: Path) -> None:
+    times = pa.array([0, 2**62]).cast(pa.timestamp("us"))
+    pq.write_table(pa.table({"image": BYTES, "label": [0, 1], "captured_at": times}), tmp_path / "a.parquet")
+    with pytest.raises(UnreadableFailures, match=r"a\.parquet is no parquet file, or damaged"):
+        rows_from_path(tmp_path / "a.parquet")
+    twice = pa.Table.from_arrays([pa.array(BYTES), pa.array([0, 1]), pa.array([0, 1])], ["image", "label", "label"])
+    pq.write_table(twice, tmp_path / "b.parquet")
+    for read in (rows_from_path, lambda path: load_image_set(path, SPEC, ImagesConfig())):
+        with pytest.raises((UnreadableFailures, UnreadableDataset), match="2 columns of the name 'label'"):
+            read(tmp_path / "b.parquet")
 
 
 def test_parts_of_many_rows(tmp_path: Path) -> None:
@@ -386,6 +511,12 @@ def test_choosing_batches() -> None:
 
 def artifact(client: MlflowClient, batch: LoggedBatch, name: str) -> Path:
     return Path(client.get_run(batch.run_id).info.artifact_uri.removeprefix("file://")) / "batch" / name
+
+
+def test_a_part_of_other_columns_is_damage(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": BYTES, "label": [0, 1]}), tmp_path / "part-00000.parquet")
+    with pytest.raises(UnreadableDataset, match="not those of a logged batch"):
+        read_rows(tmp_path / "part-00000.parquet")
 
 
 def test_an_altered_part_is_found(client: MlflowClient) -> None:

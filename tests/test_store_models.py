@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
 import torch
+import yaml
 from mlflow import MlflowClient
+from mlflow.models import Model
 from store_helpers import (
     CLASSES,
     COLOUR_SPEC,
@@ -32,6 +36,7 @@ from repairops.errors import (
     DatasetNotFound,
     InvalidInputSpec,
     InvalidOption,
+    MetadataUnusable,
     MissingInputSpec,
     ModelNotFound,
     NotAClassifier,
@@ -43,8 +48,9 @@ from repairops.errors import (
 from repairops.model.network import Classifier
 from repairops.promotion.history import history
 from repairops.promotion.log_model import log_model
-from repairops.store.champion import code_paths, input_spec
+from repairops.store.champion import code_paths, input_spec, open_champion
 from repairops.store.connection import connect
+from repairops.store.flavors import ClassifierFlavors
 from repairops.store.models import ModelRef, existing_models, resolve_model, version_at
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's hints on pickle and stages
@@ -340,6 +346,54 @@ def test_another_flavor_is_no_classifier(client: MlflowClient, tmp_path: Path) -
     mlflow.pyfunc.log_model(name="m", python_model=Sum(), registered_model_name="table", pip_requirements=[])
     with pytest.raises(NotAClassifier, match="its flavors are python_function, not pytorch"):
         load(resolve_model("models:/table/1", client), tmp_path / "m")
+
+
+@pytest.fixture(scope="module")
+def saved_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    ClassifierFlavors(TinyNet(), SPEC, "pickle").save_model(str(folder), Model(metadata={"repairops": {}}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "its flavors are|MLmodel file is none"),
+        ("- a", "MLmodel file is none that MLflow reads.*it holds a list"),
+        ("\0", "MLmodel file is none"),
+        ("flavors: 3", "MLmodel file is none"),
+        ("flavors: {pytorch: {}}", "MLmodel file is none that MLflow reads .KeyError: 'model_data'"),
+        ("flavors: {pytorch: 3}", "MLmodel file is none"),
+        ("flavors: {pytorch: {model_data: data}}\nsignature: {inputs: '['}", "MLmodel file is none"),
+        ("flavors: {pytorch: {model_data: data}}\nsignature: {inputs: 3}", "MLmodel file is none"),
+        ("flavors: {pytorch: {model_data: data}}\nmetadata: 7", "MLmodel file is none"),
+    ],
+)
+def test_an_mlmodel_file_that_is_none(saved_model: Path, tmp_path: Path, text: str, said: str) -> None:
+    shutil.copytree(saved_model, tmp_path / "m")
+    (tmp_path / "m" / "MLmodel").write_text(text)
+    with pytest.raises(NotAClassifier, match=said):
+        open_champion(ModelRef("cls", "1", "", ""), ModelConfig(), tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("metadata", "said"),
+    [
+        (7, "it is 7, and must hold values by name"),
+        ({"input": [1]}, r"input is \[1\], and must be values by name"),
+        ({"input": SPEC.to_dict() | {"height": "8"}}, "input.height is '8', and must be a whole number"),
+        ({"input": SPEC.to_dict() | {"class_names": "zero"}}, "input.class_names is 'zero', and must be a list"),
+        ({"input": SPEC.to_dict() | {"mean": [None, "x"]}}, r"input.mean\[1\] is 'x', and must be a number"),
+        ({"input": SPEC.to_dict(), "guard": "hard"}, "guard is 'hard', and must be values by name"),
+        ({"input": SPEC.to_dict(), "model_factory": 3}, "model_factory is 3, and must be a text"),
+    ],
+)
+def test_metadata_of_another_shape_is_named(saved_model: Path, tmp_path: Path, metadata: Any, said: str) -> None:
+    shutil.copytree(saved_model, tmp_path / "m")
+    text = yaml.safe_load((saved_model / "MLmodel").read_text()) | {"metadata": {"repairops": metadata}}
+    (tmp_path / "m" / "MLmodel").write_text(yaml.dump(text))
+    with pytest.raises(MetadataUnusable, match=said):
+        open_champion(ModelRef("cls", "1", "", ""), ModelConfig(), tmp_path / "m")
 
 
 def test_a_frozen_network_cannot_be_fine_tuned(client: MlflowClient, tmp_path: Path) -> None:

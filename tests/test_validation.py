@@ -246,6 +246,16 @@ def test_ranges(values: dict[str, Any], kept: bool) -> None:
     assert bool(found.holds.drop(columns="out_of_range").all(axis=None))
 
 
+def test_a_label_of_thousands_of_digits_is_quarantined_and_long_texts_take_little_room() -> None:
+    names = ["g" * 100_000 + end for end in "aab"]
+    rows = [row(image(i), label="9" * 5000 if i == 1 else "cat", group=name) for i, name in enumerate(names)]
+    found = facts(rows)
+    assert found.holds["unknown_label"].tolist() == [True, False, True]
+    assert found.groups.itemsize <= 4 * 200
+    assert found.groups[0] == found.groups[1] != found.groups[2]
+    assert found.groups[0].startswith("ggg")
+
+
 def test_a_champion_that_answers_nan_is_out_of_range() -> None:
     def failing(pixels: Tensor) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros(len(pixels), np.int64), np.array([0.5, np.nan], np.float32)

@@ -29,7 +29,7 @@ def log_command(tracking_uri: str | None, model: str, path: str, table: str | No
     parquet with an image column and the same columns. The same rows twice are one batch.
     """
     from repairops.store.batches import log_rows
-    from repairops.store.failure_rows import rows_from_path
+    from repairops.store.failure_files import rows_from_path
 
     batch = log_rows(model, rows_from_path(path, table, source), tracking_uri=tracking_uri)
     verb = "Logged" if batch.created else "Already logged:"

@@ -6,11 +6,13 @@ import dataclasses
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from repairops.config.options import Config
-from repairops.errors import InvalidOption, UnknownOption, UsageError, listing, one_of
+from repairops.errors import InvalidOption, UnknownOption, UnreadableConfiguration, UsageError, listing, one_of
+from repairops.files import check_bounds, decode_text, read_file
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     # A first look in a few minutes, on a CPU too.
@@ -25,6 +27,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
 }
 UNGUARDED = {"failure_share": 0.2, "style_share": 0.5}
 _SWITCH = {**dict.fromkeys(("true", "yes", "on", "1"), True), **dict.fromkeys(("false", "no", "off", "0"), False)}
+_BYTES, _VALUES = 2**20, 100_000  # of a file, at most
 _OF_THE_FILE = ("policy", "policy_sha256")
 
 
@@ -33,7 +36,7 @@ def load_config(path: str | Path | None = None, overrides: Iterable[str] = ()) -
 
     Raises UnknownOption, InvalidOption or UsageError, each naming the option.
     """
-    values = read_yaml(Path(path)) if path else {}
+    values: dict[str, Any] = read_yaml(Path(path))[0] if path else {}
     for override in overrides:
         key, found, text = override.partition("=")
         if not found:
@@ -60,18 +63,32 @@ def option_names(cls: type = Config, prefix: str = "") -> list[str]:
     return names
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, depth: int = 10) -> tuple[dict[str, Any], str]:
+    """The values by name in a YAML file, at most `depth` deep, and the sha256 of its bytes.
+
+    Raises UnreadableConfiguration.
+    """
     import yaml
 
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = read_file(path, _BYTES)
+        text = decode_text(data)
+        if max(accumulate((mark in "[{") - (mark in "]}") for mark in text), default=0) > 10 * depth:
+            raise RecursionError  # PyYAML's time grows with its square
+        loaded = yaml.safe_load(text)
+        check_bounds(loaded, depth=depth, items=_VALUES)
     except OSError as error:
-        raise UsageError(f"The configuration {path} cannot be read: {error.strerror}. Check the path.") from error
+        raise UnreadableConfiguration(path, error.strerror) from error
     except yaml.YAMLError as error:
-        raise UsageError(f"The configuration {path} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise UnreadableConfiguration(path, f"it is not valid YAML ({' '.join(str(error).split())})") from error
+    except RecursionError as error:
+        raise UnreadableConfiguration(path, f"it is nested more than {depth} deep") from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # From `check_bounds`, and from PyYAML what Python says of a number, a date or a tag that is none.
+        raise UnreadableConfiguration(path, " ".join(str(error).split())[:200]) from error
     if not isinstance(loaded, dict | None):
-        raise UsageError(f"The configuration {path} holds a {type(loaded).__name__}; it must hold stages by name.")
-    return loaded or {}
+        raise UnreadableConfiguration(path, f"it holds a {type(loaded).__name__}")
+    return loaded or {}, hashlib.sha256(data).hexdigest()
 
 
 def _put(values: dict[str, Any], key: str, text: str) -> None:
@@ -90,7 +107,7 @@ def _build(cls: Any, values: Mapping[str, Any], prefix: str) -> Any:
         option = f"{prefix}{name}"
         if name not in hints:
             inside = f".{next(iter(value))}" if isinstance(value, Mapping) and value else ""
-            raise UnknownOption(option + inside, option_names())
+            raise UnknownOption((option + inside)[:100], option_names())
         if not dataclasses.is_dataclass(hint := hints[name]):
             built[name] = _convert(option, value, hint)
         elif isinstance(value, Mapping):
@@ -124,6 +141,8 @@ def _convert(option: str, value: Any, hint: Any) -> Any:
         if isinstance(value, bool) or cut or not abs(number) < math.inf:
             raise InvalidOption(option, value, "a whole number" if hint is int else "a number")
         return number
+    if isinstance(value, Mapping | list | tuple | set):
+        raise InvalidOption(option, value, "one text")
     return str(value)
 
 
@@ -179,10 +198,9 @@ def with_policy(gate: Mapping[str, Any]) -> dict[str, Any]:
             f"The policy {path} decides on the gate, and {listing(beside)} is set beside it. Change the policy file, "
             "or go without --policy."
         )
-    values = read_yaml(path)
+    values, digest = read_yaml(path)
     if inside := [name for name in values if name in _OF_THE_FILE]:
         raise UsageError(f"The policy {path} holds {listing(inside)}; it must hold options of the gate alone.")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     wanted = str(gate.get("policy_sha256") or digest)
     if wanted != digest:
         raise UsageError(

@@ -29,6 +29,7 @@ from repairops.config.fields import (
     option,
 )
 from repairops.config.gate import GateConfig
+from repairops.errors import InvalidOption
 
 
 @dataclass(frozen=True)
@@ -246,11 +247,14 @@ class RegisterConfig(Stage):
     )
 
 
+SEED = Range("a whole number of at most 18 digits", -(10**18) + 1, 10**18 - 1)
+
+
 @dataclass(frozen=True)
 class Config:
     """Everything that a repair can be told. `digest()` names it in a job's key."""
 
-    seed: int = option(0, "Seed of everything random.", Range("a whole number"))
+    seed: int = option(0, "Seed of everything random.", SEED)
     preset: Literal["quick", "default", "paper"] = option(
         "default",
         "Named values for several options; what is given beside it wins.",
@@ -268,6 +272,10 @@ class Config:
     export: ExportConfig = field(default_factory=ExportConfig)
     gate: GateConfig = field(default_factory=GateConfig)
     register: RegisterConfig = field(default_factory=RegisterConfig)
+
+    def __post_init__(self) -> None:
+        if not SEED.holds(self.seed):
+            raise InvalidOption("seed", self.seed, SEED.wanted)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

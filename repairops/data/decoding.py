@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
+import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,6 +37,8 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# With no handler at all, what Pillow logs of a damaged file would go to stderr, beside our own line about it.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 _ID_BLOCK = 1024  # images that `sample_ids` reads from a memory-mapped file at a time
 
 
@@ -46,13 +52,13 @@ def decode_image(data: bytes, spec: InputSpec, *, max_pixels: int, max_bytes: in
 
     max_pixels, max_bytes: caps on the header's width x height and on the file, checked before decoding.
 
-    Raises UnreadableImage with its reason: "does_not_decode" (empty, truncated, no image of `FORMATS`),
-    "too_large", "animated" (more than one frame), "wrong_mode" (16 bits, float, CMYK, transparency, colour for
-    1 channel), "wrong_size" (with `spec.resize` "exact").
+    Raises UnreadableImage with its reason: "does_not_decode" (empty, truncated, no image of `FORMATS`), "too_large"
+    (also where scaling it would take more than `max_pixels`), "animated" (more than one frame), "wrong_mode" (16 bits,
+    float, CMYK, transparency, colour for 1 channel), "wrong_size" (with `spec.resize` "exact").
     """
-    image = _open(data, max_pixels, max_bytes)
-    image = _load(image)
-    return np.ascontiguousarray(_channels(_resized(image, spec), spec.channels))
+    with _quiet(data):
+        image = _load(_open(data, max_pixels, max_bytes))
+    return np.ascontiguousarray(_channels(_resized(image, spec, max_pixels), spec.channels))
 
 
 def peek_shape(data: bytes, *, max_pixels: int, max_bytes: int) -> tuple[int, int, int]:
@@ -60,10 +66,10 @@ def peek_shape(data: bytes, *, max_pixels: int, max_bytes: int) -> tuple[int, in
 
     Raises UnreadableImage as `decode_image` does, except for damage behind the header.
     """
-    image = _open(data, max_pixels, max_bytes)
-    width, height = image.size
-    if _orientation(image) in (5, 6, 7, 8):  # it lies on its side
-        width, height = height, width
+    with _quiet(data):
+        image = _open(data, max_pixels, max_bytes)
+        turned = _orientation(image) in (5, 6, 7, 8)  # it lies on its side
+    width, height = image.size[::-1] if turned else image.size
     return (1 if image.mode in _GREY_MODES else 3), height, width
 
 
@@ -100,13 +106,34 @@ def file_id(data: bytes) -> str:
     This is what a failure is logged under before anyone knows which network will read it.
     """
     try:
-        with warnings.catch_warnings():
+        with _quiet(data):
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             array = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
     except Exception:  # Pillow raises many kinds for broken files
         return hashlib.sha256(data).hexdigest()
     return sample_id(array[None] if array.ndim == 2 else array.transpose(2, 0, 1))
+
+
+@contextmanager
+def _quiet(data: bytes) -> Iterator[None]:
+    """Keeps what Pillow and libtiff say of damage out of stderr: our own error says it.
+
+    libtiff, which has no other switch, writes to the process's stderr itself: that is shut while a TIFF is read.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if data[:2] not in (b"II", b"MM"):
+            yield
+            return
+        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(nowhere)
 
 
 def _open(data: bytes, max_pixels: int, max_bytes: int) -> Image.Image:
@@ -191,21 +218,29 @@ def _opaque(image: Image.Image) -> Image.Image:
     return with_alpha.convert("RGB") if mode == "RGB" else with_alpha.getchannel("R")
 
 
-def _resized(image: Image.Image, spec: InputSpec) -> Image.Image:
+def _resized(image: Image.Image, spec: InputSpec, max_pixels: int) -> Image.Image:
+    """In the network's size. Of center_crop only the part that is kept is scaled.
+
+    Between its two passes Pillow holds as many rows as are scaled, in the new width: of a long, narrow image gigabytes.
+    """
     width, height = image.size
-    if (width, height) == (spec.width, spec.height):
+    wanted = spec.width, spec.height
+    if (width, height) == wanted:
         return image
     if spec.resize == "exact":
         raise UnreadableImage(
             "wrong_size", f"{width} x {height} pixels; the model takes {spec.width} x {spec.height} (width x height)"
         )
-    if spec.resize == "stretch":
-        return image.resize((spec.width, spec.height), Image.Resampling.BILINEAR)
-    scale = max(spec.width / width, spec.height / height)
-    wide, high = max(spec.width, round(width * scale)), max(spec.height, round(height * scale))
-    left, top = (wide - spec.width) // 2, (high - spec.height) // 2
-    image = image.resize((wide, high), Image.Resampling.BILINEAR)
-    return image.crop((left, top, left + spec.width, top + spec.height))
+    box = (0.0, 0.0, float(width), float(height))
+    if spec.resize == "center_crop":
+        scale = max(spec.width / width, spec.height / height)
+        wide, high = max(spec.width, round(width * scale)), max(spec.height, round(height * scale))
+        left, top = (wide - spec.width) // 2 * width / wide, (high - spec.height) // 2 * height / high
+        box = (left, top, left + spec.width * width / wide, top + spec.height * height / high)
+    if spec.width * (box[3] - box[1]) > max(max_pixels, 4 * spec.width * spec.height):
+        fact = f"{width} x {height} pixels are too long and narrow to be scaled to {spec.width} x {spec.height}"
+        raise UnreadableImage("too_large", f"{fact}; the limit on the way is {max_pixels:,} pixels")
+    return image.resize(wanted, Image.Resampling.BILINEAR, box=box)
 
 
 def _channels(image: Image.Image, channels: int) -> np.ndarray:

@@ -19,6 +19,7 @@ from repairops.errors import InvalidInputSpec
 if TYPE_CHECKING:
     import torch
 
+LARGEST_SIDE = 2**16  # pixels
 Resize = Literal["exact", "stretch", "center_crop"]
 
 
@@ -46,10 +47,12 @@ class InputSpec:
         if self.channels not in (1, 3):
             raise InvalidInputSpec("channels", self.channels, "1 or 3")
         for name in ("height", "width"):
-            if getattr(self, name) < 1:
-                raise InvalidInputSpec(name, getattr(self, name), "a positive number of pixels")
+            if not 1 <= getattr(self, name) <= LARGEST_SIDE:
+                raise InvalidInputSpec(name, getattr(self, name), f"from 1 to {LARGEST_SIDE:,} pixels")
         if len(self.class_names) < 2 or len(set(self.class_names)) != len(self.class_names):
             raise InvalidInputSpec("class_names", list(self.class_names), "two or more different names")
+        if len(self.value_range) != 2:
+            raise InvalidInputSpec("value_range", self.value_range, "two numbers")
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (1, self.channels):
                 raise InvalidInputSpec(name, getattr(self, name), f"one number or {self.channels}")

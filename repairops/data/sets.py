@@ -81,7 +81,7 @@ def load_image_set(
     NoSpaceForImages.
     """
     path = Path(path)
-    source = open_source(path, spec.class_names, role)
+    source = open_source(path, spec.class_names, role, images.max_image_bytes)
     pixels = _allocate((source.count, spec.channels, spec.height, spec.width), images, role, cache_dir)
     out = pixels.numpy()
     labels = np.empty(source.count, dtype=np.int64)
@@ -115,7 +115,7 @@ def peek_image_size(path: str | Path) -> tuple[int, int, int] | None:
     """(channels, height, width) of a data set's first image; None where that cannot be read."""
     caps = ImagesConfig()
     try:
-        rows = open_source(Path(path), None, "image set").rows()
+        rows = open_source(Path(path), None, "image set", caps.max_image_bytes).rows()
         _, data, _ = next(rows)
         return peek_shape(data, max_pixels=caps.max_image_pixels, max_bytes=caps.max_image_bytes)
     except (UnreadableImage, UnreadableDataset):

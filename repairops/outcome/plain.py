@@ -1,4 +1,4 @@
-"""Frozen dataclasses from plain JSON values and back, by their type hints. Standard library only."""
+"""Frozen dataclasses from plain JSON values and back, by their type hints."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from repairops.errors import shown
 
 T = TypeVar("T")
 _hints: Callable[[Any], dict[str, Any]] = cache(get_type_hints)
@@ -52,7 +54,7 @@ def from_plain(kind: type[T], values: Any, key: str = "") -> T:
     has are left out, so that files of earlier and later versions are read.
     """
     if not isinstance(values, Mapping):
-        raise Unfit(f"{key or 'it'} is {_shown(values)}, and must hold values by name")
+        raise Unfit(f"{key or 'it'} is {shown(values)}, and must hold values by name")
     unfolded = getattr(kind, "unfolded", None)
     values = unfolded(values) if unfolded else values
     hints, found, start = _hints(kind), {}, f"{key}." if key else ""
@@ -86,7 +88,7 @@ def _fitting(hint: Any, value: Any, key: str) -> Any:
     if fits and not (isinstance(value, int) and abs(value) > LARGEST):
         return value
     wanted = {tuple: "a list", Mapping: "values by name", Literal: f"one of {', '.join(map(str, parts))}"}
-    raise Unfit(f"{key} is {_shown(value)}, and must be {WORDS.get(hint) or wanted[origin]}")
+    raise Unfit(f"{key} is {shown(value)}, and must be {WORDS.get(hint) or wanted[origin]}")
 
 
 def _one_of(hints: tuple[Any, ...], value: Any, key: str) -> Any:
@@ -100,9 +102,3 @@ def _one_of(hints: tuple[Any, ...], value: Any, key: str) -> Any:
         except Unfit:
             continue
     return _fitting(last, value, key)
-
-
-def _shown(value: Any) -> str:
-    """The value in at most 40 characters of one line."""
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from repairops.config import GateConfig, config_from_dict
-from repairops.errors import OutcomeUnreadable, UsageError, listing
+from repairops.errors import OutcomeUnreadable, UsageError, listing, shown
+from repairops.files import check_bounds, read_text
 from repairops.gate import RULES, decide
 from repairops.gate.evidence import Evidence, RepairCounts, Verdict
 from repairops.outcome import sections
@@ -18,6 +20,8 @@ from repairops.outcome.plain import Unfit, from_plain, to_plain
 
 SCHEMA = 2
 READABLE = (1, 2)
+MOST_IMAGES = 10_000_000  # of a count that is judged: the exact test of more takes minutes
+_BYTES, _DEPTH, _VALUES = 256 * 2**20, 50, 10_000_000  # of an outcome.json, at most
 EXIT_CODES = {
     "passed": 0,
     "nothing_to_repair": 0,
@@ -128,14 +132,15 @@ def read_outcome(path: str | Path, source: object = "") -> Outcome:
     """An outcome.json of this schema or an earlier one. Raises OutcomeUnreadable; `source` names it, else the path."""
     source = source or path
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        values = json.loads(read_text(path, _BYTES))
+        check_bounds(values, depth=_DEPTH, items=_VALUES)
     except OSError as error:
         raise OutcomeUnreadable(source, error.strerror or str(error)) from error
     except (ValueError, RecursionError) as error:
-        raise OutcomeUnreadable(source, f"it is not JSON ({error})") from error
+        raise OutcomeUnreadable(source, f"it is not JSON that can be read ({error})") from error
     schema = values.get("schema") if isinstance(values, dict) else None
-    if isinstance(schema, bool) or schema not in READABLE:
-        raise OutcomeUnreadable(source, f"its schema is {schema!r}, and this version reads {listing(READABLE)}")
+    if type(schema) is not int or schema not in READABLE:
+        raise OutcomeUnreadable(source, f"its schema is {shown(schema)}, and this version reads {listing(READABLE)}")
     outcome = Outcome(values, source=source)
     _ = outcome.record  # whatever does not fit is said now
     return outcome
@@ -150,10 +155,23 @@ def recompute(outcome: Outcome) -> Verdict:
     record = outcome.record
     if record.evidence is None or record.policy is None:
         raise OutcomeUnreadable(outcome.source, f"it holds no evidence of a gate (outcome {record.outcome!r})")
+    if wrong := next((count for count in _counts(record.evidence) if not 0 <= count <= MOST_IMAGES), None):
+        fact = f"one is {shown(wrong)}, and each is from 0 to {MOST_IMAGES:,}"
+        raise OutcomeUnreadable(outcome.source, f"its counts cannot be judged ({fact})")
     try:
         return decide(record.evidence, record.policy)
     except (ArithmeticError, ValueError) as error:
         raise OutcomeUnreadable(outcome.source, f"its counts cannot be judged ({error})") from error
+
+
+def _counts(evidence: Any) -> Iterator[int]:
+    """All whole numbers in the evidence."""
+    if type(evidence) is int:
+        yield evidence
+    elif is_dataclass(evidence):
+        yield from chain.from_iterable(_counts(getattr(evidence, each.name)) for each in fields(evidence))
+    elif isinstance(evidence, Mapping | tuple):
+        yield from chain.from_iterable(map(_counts, evidence.values() if isinstance(evidence, Mapping) else evidence))
 
 
 def _policy(values: Any) -> GateConfig:

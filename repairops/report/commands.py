@@ -30,7 +30,9 @@ def rollback_command(record: Record) -> str:
 
 def gate_command(record: Record) -> str:
     """The command that computes the verdict again; empty where the gate was not asked."""
-    return "repairops gate outcome.json" if record.evidence else ""
+    run = plain(record.tracking.run_id)
+    place = shlex.quote(f"runs:/{run}") if run else "outcome.json"
+    return f"repairops gate {place}" if record.evidence else ""
 
 
 def _waits(record: Record) -> bool:

@@ -17,6 +17,7 @@ from repairops.data.decoding import decode_image
 from repairops.data.records import InputSpec
 from repairops.data.sources import EXTENSIONS, image_files
 from repairops.errors import NoImagesInFolder, NotGuarded, UnreadableImage
+from repairops.files import read_file
 from repairops.model.evaluation import guard_answers
 from repairops.model.guarded import Guarded
 from repairops.model.network import Classifier
@@ -128,11 +129,7 @@ def _decoded(file: Path, spec: InputSpec, config: Config) -> np.ndarray:
     """uint8 (C, H, W). Raises UnreadableImage."""
     limits = config.images
     try:
-        if not file.is_file():  # a pipe would be waited for
-            raise UnreadableImage("does_not_decode", "no file that can be read")
-        if (size := file.stat().st_size) > limits.max_image_bytes:
-            raise UnreadableImage("too_large", f"the file has {size:,} bytes; the limit is {limits.max_image_bytes:,}")
-        data = file.read_bytes()
+        data = read_file(file, limits.max_image_bytes)
     except OSError as error:
         raise UnreadableImage("does_not_decode", f"it cannot be read ({error.strerror})") from error
     return decode_image(data, spec, max_pixels=limits.max_image_pixels, max_bytes=limits.max_image_bytes)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repairops.errors import FailureBatchDamaged, FailureBatchNotFound
+from repairops.errors import FailureBatchDamaged, FailureBatchNotFound, UnreadableDataset
 from repairops.store.connection import connect, talking
 from repairops.store.failure_rows import FailureRows, make_rows, read_rows, write_rows
 from repairops.store.models import registered, resolve_model
@@ -144,7 +144,10 @@ def _fetch(client: MlflowClient, batch: LoggedBatch) -> FailureRows:
                 raise FailureBatchDamaged(batch.run_id, f"{name} is missing")
             if file_sha256(path / name) != sha256:
                 raise FailureBatchDamaged(batch.run_id, f"the sha256 of {name} is another one")
-        rows = FailureRows.concatenate([read_rows(path / name) for name in parts])
+        try:
+            rows = FailureRows.concatenate([read_rows(path / name) for name in parts])
+        except UnreadableDataset as error:
+            raise FailureBatchDamaged(batch.run_id, error.fact) from error
     if rows.digest() != batch.digest:
         raise FailureBatchDamaged(batch.run_id, "its rows are those of another batch")
     return replace(rows, batch=[batch.digest] * len(rows))

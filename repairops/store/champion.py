@@ -7,7 +7,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,20 +15,25 @@ from typing import TYPE_CHECKING, Any
 from torch.fx import GraphModule
 
 from repairops.config import ModelConfig
+from repairops.config.load import read_yaml
 from repairops.data.records import InputSpec
 from repairops.errors import (
+    MetadataUnusable,
     MissingInputSpec,
     NotAClassifier,
     NotFineTunable,
     PickleRefused,
     RepairError,
+    UnreadableConfiguration,
     UsageError,
+    listing,
 )
 from repairops.model.device import set_mode
 from repairops.model.guarded import SHIPPED
 from repairops.model.network import Classifier
 from repairops.model.routing import form_of, guarded_from
 from repairops.model.traced import frozen_statistics
+from repairops.outcome.plain import Unfit, from_plain
 from repairops.store.connection import talking
 from repairops.store.flavors import METADATA_KEY
 from repairops.store.models import ModelRef
@@ -36,6 +41,7 @@ from repairops.store.models import ModelRef
 if TYPE_CHECKING:
     from torch import nn
 
+_DEPTH = 50  # of an MLmodel file, at most
 GUARD_KEY = "guard"  # in the metadata of a guarded version
 
 
@@ -66,15 +72,14 @@ def fetch_champion(ref: ModelRef, config: ModelConfig, folder: Path, class_names
 
     Raises NotAClassifier, NotFineTunable, PickleRefused, MissingInputSpec, InvalidInputSpec.
     """
-    from mlflow.models import Model
-
     _download(ref, folder)
-    described = Model.load(str(folder))
-    if "pytorch" not in described.flavors:
-        raise NotAClassifier(str(ref), f"its flavors are {', '.join(described.flavors)}, not pytorch")
-    metadata = dict((described.metadata or {}).get(METADATA_KEY, {}))
-    spec = input_spec(ref, config, metadata, described.signature, class_names)
-    data = folder / described.flavors["pytorch"]["model_data"]
+    return open_champion(ref, config, folder, class_names)
+
+
+def open_champion(ref: ModelRef, config: ModelConfig, folder: Path, class_names: tuple[str, ...] = ()) -> Champion:
+    """The version as it lies in `folder`; see `fetch_champion`."""
+    data, metadata, signature = _described(ref, folder)
+    spec = input_spec(ref, config, metadata, signature, class_names)
     serialization_format = "pt2" if (data / "model.pt2").exists() else "pickle"
     traced = serialization_format == "pt2"
     network = _load_network(ref, folder, traced)
@@ -116,7 +121,48 @@ def input_spec(
     missing = [name for name in ("channels", "height", "width", "class_names") if name not in values]
     if missing:
         raise MissingInputSpec(str(ref), missing)
-    return InputSpec.from_dict(values)
+    try:
+        return from_plain(InputSpec, values, "input")
+    except Unfit as error:
+        raise MetadataUnusable(ref, error) from error
+
+
+@dataclass(frozen=True)
+class _Metadata:
+    """The metadata that is read of a version, and of which kind it is; there may be more."""
+
+    input: Mapping[str, Any] = field(default_factory=dict)
+    model_factory: str = ""
+    guard: Mapping[str, str] | None = None
+
+
+def _described(ref: ModelRef, folder: Path) -> tuple[Path, dict[str, Any], Any]:
+    """(folder of the weights, our metadata, signature) from the MLmodel file.
+
+    Raises NotAClassifier, MetadataUnusable.
+    """
+    from mlflow.exceptions import MlflowException
+    from mlflow.models import Model
+
+    try:
+        described = Model.from_dict(read_yaml(folder / "MLmodel", depth=_DEPTH)[0])
+        flavors, metadata = dict(described.flavors), dict(described.metadata or {})
+        data = folder / str(flavors.get("pytorch", {})["model_data"]) if "pytorch" in flavors else None
+    except RecursionError as error:
+        raise NotAClassifier(ref, "its MLmodel file is nested too deeply") from error
+    except (UnreadableConfiguration, MlflowException, AttributeError, LookupError, TypeError, ValueError) as error:
+        why = " ".join(str(error).split())[:300]
+        raise NotAClassifier(
+            ref, f"its MLmodel file is none that MLflow reads ({type(error).__name__}: {why})"
+        ) from error
+    if data is None:
+        raise NotAClassifier(ref, f"its flavors are {listing(flavors)}, not pytorch")
+    ours = metadata.get(METADATA_KEY, {})
+    try:
+        from_plain(_Metadata, ours)
+    except Unfit as error:
+        raise MetadataUnusable(ref, error) from error
+    return data, dict(ours), described.signature
 
 
 def code_paths(folder: Path) -> list[str]:
@@ -163,7 +209,6 @@ def _with_its_networks(
 
 def _load_network(ref: ModelRef, folder: Path, traced: bool) -> nn.Module:
     import mlflow.pytorch
-    from mlflow.exceptions import MlflowException
     from torch import nn
 
     pickles_refused = os.environ.get("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "true").lower() in ("false", "0")
@@ -173,7 +218,7 @@ def _load_network(ref: ModelRef, folder: Path, traced: bool) -> nn.Module:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             network = mlflow.pytorch.load_model(str(folder), **({} if traced else {"map_location": "cpu"}))
-    except (MlflowException, ImportError, AttributeError, RuntimeError) as error:
+    except (Exception, SystemExit) as error:  # a pickle runs code of the model's, which may do anything
         why = " ".join(str(error).split())[:300]
         raise NotAClassifier(
             str(ref), f"it does not load here ({type(error).__name__}: {why}); log it with code_paths=[...]"
@@ -205,4 +250,6 @@ def _signature_shape(signature: Any) -> tuple[int, int, int] | None:
     """(C, H, W) of a tensor signature (-1, C, H, W), else None."""
     inputs = getattr(getattr(signature, "inputs", None), "inputs", None) or []
     shape = getattr(inputs[0], "shape", None) if inputs else None
-    return (shape[1], shape[2], shape[3]) if shape and len(shape) == 4 else None
+    if not shape or len(shape) != 4 or not all(isinstance(size, int) for size in shape):
+        return None
+    return shape[1], shape[2], shape[3]

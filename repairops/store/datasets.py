@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -137,9 +138,10 @@ def _upload(client: MlflowClient, run_id: str, context: Context, images: ImageSe
 
 def _local(context: Context, path: str | Path, *, given: bool) -> DatasetRef:
     """A path on this machine. Raises DatasetNotFound."""
-    local = Path(path).expanduser().resolve()
-    if not local.exists():
-        raise DatasetNotFound(ROLE[context], str(local), "Check the path.")
+    path = os.path.expanduser(path)
+    if not os.path.exists(path):  # Path.exists raises for a name that is too long or holds a NUL
+        raise DatasetNotFound(ROLE[context], os.path.abspath(path), "Check the path.")
+    local = Path(path).resolve()
     return DatasetRef(str(local), _path_digest(local), given)
 
 

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from repairops.errors import InvalidFailures
+from repairops.data.parquet import read_columns, read_schema
+from repairops.errors import InvalidFailures, UnreadableDataset, shown
+from repairops.files import read_file
 from repairops.store.runs import file_sha256
 
 if TYPE_CHECKING:
     import pandas as pd
 
 PART_ROWS = 10_000
+IMAGE_BYTES = 256 * 2**20  # of one file; what a network may read of it validation says
 T = TypeVar("T")
-_COLUMNS = ("sample_id", "label", "predicted", "confidence", "captured_at", "source", "group")
+OPTIONAL = ("predicted", "confidence", "captured_at", "source", "group")
+_COLUMNS = ("sample_id", "label", *OPTIONAL)
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,28 +86,14 @@ def make_rows(
         sample_id=ids,
         image=encoded,
         path=list(paths) if paths is not None else names,
-        label=_column("labels", labels, n, _text),
-        predicted=_column("predictions", predictions, n, _text),
+        label=_column("labels", labels, n, as_text),
+        predicted=_column("predictions", predictions, n, as_text),
         confidence=_column("confidences", confidences, n, _number),
-        captured_at=_column("captured_at", captured_at, n, _text),
-        source=_column("sources", sources, n, _text),
-        group=_column("groups", groups, n, _text),
+        captured_at=_column("captured_at", captured_at, n, as_text),
+        source=_column("sources", sources, n, as_text),
+        group=_column("groups", groups, n, as_text),
         batch=[""] * n,
     )
-
-
-def rows_from_path(path: str | Path, table: str | Path | None = None, source: str = "") -> FailureRows:
-    """Rows from a parquet with an image column, or from a folder with a CSV of its files.
-
-    The CSV (`table`, else failures.csv in the folder) has a column `file` (relative to the folder) and `label`, and
-    may have `predicted`, `confidence`, `captured_at`, `source` and `group`; a parquet may have the same columns.
-    """
-    path = Path(path).expanduser()
-    if path.is_dir():
-        return _rows_from_folder(path, Path(table) if table else path / "failures.csv", source)
-    if path.is_file():
-        return _rows_from_parquet(path, source)
-    raise InvalidFailures(f"{path} does not exist. Give a folder with a CSV, or a parquet file.")
 
 
 def write_rows(rows: FailureRows, folder: Path) -> dict[str, str]:
@@ -112,25 +101,27 @@ def write_rows(rows: FailureRows, folder: Path) -> dict[str, str]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    parts = {}
+    parts, schema = {}, _schema()
     for number, start in enumerate(range(0, len(rows), PART_ROWS)):
         piece = {f.name: getattr(rows, f.name)[start : start + PART_ROWS] for f in fields(rows)}
-        image = [{"bytes": data, "path": name} for data, name in zip(piece["image"], piece["path"], strict=True)]
-        columns = {name: pa.array(piece[name]) for name in _COLUMNS}
-        kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        piece["image"] = [{"bytes": d, "path": name} for d, name in zip(piece["image"], piece["path"], strict=True)]
         file = folder / f"part-{number:05d}.parquet"
-        pq.write_table(pa.table({"image": pa.array(image, kind), **columns}), file, compression="zstd")
+        table = pa.table({name: piece[name] for name in schema.names}, schema=schema)
+        pq.write_table(table, file, compression="zstd")
         parts[file.name] = file_sha256(file)
     return parts
 
 
 def read_rows(file: Path) -> FailureRows:
-    """The rows of one part that `write_rows` wrote."""
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(file)
-    images = table.column("image").to_pylist()
-    columns = {name: table.column(name).to_pylist() for name in _COLUMNS}
+    """The rows of one part that `write_rows` wrote. Raises UnreadableDataset."""
+    schema = _schema()
+    if not read_schema(file, file).equals(schema, check_metadata=False):
+        raise UnreadableDataset(file, "its columns are not those of a logged batch")
+    rows = list(read_columns(file, file, schema.names, bounded=False))  # its digest is known
+    columns = {name: [row[i] for row in rows] for i, name in enumerate(schema.names)}
+    images = columns.pop("image")
+    if not all(isinstance(image, dict) and image["bytes"] is not None for image in images):
+        raise UnreadableDataset(file, "a row of it holds no image bytes")
     return FailureRows(
         image=[image["bytes"] for image in images],
         path=[image["path"] for image in images],
@@ -139,67 +130,13 @@ def read_rows(file: Path) -> FailureRows:
     )
 
 
-def _rows_from_folder(folder: Path, table: Path, source: str) -> FailureRows:
-    try:
-        with table.open(newline="", encoding="utf-8-sig") as file:
-            lines = list(csv.DictReader(file))
-    except OSError as error:
-        raise InvalidFailures(
-            f"{table} cannot be read ({error.strerror}). Write a CSV with the columns file and label there, "
-            "or name it with --csv."
-        ) from error
-    if not lines:
-        raise InvalidFailures(f"{table} has no rows. Write one line for each failure.")
-    for column in ("file", "label"):
-        if column not in lines[0]:
-            raise InvalidFailures(f"{table} has no column {column!r}; it has: {', '.join(lines[0])}.")
-    paths = []
-    for line in lines:
-        path = folder / str(line["file"])
-        if not path.resolve().is_relative_to(folder.resolve()):
-            raise InvalidFailures(f"{table} names {line['file']!r}, which lies outside {folder}. Move it inside.")
-        if not path.is_file():
-            raise InvalidFailures(f"{table} names {line['file']!r}, which is not in {folder}. Correct the line.")
-        paths.append(path)
-    return _with_columns(paths, lines, [str(line["file"]) for line in lines], source)
-
-
-def _rows_from_parquet(path: Path, source: str) -> FailureRows:
+def _schema() -> Any:
+    """Of a logged part."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
-        raise InvalidFailures(f"{path} is not a parquet file ({' '.join(str(error).split())[:150]}).") from error
-    binary = [f.name for f in table.schema if pa.types.is_struct(f.type) or pa.types.is_binary(f.type)]
-    if len(binary) != 1 or "label" not in table.column_names:
-        raise InvalidFailures(
-            f"{path} has the columns {', '.join(table.column_names)}; it needs one column of images "
-            "(bytes, or a struct of bytes and path) and the column label."
-        )
-    images = table.column(binary[0]).to_pylist()
-    files = [image["bytes"] if isinstance(image, dict) else image for image in images]
-    names = [str((image.get("path") if isinstance(image, dict) else "") or "") for image in images]
-    others = [name for name in table.column_names if name != binary[0]]
-    return _with_columns(files, table.select(others).to_pylist(), names, source)
-
-
-def _with_columns(images: Any, lines: Sequence[dict[str, Any]], names: list[str], source: str) -> FailureRows:
-    def column(name: str) -> list[Any] | None:
-        return [line[name] for line in lines] if name in lines[0] else None
-
-    sources = column("source")
-    return make_rows(
-        images,
-        [line["label"] for line in lines],
-        column("predicted"),
-        confidences=column("confidence"),
-        captured_at=column("captured_at"),
-        sources=source or None if sources is None else [value or source for value in sources],
-        groups=column("group"),
-        paths=names,
-    )
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    texts = [(name, pa.string() if name != "confidence" else pa.float64()) for name in _COLUMNS]
+    return pa.schema([("image", image), *texts])
 
 
 def _encode(images: Any) -> tuple[list[bytes], list[str], list[str]]:
@@ -211,7 +148,7 @@ def _encode(images: Any) -> tuple[list[bytes], list[str], list[str]]:
         images = list(images)
         if images and isinstance(images[0], bytes | bytearray | str | Path):
             files = [_file_bytes(image) for image in images]
-            names = [Path(image).name if isinstance(image, str | Path) else "" for image in images]
+            names = [as_text(Path(image).name) if isinstance(image, str | Path) else "" for image in images]
             return files, [file_id(file) for file in files], names
     pixels = to_pixels(images)
     return [encode_png(image) for image in pixels], sample_ids(pixels).tolist(), [""] * len(pixels)
@@ -220,11 +157,10 @@ def _encode(images: Any) -> tuple[list[bytes], list[str], list[str]]:
 def _file_bytes(image: bytes | bytearray | str | Path) -> bytes:
     if isinstance(image, bytes | bytearray):
         return bytes(image)
-    path = Path(image)
     try:
-        return path.read_bytes()
+        return read_file(image, IMAGE_BYTES)
     except OSError as error:
-        raise InvalidFailures(f"{path} cannot be read ({error.strerror}). Check the path.") from error
+        raise InvalidFailures(f"{image} cannot be read ({error.strerror}). Check the path.") from error
 
 
 def _column(name: str, values: Sequence[Any] | None, n: int, convert: Callable[[Any], T]) -> list[T]:
@@ -235,7 +171,8 @@ def _column(name: str, values: Sequence[Any] | None, n: int, convert: Callable[[
     return found
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """A value as it is stored: '' for None and NaN, whole numbers without a point, times in ISO 8601."""
     if value is None or (isinstance(value, float) and value != value):
         return ""
     if hasattr(value, "isoformat"):  # a date or a time
@@ -244,11 +181,13 @@ def _text(value: Any) -> str:
         value = value.item()
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return str(value)
+    return str(value).encode("utf-8", "replace").decode()  # half a character, as in a damaged file's name, becomes '?'
 
 
 def _number(value: Any) -> float:
     try:
         return float("nan") if value in (None, "") else float(value)
-    except (TypeError, ValueError) as error:
-        raise InvalidFailures(f"The confidence {value!r} is not a number. Leave it empty where unknown.") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidFailures(
+            f"The confidence {shown(value)} is not a number. Leave it empty where unknown."
+        ) from error

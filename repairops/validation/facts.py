@@ -14,7 +14,7 @@ import torch
 from repairops.config import ImagesConfig
 from repairops.data.decoding import decode_image, file_id, sample_id
 from repairops.data.records import InputSpec
-from repairops.data.sources import resolve_label
+from repairops.data.sources import brief, resolve_label
 from repairops.errors import UnreadableImage
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def gather(
         labels,
         predicted,
         confidence,
-        *(np.array([text_of(v) for v in rows[column]], dtype=np.str_) for column in ("group", "source")),
+        *(np.array([brief(text_of(v)) for v in rows[column]], dtype=np.str_) for column in ("group", "source")),
     )
 
 
@@ -197,7 +197,7 @@ def _out_of_range(rows: pd.DataFrame, pinned: np.ndarray, decodes: np.ndarray, n
     stamps = [text_of(value) for value in rows["captured_at"].tolist()]
     times = pd.to_datetime(pd.Series(stamps, dtype=object), utc=True, errors="coerce", format="ISO8601")
     latest = pd.Timestamp(now + _CLOCK_SLACK)
-    for row in np.flatnonzero(times.isna() & (np.array(stamps, dtype=np.str_) != "")):
+    for row in np.flatnonzero(times.isna() & np.array([stamp != "" for stamp in stamps], dtype=bool)):
         broken.add(int(row), "out_of_range", f"captured_at is {stamps[row][:40]!r}, which is no ISO 8601 time")
     for row in np.flatnonzero(times > latest):
         broken.add(int(row), "out_of_range", f"captured_at is {stamps[row][:40]}, in the future")

@@ -145,8 +145,8 @@ def load_weights(path: str, sha256: str = "") -> Wct2Network:
     broken = [key for key, value in tensors.items() if not value.isfinite().all()]
     if broken:
         raise StyleWeightsDamaged(path, f"{broken[0]} has values that are not finite")
-    width = tensors.get("decoder.conv1_2_2.weight", torch.empty(0, 0)).shape[1]
-    network = Wct2Network("sum" if width == DECODER["conv1_2_2"][0] else "cat5")
+    width = tensors.get("decoder.conv1_2_2.weight", torch.empty(0)).shape[1:2]
+    network = Wct2Network("sum" if width == (DECODER["conv1_2_2"][0],) else "cat5")
     try:
         network.load_state_dict(tensors)
     except RuntimeError as error:
