@@ -18,7 +18,10 @@ from repairops.config.options import (
 )
 
 __all__ = [
+    "AUTO",
+    "CONSOLIDATE",
     "RULES",
+    "STYLED",
     "ClusteringConfig",
     "Config",
     "ExportConfig",
@@ -36,3 +39,7 @@ __all__ = [
     "load_config",
     "option_names",
 ]
+
+AUTO = "auto"  # not a method: short trials choose one
+CONSOLIDATE = "consolidate"  # no repair, so not in the table: makes one network of a guarded version's two
+STYLED = (AUTO, CONSOLIDATE, "style_guided")  # methods that take a style

@@ -117,11 +117,6 @@ class StyleConfig(Stage):
     bfloat16: bool = option(False, "Whether `wct2` convolves in bfloat16; the rest stays in float32.")
 
 
-AUTO = "auto"  # not a method: short trials choose one
-CONSOLIDATE = "consolidate"  # no repair, so not in the table: makes one network of a guarded version's two
-STYLED = (AUTO, CONSOLIDATE, "style_guided")  # methods that take a style
-
-
 @dataclass(frozen=True)
 class MethodConfig(Stage):
     name: str = option(

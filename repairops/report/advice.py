@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 
+from repairops.config import STYLED
 from repairops.config.gate import GENTLER, RULES
-from repairops.config.options import STYLED
 from repairops.gate.evidence import Check
 from repairops.outcome import Record
 from repairops.report import statements

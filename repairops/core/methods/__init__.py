@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from torch import Generator
 
-from repairops.config import MethodConfig, StyleConfig
-from repairops.config.options import AUTO, CONSOLIDATE, STYLED
+from repairops.config import AUTO, CONSOLIDATE, STYLED, MethodConfig, StyleConfig
 from repairops.core.augment.patterns import find_pattern
 from repairops.core.methods.base import Method, MethodData, MethodFactory, make_sampler
 from repairops.core.methods.few_shot import make_few_shot
