@@ -25,6 +25,7 @@ from repairops import consolidate, log_failures, repair
 from repairops.config import ModelConfig, load_config
 from repairops.core import repair as core
 from repairops.errors import NotGuarded
+from repairops.errors import Unforeseen
 from repairops.gate.evidence import Evidence
 from repairops.model.evaluation import logits, predict
 from repairops.model.guarded import Guarded
@@ -154,7 +155,7 @@ def test_a_job_killed_at_its_guard_ends_with_the_same_one(scene: Scene, monkeypa
         return forms[-1]
 
     monkeypatch.setattr(core, "find_form", keeping)
-    with pytest.raises(Stopped):
+    with pytest.raises(Unforeseen):
         repair(config=ON)
     outcome = repair(config=ON)
     assert isinstance(outcome, Outcome)
