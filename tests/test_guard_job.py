@@ -24,8 +24,7 @@ from training_helpers import Stopped
 from repairops import consolidate, log_failures, repair
 from repairops.config import ModelConfig, load_config
 from repairops.core import repair as core
-from repairops.errors import NotGuarded
-from repairops.errors import Unforeseen
+from repairops.errors import NotGuarded, Unforeseen
 from repairops.gate.evidence import Evidence
 from repairops.model.evaluation import logits, predict
 from repairops.model.guarded import Guarded
