@@ -331,6 +331,13 @@ class NoSpaceForImages(RepairError):
     )
 
 
+class CleanSetRemembered(RepairError):
+    message = (
+        "{1:,} of the {2:,} images of the clean set {0} stand in the train set. The champion remembers them, so they "
+        "cannot judge. Give a clean set that it was not trained on (--clean-set)."
+    )
+
+
 class NoUnseenImages(RepairError):
     message = (
         "None of the {1:,} images of the validation set {0} can choose: {2:,} are in the "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -26,12 +27,17 @@ from repairops import log_failures
 from repairops.data.decoding import sample_ids
 from repairops.data.records import ImageSet
 from repairops.data.sets import from_arrays, write_parquet
-from repairops.errors import InvalidOption, NoUnseenImages
+from repairops.errors import CleanSetRemembered, InvalidOption, NoUnseenImages
 from repairops.model.evaluation import predict
 from repairops.model.network import Classifier
 from repairops.outcome import Outcome
+from repairops.outcome.sections import DataSet
 from repairops.pipeline import repair
-from repairops.stages.roles import _too_little
+from repairops.stages.job import Job
+from repairops.stages.roles import _too_little, assign_clean_roles
+from repairops.store.connection import connect
+from repairops.store.jobs import JobRun
+from repairops.store.models import ModelRef
 
 CUT = "split.min_clean_images=800"  # the scene's clean set has 808
 ROLES = ("clean_validation", "repair_failures", "validation_failures", "heldout_failures")
@@ -145,6 +151,51 @@ def test_the_default_asks_for_4000_images_and_the_options_for_none_at_all() -> N
     for none in ("split.clean_validation_fraction=0", "training.max_validation_images=0"):
         assert "the options ask for no part of the clean set" in _too_little(50_000, options(none))
         assert options(none).digest() != options().digest()
+
+
+@pytest.fixture
+def job(registry: str, tmp_path: Path) -> Job:
+    """A job whose clean set is on record."""
+    client = connect()
+    run = JobRun(client, client.create_run("0").info.run_id)
+    found = Job(run, "key", tmp_path, ModelRef("cls", "1", "prod", ""), [], options("split.min_clean_images=400"))
+    found.record = replace(found.record, sets={"clean_set": DataSet("clean.parquet", digest="whole", images=500)})
+    return found
+
+
+def test_images_of_the_train_set_neither_judge_nor_choose(job: Job, caplog: pytest.LogCaptureFixture) -> None:
+    data = digits()
+    mixed = [subset(data.train, 60), subset(data.clean, 440)]
+    pixels, labels = torch.cat([s.pixels for s in mixed]), np.concatenate([s.labels for s in mixed])
+    unseen, judging = assign_clean_roles(job, data.train, from_arrays(pixels, labels, NAMES), None)
+    assert unseen is not None
+    assert judging.rows is not None
+    known = set(data.train.sample_ids.tolist())
+    assert not known & {*unseen.sample_ids.tolist(), *judging.images.sample_ids.tolist()}
+    assert len(unseen) + len(judging.images) == 440
+    assert np.array_equal(
+        sample_ids(pixels)[judging.rows], judging.images.sample_ids
+    )  # rows of the set as it was given
+    said = "60 of 500 images of the clean set stand in the train set and judge nothing."
+    assert said in caplog.text
+    account, sets = job.record.clean_validation, job.record.sets
+    assert account is not None
+    assert account.note.endswith(said)
+    assert sets is not None
+    part = sets["clean_set"]
+    assert (part.images, part.digest) == (len(judging.images), judging.images.digest)
+    assert part.whole == DataSet("clean.parquet", digest="whole", images=500)
+
+    _, without = assign_clean_roles(job, data.train, data.clean, None)  # nothing in common: as before
+    assert job.record.clean_validation is not None
+    assert "train set and" not in job.record.clean_validation.note
+    assert without.rows is not None
+
+
+def test_a_clean_set_that_is_mostly_the_train_set_is_refused(job: Job) -> None:
+    train = digits().train
+    with pytest.raises(CleanSetRemembered, match=r"684 of the 684 images of the clean set .* stand in the train"):
+        assign_clean_roles(job, train, train, None)
 
 
 @pytest.mark.slow

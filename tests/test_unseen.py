@@ -41,22 +41,22 @@ def ids(found: ImageSet, rows: np.ndarray) -> set[str]:
 
 def test_the_cut_takes_its_share_and_leaves_the_rest_in_order() -> None:
     clean = images(noise(500))
-    cut, rest = cut_rows(clean, (), **CUT)
+    cut, rest = cut_rows(clean, **CUT)
     assert len(cut) == 100
     assert np.array_equal(np.sort(np.concatenate([cut, rest])), np.arange(500))
     assert np.array_equal(rest, np.sort(rest))
-    assert len(cut_rows(clean, (), **CUT | {"most": 30})[0]) == 30
+    assert len(cut_rows(clean, **CUT | {"most": 30})[0]) == 30
     for none in ({"fraction": 0.0}, {"most": 0}):
-        cut, rest = cut_rows(clean, (), **CUT | none)
+        cut, rest = cut_rows(clean, **CUT | none)
         assert (len(cut), len(rest)) == (0, 500)
 
 
 def test_the_cut_is_that_of_the_seed_and_the_images_whatever_their_order() -> None:
     clean = images(noise(300))
     shuffled = clean.subset(np.random.default_rng(5).permutation(300))
-    first = ids(clean, cut_rows(clean, (), **CUT)[0])
-    assert first == ids(shuffled, cut_rows(shuffled, (), **CUT)[0])
-    assert first != ids(clean, cut_rows(clean, (), **CUT | {"seed": 1})[0])
+    first = ids(clean, cut_rows(clean, **CUT)[0])
+    assert first == ids(shuffled, cut_rows(shuffled, **CUT)[0])
+    assert first != ids(clean, cut_rows(clean, **CUT | {"seed": 1})[0])
 
 
 def test_copies_and_near_duplicates_stay_on_one_side() -> None:
@@ -64,19 +64,9 @@ def test_copies_and_near_duplicates_stay_on_one_side() -> None:
     brighter = (photos // 2 + 100).astype(np.uint8)  # the same picture to a thumbnail
     clean = images(np.concatenate([photos, photos, brighter]))  # 60 is a multiple of 3: the same labels
     for seed in range(20):
-        cut, _ = cut_rows(clean, (), **CUT | {"seed": seed})
+        cut, _ = cut_rows(clean, **CUT | {"seed": seed})
         assert len(cut) == 36
         assert len(set((cut % 60).tolist())) == 12
-
-
-def test_an_image_of_the_train_set_judges_as_before_with_all_its_copies() -> None:
-    photos = noise(60)
-    clean = images(np.concatenate([photos, photos]))
-    remembered = set(clean.sample_ids[:50].tolist())
-    cut, _ = cut_rows(clean, remembered, **CUT | {"fraction": 0.9})
-    assert len(cut) == 20
-    assert not ids(clean, cut) & remembered
-    assert len(cut_rows(clean, set(clean.sample_ids.tolist()), **CUT)[0]) == 0
 
 
 def test_a_validation_set_chooses_by_what_no_other_set_holds() -> None:

@@ -67,14 +67,13 @@ def split_by_roles(batch: FailureBatch, roles: Mapping[str, str]) -> FailureSpli
 
 
 def cut_rows(
-    clean: ImageSet, train_ids: Collection[str], *, fraction: float, most: int, similarity: float, seed: int
+    clean: ImageSet, *, fraction: float, most: int, similarity: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows of a clean set that shall choose, and those of the rest, which judges: int64, ascending, disjoint.
 
     fraction: of the images, in [0, 1), at most `most` of them; both are upper limits. Images that are the same, or
-    near duplicates (`similarity`, see `group_images`), stay on one side, and so does a train image with all that is
-    alike to it: it judges as before, since a champion that remembers it has nothing to tell by it. The cut depends on
-    the seed and the images, not on their order.
+    near duplicates (`similarity`, see `group_images`), stay on one side. The cut depends on the seed and the images,
+    not on their order.
     """
     rows = np.arange(len(clean))
     want = min(round(fraction * len(clean)), most)
@@ -82,14 +81,17 @@ def cut_rows(
         return rows[:0], rows
     groups = group_images(clean, np.full(len(clean), ""), similarity)
     sizes = np.bincount(groups)
-    remembered = np.zeros(len(sizes), dtype=bool)
-    remembered[groups[_known(clean, train_ids)]] = True
     taken, left = np.zeros(len(sizes), dtype=bool), want
     for group in np.random.default_rng(seed).permutation(len(sizes)):
-        if not remembered[group] and sizes[group] <= left:
+        if sizes[group] <= left:
             taken[group] = True
             left -= sizes[group]
     return rows[taken[groups]], rows[~taken[groups]]
+
+
+def unknown_rows(images: ImageSet, ids: Collection[str]) -> np.ndarray:
+    """Rows of the images that have none of these sample ids: int64, ascending."""
+    return np.flatnonzero(~_known(images, ids))
 
 
 def choose_rows(

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
+from typing import cast
 
 from repairops.config import Config, derive_seed
 from repairops.data.records import CleanSet, ImageSet
 from repairops.data.sets import pick_images
-from repairops.data.split import choose_rows, cut_rows
-from repairops.errors import NoUnseenImages
+from repairops.data.split import choose_rows, cut_rows, unknown_rows
+from repairops.errors import CleanSetRemembered, NoUnseenImages
 from repairops.outcome.sections import CleanValidation
 from repairops.stages.job import Job
 
+log = logging.getLogger(__name__)
 REMEMBERED = "A part of the train set chooses, which the champion probably remembers: "
 
 
@@ -21,21 +24,45 @@ def assign_clean_roles(
     """Clean images new to the champion that choose, and those that judge.
 
     given: the validation set, whose images choose but for those that stand in another set; None: a part is cut from
-    the clean set. The first is None where a part of the train set chooses instead. The ids of what chooses are
-    logged, and the outcome says where it comes from.
+    the clean set. The first is None where a part of the train set chooses instead. Clean images that stand in the train
+    set do neither. The ids of what chooses are logged, and the outcome says where it comes from.
+
+    Raises CleanSetRemembered, NoUnseenImages, NoSpaceForImages.
     """
-    unseen, judging = _take(job, train_set, clean, given) if given else _cut(job, train_set, clean)
+    judging, remembered = _without_remembered(job, train_set, clean)
+    unseen, judging = _take(job, train_set, judging, given) if given else _cut(job, judging)
+    if remembered:
+        log.warning("Warning: %s", remembered)
+        account = cast(CleanValidation, job.record.clean_validation)
+        job.record = replace(job.record, clean_validation=replace(account, note=f"{account.note} {remembered}"))
     if unseen:
         job.log_role("clean_validation", unseen.sample_ids)
     return unseen, judging
 
 
-def _take(job: Job, train_set: ImageSet, clean: ImageSet, given: ImageSet) -> tuple[ImageSet, CleanSet]:
+def _without_remembered(job: Job, train_set: ImageSet, clean: ImageSet) -> tuple[CleanSet, str]:
+    """The clean set without images that stand in the train set, and a sentence on how many did; '' where none.
+
+    A champion remembers these, so they judge nothing. Raises CleanSetRemembered where they are most of it.
+    """
+    rows = unknown_rows(clean, train_set.sample_ids.tolist())
+    known = len(clean) - len(rows)
+    if not known:
+        return CleanSet(clean), ""
+    if known > len(rows):
+        raise CleanSetRemembered(clean.source, known, len(clean))
+    judging = pick_images(clean, rows, job.config.images, role="clean set", cache_dir=job.folder / "mapped")
+    _record_part(job, judging)
+    said = f"{known:,} of {len(clean):,} images of the clean set stand in the train set and judge nothing."
+    return CleanSet(judging, rows), said
+
+
+def _take(job: Job, train_set: ImageSet, clean: CleanSet, given: ImageSet) -> tuple[ImageSet, CleanSet]:
     """The validation set without what the champion remembers and what judges, at most as many as are wanted."""
     rows, in_train_set, in_clean_set = choose_rows(
         given,
         train_set.sample_ids.tolist(),
-        clean.sample_ids.tolist(),
+        clean.images.sample_ids.tolist(),
         most=max(job.config.training.max_validation_images, 1),
         seed=derive_seed(job.config.seed, "clean validation"),
     )
@@ -47,18 +74,17 @@ def _take(job: Job, train_set: ImageSet, clean: ImageSet, given: ImageSet) -> tu
         note += f" {in_train_set:,} that stand in the train set and {in_clean_set:,} that judge do not."
     unseen = given.subset(rows)
     _record(job, "validation set", unseen, note, in_train_set=in_train_set, in_clean_set=in_clean_set)
-    return unseen, CleanSet(clean)
+    return unseen, clean
 
 
-def _cut(job: Job, train_set: ImageSet, clean: ImageSet) -> tuple[ImageSet | None, CleanSet]:
+def _cut(job: Job, clean: CleanSet) -> tuple[ImageSet | None, CleanSet]:
     """A part of the clean set and the rest of it; none where there is too little to spare, and why."""
-    config = job.config
-    if reason := _too_little(len(clean), config):
+    config, images = job.config, clean.images
+    if reason := _too_little(len(images), config):
         _record(job, "train set", None, f"{REMEMBERED}{reason}.")
-        return None, CleanSet(clean)
+        return None, clean
     cut, rest = cut_rows(
-        clean,
-        train_set.sample_ids.tolist(),
+        images,
         fraction=config.split.clean_validation_fraction,
         most=config.training.max_validation_images,
         similarity=config.split.near_duplicate_similarity,
@@ -66,16 +92,13 @@ def _cut(job: Job, train_set: ImageSet, clean: ImageSet) -> tuple[ImageSet | Non
     )
     if not len(cut):
         _record(job, "train set", None, f"{REMEMBERED}nothing could be cut from the clean set without parting copies.")
-        return None, CleanSet(clean)
-    unseen = clean.subset(cut)
-    note = f"{len(cut):,} of {len(clean):,} images of the clean set choose; the other {len(rest):,} judge."
+        return None, clean
+    unseen = images.subset(cut)
+    note = f"{len(cut):,} of {len(images):,} images of the clean set choose; the other {len(rest):,} judge."
     _record(job, "clean set", unseen, note)
-    judging = pick_images(clean, rest, config.images, role="clean set", cache_dir=job.folder / "mapped")
-    sets = job.record.sets or {}
-    whole = sets["clean_set"]
-    part = replace(whole, digest=judging.digest, images=len(rest), whole=whole)
-    job.record = replace(job.record, sets={**sets, "clean_set": part})
-    return unseen, CleanSet(judging, rest)
+    judging = pick_images(images, rest, config.images, role="clean set", cache_dir=job.folder / "mapped")
+    _record_part(job, judging)
+    return unseen, CleanSet(judging, rest if clean.rows is None else clean.rows[rest])
 
 
 def _too_little(images: int, config: Config) -> str:
@@ -96,3 +119,11 @@ def _record(job: Job, source: str, unseen: ImageSet | None, note: str, **left_ou
     images, digest = (len(unseen), unseen.digest) if unseen else (None, None)
     account = CleanValidation(source, unseen is not None, images, digest, note, **left_out)
     job.record = replace(job.record, clean_validation=account)
+
+
+def _record_part(job: Job, judging: ImageSet) -> None:
+    """That a part of the clean set judges."""
+    sets = job.record.sets or {}
+    whole = sets["clean_set"].whole or sets["clean_set"]
+    part = replace(whole, digest=judging.digest, images=len(judging), whole=whole)
+    job.record = replace(job.record, sets={**sets, "clean_set": part})
