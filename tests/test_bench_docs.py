@@ -1,10 +1,10 @@
-"""docs/benchmarks.md says what its JSON lines say, and names what there is."""
+"""docs/benchmarks.md says what its JSON lines say, and the pages beside it name what there is."""
 
 from __future__ import annotations
 
 import importlib.util
-import re
 from pathlib import Path
+from types import ModuleType
 
 from docs_helpers import DOCS, table_rows
 
@@ -13,32 +13,43 @@ from repairops.bench.networks import NETWORKS
 from repairops.bench.presets import PRESETS
 from repairops.bench.rivals import EXTRA
 
-PAGE = DOCS / "benchmarks.md"
+PAGE, RUNNING = DOCS / "benchmarks.md", DOCS / "benchmarks" / "running.md"
 
 
-def test_page_is_what_its_json_lines_give() -> None:
+def extension() -> ModuleType:
     path = DOCS / "extensions" / "benchmarks.py"
     specification = importlib.util.spec_from_file_location("docs_benchmarks", path)
     assert specification is not None
     assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
-    text = PAGE.read_text(encoding="utf-8")
+    return module
+
+
+def test_page_is_what_the_json_lines_give() -> None:
+    module, text = extension(), PAGE.read_text(encoding="utf-8")
     assert module.rendered(text) == text
-    parts = re.findall(r"<!-- measured: ([\w-]+) -->", text)
-    assert sorted(parts) == sorted(file.stem for file in (DOCS / "benchmarks").glob("*.jsonl"))
-    for picture in re.findall(r"\]\((benchmarks/[^)]+\.png)\)", text):
-        assert (DOCS / picture).stat().st_size < 100_000, picture
+    assert {one.group for one in module.all_standings()} <= {row[0] for row in table_rows(PAGE, "## Results")}
+    assert len(text.splitlines()) < 200
+    assert module.CHART.stat().st_size < 100_000
+
+
+def test_each_file_of_json_lines_has_its_page_in_the_menu() -> None:
+    menu = (DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8")
+    sources = extension().sources()
+    assert sources
+    for source in sources:
+        assert f": benchmarks/{source.stem}.md" in menu
 
 
 def test_page_names_every_preset_network_bound_and_corruption() -> None:
-    text = PAGE.read_text(encoding="utf-8")
-    assert [row[0].strip("`") for row in table_rows(PAGE, "## Running it")[1:]] == list(PRESETS)
-    rows = {row[0].strip("`"): int(row[1].replace(",", "")) for row in table_rows(PAGE, "## Networks")[1:]}
+    text = RUNNING.read_text(encoding="utf-8")
+    assert [row[0].strip("`") for row in table_rows(RUNNING, "## Presets")[1:]] == list(PRESETS)
+    rows = {row[0].strip("`"): int(row[1].replace(",", "")) for row in table_rows(RUNNING, "## Networks")[1:]}
     assert rows == {name: network.parameters for name, network in NETWORKS.items() if name in PRESETS["paper"].networks}
     assert all(f"`{name}`" in text for name in NETWORKS)
-    assert [row[0].strip("`") for row in table_rows(PAGE, "## Protocol")[1:]] == list(EXTRA)
-    speeds = {cell for row in table_rows(PAGE, "## Corruptions")[1:] for cell in row[::2]}
+    assert [row[0].strip("`") for row in table_rows(RUNNING, "## Protocol")[1:]] == list(EXTRA)
+    speeds = {cell for row in table_rows(RUNNING, "## Corruptions")[1:] for cell in row[::2]}
     assert speeds == set(CORRUPTIONS)
 
 

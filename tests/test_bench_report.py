@@ -15,6 +15,7 @@ from scipy.stats import t
 
 from repairops.bench import summary
 from repairops.bench.report import read_records, write_report
+from repairops.bench.standing import FORMS, standing_table, standings
 from repairops.bench.tables import (
     CORRUPTIONS,
     clustering_ablation,
@@ -74,6 +75,30 @@ def test_clean_kept_is_a_table_of_its_own() -> None:
     shown = found["fine_tune"]
     assert (shown["disjoint"].split(" ")[0], shown["change"], shown["weight"]) == ("20.0", "-0.1", "40%")
     assert (shown["negative flips"], shown["corrupted"], shown["of oracle"]) == ("0.5", "71.0", "100%")
+
+
+def test_standings_compare_all_rivals_on_the_cells_that_each_has() -> None:
+    def form(right: int, won: int, lost: int) -> dict[str, Any]:
+        return {
+            "weight": 1.0, "routed": 0.02, "separation": 0.9,
+            "clean": {"both_right": 800, "champion_only": lost, "challenger_only": won, "both_wrong": 200 - won - lost},
+            "residual": {"n": 100, "right": right, "disjoint_n": 50, "disjoint_right": right},
+            "corrupted": {"n": 200, "right": 142},
+        }  # fmt: skip
+
+    cells = [record(r, c) for r, c in (("fine_tune", "fog"), ("style_guided", "fog"), ("style_guided", "contrast"))]
+    for cell in cells:
+        cell["figures"] |= {"kept": form(20, 2, 8), "guarded": form(30, 1, 2)}
+    cells[0]["figures"]["guarded"] = {}  # no guarded form kept clean accuracy
+    cells.append(record("none", "fog"))
+    found = {(one.rival, one.form): one for one in standings(cells)}
+    assert set(found) == {(r, f) for r in ("fine_tune", "style_guided") for f in FORMS} - {("fine_tune", "guarded")}
+    guarded = found["style_guided", "guarded"]
+    assert (guarded.cells, guarded.images, guarded.failures) == (1, (50, 1000), 40)  # contrast has one rival alone
+    assert (guarded.repaired.mean, guarded.change.mean, guarded.worst) == pytest.approx((60, -0.1, -0.1))
+    assert guarded.changed == pytest.approx(0.3)
+    assert guarded.change.half == pytest.approx(1.96 * 100 * ((3 - 1 / 1000) ** 0.5) / 1000)
+    assert [row[3] for row in standing_table(list(found.values())).rows][:2] == ["`fine_tune`", "`style_guided`"]
 
 
 def test_interval_over_images_for_one_seed_and_over_seeds_for_several() -> None:

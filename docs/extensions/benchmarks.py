@@ -1,6 +1,7 @@
-"""Renews the measured parts of docs/benchmarks.md: `python docs/extensions/benchmarks.py`.
+"""The measured parts of the docs, from the JSON lines of docs/benchmarks.
 
-A part stands between `<!-- measured: NAME -->` and `<!-- end -->`, and comes from docs/benchmarks/NAME.jsonl.
+`python docs/extensions/benchmarks.py` renews the table and the chart of docs/benchmarks.md, of all files together. As a
+hook of mkdocs this makes a page of each file's tables, with their plots; these pages are not kept.
 """
 
 from __future__ import annotations
@@ -8,35 +9,52 @@ from __future__ import annotations
 import re
 import sys
 import tempfile
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
-from repairops.bench.report import provenance, read_records, write_report
+from repairops.bench.plots import plot_standings
+from repairops.bench.report import read_records, write_report
+from repairops.bench.standing import Standing, standing_table, standings
 
 DOCS = Path(__file__).parents[1]
 PAGE, FOLDER = DOCS / "benchmarks.md", DOCS / "benchmarks"
-PICTURES = ("fig3", "fig4", "fig5", "fig6")
-PART = re.compile(r"(<!-- measured: ([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+CHART = FOLDER / "standings.png"
+PART = re.compile(r"(<!-- measured -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def rendered(text: str, *, pictures: bool = False) -> str:
-    """The page's text with its measured parts renewed; with `pictures`, the plots are written too."""
+def sources() -> list[Path]:
+    return sorted(FOLDER.glob("*.jsonl"))
 
-    def part(match: re.Match[str]) -> str:
-        name = match[2]
-        source = FOLDER / f"{name}.jsonl"
+
+def all_standings() -> list[Standing]:
+    """Of all files, each with the same networks, budget and number of failures."""
+    return list(chain.from_iterable(standings(read_records(source)[0]) for source in sources()))
+
+
+def rendered(text: str) -> str:
+    """The page's text with its measured part renewed."""
+    table = standing_table(all_standings()).markdown().split("\n", 2)[2]  # without its title
+    return PART.sub(lambda match: f"{match[1]}\n{table}\n{match[2]}", text)
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """mkdocs: adds a page for each file of JSON lines, and its plots."""
+    from mkdocs.structure.files import File
+
+    for source in sources():
         with tempfile.TemporaryDirectory() as folder:
-            _, tables = write_report(source, Path(folder))
-            shown = sorted(p for p in Path(folder).glob("*.png") if p.name.startswith(PICTURES))
-            links = [f"![{p.stem} of {name}](benchmarks/{name}-{p.name})\n" for p in shown]
-            if pictures:
-                for picture in shown:
-                    (FOLDER / f"{name}-{picture.name}").write_bytes(picture.read_bytes())
-        body = [provenance(read_records(source)[0]), *(table.markdown() for table in tables), *links]
-        return match[1] + "\n" + "\n".join(body) + "\n" + match[3]
-
-    return PART.sub(part, text)
+            page, _ = write_report(source, Path(folder))
+            text = page.read_text(encoding="utf-8").replace("# Benchmark\n", f"# Tables: {source.stem}\n", 1)
+            for picture in Path(folder).glob("*.png"):
+                name = f"{source.stem}-{picture.name}"
+                text = text.replace(f"]({picture.name})", f"]({name})")
+                files.append(File.generated(config, f"benchmarks/{name}", content=picture.read_bytes()))
+        files.append(File.generated(config, f"benchmarks/{source.stem}.md", content=text))
+    return files
 
 
 if __name__ == "__main__":
-    PAGE.write_text(rendered(PAGE.read_text(encoding="utf-8"), pictures=True), encoding="utf-8")
+    PAGE.write_text(rendered(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    plot_standings(all_standings(), CHART)
     sys.stderr.write(f"{PAGE} renewed\n")

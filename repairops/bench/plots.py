@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from repairops.bench import summary as s
+from repairops.bench.standing import FORMS, Standing
 from repairops.bench.summary import Record
 from repairops.bench.tables import CORRUPTIONS
 
@@ -28,6 +29,36 @@ def plots(records: Sequence[Record], folder: Path) -> list[Path]:
                 figure.savefig(path, dpi=110, metadata={"Software": None})  # the same records, the same bytes
                 files.append(path)
     return files
+
+
+def plot_standings(found: Sequence[Standing], path: Path) -> Path:
+    """Repaired against clean change, a panel for each group; the form by its mark, the rival by its colour."""
+    from matplotlib.figure import Figure
+
+    groups = list(dict.fromkeys((one.group, one.failures) for one in found))
+    rivals, marks = list(dict.fromkeys(one.rival for one in found)), dict(zip(FORMS, "osD", strict=True))
+    figure = Figure(figsize=(1.5 + 3.2 * len(groups), 4.2), layout="constrained")
+    panels = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
+    for axes, group in zip(panels, groups, strict=True):
+        for one in found:
+            if (one.group, one.failures) == group:
+                axes.errorbar(
+                    one.change.mean, one.repaired.mean, one.repaired.half, one.change.half, fmt=marks[one.form],
+                    color=f"C{rivals.index(one.rival)}", markersize=6, elinewidth=0.8,
+                )  # fmt: skip
+        axes.axvline(0, color="black", linewidth=0.8)
+        axes.axvspan(-0.5, 0, color="C2", alpha=0.08)  # what the gate allows by default
+        axes.set_title(f"{group[0]}, {group[1]:,} failures", fontsize=9)
+        axes.set_xlabel("change of clean accuracy, points", fontsize=8)
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("failures repaired, %")
+    for name in rivals:
+        panels[0].plot([], [], "s", color=f"C{rivals.index(name)}", label=name)
+    for form, mark in marks.items():
+        panels[0].plot([], [], mark, color="grey", fillstyle="none", label=form)
+    figure.legend(fontsize=8, loc="outside lower center", ncols=2 + len(groups))
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    return path
 
 
 def _figure(title: str, unit: str, corruptions: Sequence[str]) -> tuple[Any, Any]:

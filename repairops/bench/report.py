@@ -8,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from repairops.bench.grid import Grid
-from repairops.bench.plots import plots
+from repairops.bench.plots import plot_standings, plots
+from repairops.bench.standing import standing_table, standings
 from repairops.bench.summary import Record, place
 from repairops.bench.tables import Table, tables
 from repairops.errors import NoBenchmarkResults
@@ -34,10 +35,13 @@ def write_report(source: Path, folder: Path) -> tuple[Path, list[Table]]:
     folder.mkdir(parents=True, exist_ok=True)
     lines = "".join(json.dumps(record) + "\n" for record in records)
     (folder / "results.jsonl").write_text(lines, encoding="utf-8")
-    found = tables(records)
+    stand = standings(records)
+    found = ([standing_table(stand)] if stand else []) + tables(records)
     for table in found:
         (folder / f"{table.name}.csv").write_text(table.csv(), encoding="utf-8")
     pictures = plots(records, folder)
+    if stand:
+        pictures.insert(0, plot_standings(stand, folder / "standings.png"))
     parts = ["# Benchmark\n", provenance(records), *(table.markdown() for table in found)]
     parts += [f"![{picture.stem}]({picture.name})\n" for picture in pictures]
     if failed:

@@ -56,6 +56,11 @@ def clean_after(record: Record) -> float:
     return _clean(record, "both_right", "challenger_only")
 
 
+def clean_change(record: Record) -> float:
+    """Of clean accuracy, in points."""
+    return clean_after(record) - clean_before(record)
+
+
 def negative_flips(record: Record) -> float:
     """Clean images that were right and are wrong now, percent of all."""
     return _clean(record, "champion_only")
@@ -122,11 +127,29 @@ def weight(record: Record) -> float:
 
 
 def over_seeds(records: Sequence[Record], measure: Measure, images: Callable[[Record], int]) -> Mean:
-    """The mean over seeds of the mean over corruptions.
+    """The mean over seeds of the mean over corruptions, of a share of `images` images in percent.
 
-    Two or more seeds: Student's interval over them. One: the normal interval of a mean of proportions over
-    `images` images each, which leaves out what another seed would change.
+    Two or more seeds: Student's interval over them. One: the normal interval of a mean of proportions, which leaves
+    out what another seed would change.
     """
+
+    def variance(record: Record) -> float:
+        p = measure(record) / 100
+        return 1e4 * p * (1 - p) / max(1, images(record))
+
+    return _over_seeds(records, measure, variance)
+
+
+def change_over_seeds(records: Sequence[Record]) -> Mean:
+    """The same of the change of clean accuracy, in points; for one seed by what the same images lose and win."""
+
+    def variance(record: Record) -> float:
+        return (100 * changed(record) - clean_change(record) ** 2) / max(1, clean_images(record))
+
+    return _over_seeds(records, clean_change, variance)
+
+
+def _over_seeds(records: Sequence[Record], measure: Measure, variance: Measure) -> Mean:
     by_seed: dict[int, list[float]] = {}
     for record in records:
         by_seed.setdefault(record["cell"]["seed"], []).append(measure(record))
@@ -136,10 +159,8 @@ def over_seeds(records: Sequence[Record], measure: Measure, images: Callable[[Re
     if len(means) > 1:
         half = float(t.ppf(0.975, len(means) - 1)) * stdev(means) / math.sqrt(len(means))
         return Mean(fmean(means), half, len(means))
-    variances = [
-        (p / 100) * (1 - p / 100) / max(1, images(r)) for r in records for p in [measure(r)] if not math.isnan(p)
-    ]
-    half = 196 * math.sqrt(sum(variances)) / max(1, len(variances))
+    variances = [variance(record) for record in records if not math.isnan(measure(record))]
+    half = 1.96 * math.sqrt(sum(variances)) / max(1, len(variances))
     return Mean(means[0], half, 1)
 
 

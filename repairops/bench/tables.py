@@ -169,7 +169,7 @@ def _standing(name: str, own: Sequence[Record], ceiling: dict[str, float]) -> tu
 
 def _clean_and_corrupted(own: Sequence[Record]) -> tuple[str, str, str]:
     return (
-        f"{_mean(own, s.clean_after) - _mean(own, s.clean_before):+.1f}",
+        f"{_mean(own, s.clean_change):+.1f}",
         _number(_mean(own, s.negative_flips)),
         _number(_mean(own, s.corrupted_after)),
     )
