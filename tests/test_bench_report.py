@@ -108,9 +108,13 @@ def test_interval_over_images_for_one_seed_and_over_seeds_for_several() -> None:
     assert one.half == pytest.approx(1.96 * 100 * (2 * 0.24 / 100) ** 0.5 / 2)
     cells += [record("fine_tune", "fog", 1, right=50), record("fine_tune", "contrast", 1, right=62)]
     two = summary.over_seeds(cells, summary.residual, summary.residual_images)
-    means = [50, 56]
-    assert two.mean == fmean(means)
-    assert two.half == pytest.approx(t.ppf(0.975, 1) * stdev(means) / 2**0.5)
+    assert (two.mean, two.seeds) == (53, 2)
+    assert two.half == pytest.approx(1.96 * 100 * ((2 * 0.24 + 0.25 + 0.62 * 0.38) / 100) ** 0.5 / 4)
+    cells += [record("fine_tune", "fog", 2, right=44), record("fine_tune", "contrast", 2, right=62)]
+    three = summary.over_seeds(cells, summary.residual, summary.residual_images)
+    means = [50, 56, 53]
+    assert three.mean == fmean(means)
+    assert three.half == pytest.approx(t.ppf(0.975, 2) * stdev(means) / 3**0.5)
     assert str(summary.over_seeds([], summary.residual, summary.residual_images)) == "-"
 
 

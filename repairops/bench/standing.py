@@ -70,9 +70,9 @@ def standing_table(found: Sequence[Standing]) -> Table:
     )  # fmt: skip
     text = (
         "repaired: photo-disjoint residual failures that are right, percent; clean change: points; both as a mean over "
-        "corruptions and seeds ± half a 95% interval (over seeds, or over images where there is one). worst cell: the "
-        "largest clean loss of one cell; changed: clean decisions; images: failures and clean photos that judge a "
-        "cell. Means are over the cells that every rival of the network has."
+        "corruptions and seeds ± half a 95% interval (over seeds, or over images where there are one or two). worst "
+        "cell: the largest clean loss of one cell; changed: clean decisions; images: failures and clean photos that "
+        "judge a cell. Means are over the cells that every rival of the network has."
     )
     return Table("standings", "What is repaired, and what it costs", text, columns, rows)
 

@@ -12,12 +12,13 @@ from scipy.stats import t
 
 Record = Mapping[str, Any]
 Measure = Callable[[Record], float]
+STUDENT = 3  # seeds from which on their spread says more than that of the images
 PLACE = ("network", "corruption", "rival", "seed")  # where a cell stands in the grid
 
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean in percent with half a 95% interval. With one seed, the interval is that of sampling images."""
+    """A mean in percent with half a 95% interval. With one or two seeds it is that of sampling images."""
 
     mean: float
     half: float
@@ -129,7 +130,7 @@ def weight(record: Record) -> float:
 def over_seeds(records: Sequence[Record], measure: Measure, images: Callable[[Record], int]) -> Mean:
     """The mean over seeds of the mean over corruptions, of a share of `images` images in percent.
 
-    Two or more seeds: Student's interval over them. One: the normal interval of a mean of proportions, which leaves
+    Three or more seeds: Student's interval over them. Fewer: the normal interval of a mean of proportions, which leaves
     out what another seed would change.
     """
 
@@ -141,7 +142,7 @@ def over_seeds(records: Sequence[Record], measure: Measure, images: Callable[[Re
 
 
 def change_over_seeds(records: Sequence[Record]) -> Mean:
-    """The same of the change of clean accuracy, in points; for one seed by what the same images lose and win."""
+    """The same of the change of clean accuracy, in points; for few seeds by what the same images lose and win."""
 
     def variance(record: Record) -> float:
         return (100 * changed(record) - clean_change(record) ** 2) / max(1, clean_images(record))
@@ -156,12 +157,12 @@ def _over_seeds(records: Sequence[Record], measure: Measure, variance: Measure) 
     means = [fmean(values) for values in by_seed.values()]
     if not means:
         return Mean(math.nan, math.nan, 0)
-    if len(means) > 1:
+    if len(means) >= STUDENT:
         half = float(t.ppf(0.975, len(means) - 1)) * stdev(means) / math.sqrt(len(means))
         return Mean(fmean(means), half, len(means))
     variances = [variance(record) for record in records if not math.isnan(measure(record))]
     half = 1.96 * math.sqrt(sum(variances)) / max(1, len(variances))
-    return Mean(means[0], half, 1)
+    return Mean(fmean(means), half, len(means))
 
 
 def residual_images(record: Record) -> int:

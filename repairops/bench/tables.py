@@ -95,9 +95,9 @@ def overview(network: str, records: Sequence[Record]) -> Table:
         "others", "CPU s", "MB", "kept champion", "cells",
     )  # fmt: skip
     text = (
-        "Accuracy in percent, mean over corruptions ± half a 95% interval (over seeds, or over images where there is "
-        "one seed). residual: failures that guided nothing; disjoint: those of them whose photo guided nothing either, "
-        "at no severity; of oracle: disjoint as a share of the oracle's, on the same corruptions; change: "
+        "Accuracy in percent, mean over corruptions ± half a 95% interval (over seeds, or over images where there are "
+        "one or two). residual: failures that guided nothing; disjoint: those of them whose photo guided nothing "
+        "either, at no severity; of oracle: disjoint as a share of the oracle's, on the same corruptions; change: "
         "of clean accuracy in points; corrupted: all images under the corruption; on batch: the repair failures "
         "themselves; others: points gained on the other corruptions; kept champion: cells in which no epoch was "
         "chosen. Sorted by disjoint."
