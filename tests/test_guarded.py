@@ -17,13 +17,17 @@ from store_helpers import SPEC, DictNet
 from torch import nn
 from without_helpers import output_without
 
+from repairops.config import ModelConfig
 from repairops.model.device import set_mode
 from repairops.model.evaluation import guard_answers, logits
 from repairops.model.guarded import Guarded, look_statistics
 from repairops.model.network import Classifier, to_input, to_unit
 from repairops.model.onnx import compare, export_onnx, run_onnx
 from repairops.model.routing import at_a_limit, by_who_answers, guarded, guarded_from, networks_of
-from repairops.store.flavors import ClassifierFlavors, guard_code
+from repairops.outcome.plain import to_plain
+from repairops.store.champion import open_champion
+from repairops.store.flavors import METADATA_KEY, ClassifierFlavors, guard_code
+from repairops.store.models import ModelRef
 
 DARK, BRIGHT = (0.2, 0.3, 0.35), (0.7, 0.8)
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -229,6 +233,34 @@ def test_a_pt2_graph_is_taken_apart_by_a_network_of_its_class() -> None:
     assert torch.equal(found.network.guard.looks, served.network.guard.looks)
     with pytest.raises((KeyError, RuntimeError)):
         guarded_from(Classifier(alone, SPEC), alone.state_dict())
+
+
+def test_a_pt2_graph_whose_first_version_says_nothing_of_its_input_is_taken_apart(
+    migrated_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plain `mlflow.pytorch.log_model`, and a repair that got class names, mean and std by options and data sets."""
+    import mlflow
+    from mlflow.models import Model
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mlflow.db").write_bytes(migrated_database.read_bytes())
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/mlflow.db")
+    first, second = (nn.Sequential(nn.Flatten(), nn.Linear(64, 4)).eval() for _ in range(2))
+    served = guarded(Classifier(first, SPEC), second, brightness_guard(), 0.5, 0.5)
+    example = np.zeros((2, 1, 8, 8), np.float32)
+    mlflow.pytorch.log_model(
+        first, name="model", serialization_format="pt2", input_example=example, registered_model_name="cls"
+    )
+    said = {"input": to_plain(SPEC), "guard": {"form": "hard", "unguarded": "models:/cls/1"}}
+    folder = tmp_path / "guarded"
+    folder.mkdir()
+    ClassifierFlavors(served.network, SPEC, "pt2", ["torch"]).save_model(
+        str(folder), Model(metadata={METADATA_KEY: said})
+    )
+    found = open_champion(ModelRef("cls", "2", "", ""), ModelConfig(), folder)
+    assert found.spec == SPEC
+    pixels = images(0.2, 0.8)
+    assert logits(found.classifier, pixels) == pytest.approx(logits(served, pixels), abs=1e-6)
 
 
 def test_in_training_mode_and_under_export_both_networks_answer_all_images() -> None:

@@ -7,7 +7,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,9 +85,8 @@ def open_champion(ref: ModelRef, config: ModelConfig, folder: Path, class_names:
     network = _load_network(ref, folder, traced)
     factory = config.factory or metadata.get("model_factory", "")
     if traced and GUARD_KEY in metadata:
-        unguarded = partial(
-            fetch_champion, config=config, folder=folder.with_name("unguarded"), class_names=class_names
-        )
+        # The version that it goes back to may say nothing of its input, where the options of its repair did.
+        unguarded = partial(fetch_champion, config=_saying(config, spec), folder=folder.with_name("unguarded"))
         network = _with_its_networks(ref, metadata[GUARD_KEY], network, unguarded)
     elif factory and traced:
         network = _rebuild(ref, factory, network)
@@ -125,6 +124,13 @@ def input_spec(
         return from_plain(InputSpec, values, "input")
     except Unfit as error:
         raise MetadataUnusable(ref, error) from error
+
+
+def _saying(config: ModelConfig, spec: InputSpec) -> ModelConfig:
+    """The options with all that the specification says of the input."""
+    names = ("channels", "value_range", "mean", "std", "class_names", "resize")
+    said = {name: getattr(spec, name) for name in names}
+    return replace(config, image_size=(spec.height, spec.width), **said)
 
 
 @dataclass(frozen=True)
@@ -203,7 +209,7 @@ def _with_its_networks(
     try:
         return guarded_from(fetch(ModelRef(name, version, "", "")).classifier, graph.state_dict()).network
     except (RepairError, KeyError, RuntimeError) as error:
-        why = " ".join(str(error).split())[:200]
+        why = " ".join(str(error).split())[:400]
         raise NotFineTunable(str(ref), f"its networks are those of version {version} of {name!r} ({why})") from error
 
 
@@ -241,7 +247,7 @@ def _rebuild(ref: ModelRef, factory: str, graph: nn.Module) -> nn.Module:
     try:
         network.load_state_dict(graph.state_dict())
     except RuntimeError as error:
-        why = " ".join(str(error).split())[:200]
+        why = " ".join(str(error).split())[:400]
         raise NotFineTunable(str(ref), f"the network of {factory!r} has other weights ({why})") from error
     return network.eval()
 
