@@ -31,6 +31,7 @@ from repairops.bench.presets import PRESETS
 from repairops.config import derive_seed
 from repairops.data.records import ImageSet
 from repairops.model.network import from_unit, to_unit
+from repairops.outcome import Outcome
 
 COMPOUND = ("defocus_blur", "gaussian_noise")  # one after the other, as 'blur_and_noise'
 SIX = ("gaussian_noise", "contrast", "fog", "defocus_blur", "speckle_noise", "blur_and_noise")
@@ -50,6 +51,21 @@ def corrupted(pixels: Tensor, name: str, severity: int, generator: Generator) ->
     return pixels
 
 
+def enter_registry(folder: Path) -> Path:
+    """A registry of a job's own in this folder, which becomes the current one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    uri = f"sqlite:///{folder.resolve()}/mlflow.db"
+    os.environ |= {"REPAIROPS_HOME": str(folder / "home"), "MLFLOW_TRACKING_URI": uri}
+    os.chdir(folder)  # sqlite's artifacts lie beside it
+    return folder
+
+
+def repair_by_default(seed: int, settings: str, *, rerun: bool) -> Outcome:
+    """By the defaults but for the seed and what the settings say, joined by '+', on the CPU."""
+    config = load_config(overrides=[f"seed={seed}", "training.device=cpu", *filter(None, settings.split("+"))])
+    return repair("prod/cls", config=config, rerun=rerun)
+
+
 class Field:
     """The registered champion, and the photos that fail in the field."""
 
@@ -60,17 +76,12 @@ class Field:
     def run(self, corruption: str, seed: int, settings: str) -> dict[str, Any]:
         """Logs model and failures into a registry of this job's own, repairs, and says what came of it."""
         name = f"{corruption}-{seed}-{settings.replace('/', '_')}"[:100]
-        registry = self.folder / "jobs" / name
-        registry.mkdir(parents=True, exist_ok=True)
-        uri = f"sqlite:///{registry.resolve()}/mlflow.db"
-        os.environ |= {"REPAIROPS_HOME": str(registry / "home"), "MLFLOW_TRACKING_URI": uri}
-        os.chdir(registry)  # sqlite's artifacts lie beside it
+        registry = enter_registry(self.folder / "jobs" / name)
         trained = (registry / "logged").exists()  # then what was trained is taken again
         if not trained:
             self.log(corruption, seed)
             (registry / "logged").touch()
-        config = load_config(overrides=[f"seed={seed}", "training.device=cpu", *filter(None, settings.split("+"))])
-        outcome = repair("prod/cls", config=config, rerun=trained)
+        outcome = repair_by_default(seed, settings, rerun=trained)
         return {"corruption": corruption, "seed": seed, "settings": settings, **figures(outcome.values)}
 
     def log(self, corruption: str, seed: int) -> None:

@@ -13,7 +13,6 @@ demo's small network, logged as pt2, MLflow's own default; every field image tha
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,11 +21,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from default_command import figures, table
+from default_command import enter_registry, figures, repair_by_default, table
 from style_failures import run_missing
 from torch import Tensor
 
-from repairops import load_config, log_failures, log_model, repair
+from repairops import log_failures, log_model
 from repairops.config import ImagesConfig, derive_seed
 from repairops.data.records import ImageSet, InputSpec
 from repairops.data.sets import from_arrays, load_image_set
@@ -74,18 +73,13 @@ class Sites:
         wrong = np.flatnonzero(answers != field.labels)
         drawn = np.random.default_rng(derive_seed(seed, "batch", site)).permutation(wrong)[:FAILURES]
 
-        registry = self.folder / "jobs" / f"{site}-{seed}-{settings}"
-        registry.mkdir(parents=True, exist_ok=True)
-        uri = f"sqlite:///{registry.resolve()}/mlflow.db"
-        os.environ |= {"REPAIROPS_HOME": str(registry / "home"), "MLFLOW_TRACKING_URI": uri}
-        os.chdir(registry)  # sqlite's artifacts lie beside it
+        enter_registry(self.folder / "jobs" / f"{site}-{seed}-{settings}")
         log_model(
             network, "cls", SPEC, train_set=home.subset(np.sort(train)), clean_set=home.subset(np.sort(judging)),
             validation_set=home.subset(np.sort(choosing)), serialization_format="pt2",
         )  # fmt: skip
         log_failures("prod/cls", field.pixels[drawn], field.labels[drawn].tolist())
-        config = load_config(overrides=[f"seed={seed}", "training.device=cpu", *filter(None, settings.split("+"))])
-        outcome = repair("prod/cls", config=config, rerun=True)
+        outcome = repair_by_default(seed, settings, rerun=True)
         known = {"field": len(field), "wrong": len(wrong), "method": outcome.values["config"]["method"]["name"]}
         return {"corruption": site, "seed": seed, "settings": settings, **known, **figures(outcome.values)}
 

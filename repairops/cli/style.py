@@ -76,12 +76,14 @@ def show(field: Field, names: tuple[str, ...], count: int, out: Path, as_json: b
     """
     from repairops.core.styles import AUTO, STYLES
     from repairops.data.contact_sheet import as_png, image_grid
-    from repairops.stages.field import ask_guard, restyle
+    from repairops.stages.field import ask_guard, fit_styles, restyle
 
     shown = list(names) or [n for n in (*STYLES, AUTO) if n != "wct2" or field.config.style.weights]
-    rows = restyle(field, shown, max(count, ASKED))
+    own = field.config.style.name  # the guard's
+    styles = fit_styles(field, [*shown, own])
+    rows = restyle(field, {name: styles[name] for name in shown}, max(count, ASKED))
     out.write_bytes(as_png(image_grid([row[:count] for row in rows.values()])))
-    told = ask_guard(field, rows)
+    told = ask_guard(field, styles[own], rows)
     separation = "-" if told["separation"] is None else f"{told['separation']:.3f}"
     lines = [
         f"{out}, rows from the top: {', '.join(rows)}",

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from repairops.core.clustering import cluster_failures
 from repairops.core.guard import fit_guard, separation, statistics_of
 from repairops.core.looks import describe_look, describe_looks, find_degradation, fit_to_failures
 from repairops.core.parts import TrainingParts, cut_parts
+from repairops.core.styles import Style
 from repairops.data.decoding import decode_image, sample_ids
 from repairops.data.records import FailureBatch, ImageSet, InputSpec
 from repairops.data.sets import load_image_set
@@ -102,30 +103,37 @@ def diagnose(field: Field) -> dict[str, Any]:
     }
 
 
-def restyle(field: Field, names: list[str], count: int) -> dict[str, Tensor]:
+def fit_styles(field: Field, names: Iterable[str]) -> dict[str, Style]:
+    """Each of these styles, fitted to the failures as a repair does."""
+    return {
+        name: fit_to_failures(
+            field.parts, field.champion, dataclasses.replace(field.config.style, name=name), CPU, seed=field.config.seed
+        )
+        for name in dict.fromkeys(names)
+    }
+
+
+def restyle(field: Field, styles: Mapping[str, Style], count: int) -> dict[str, Tensor]:
     """At most `count` failures, as many train images, and these in each style: uint8 (n, C, H, W) by name."""
-    failures, train, config = field.parts.failures, field.parts.train_set, field.config
-    generator = torch.Generator().manual_seed(derive_seed(config.seed, "picture"))
+    failures, train = field.parts.failures, field.parts.train_set
+    generator = torch.Generator().manual_seed(derive_seed(field.config.seed, "picture"))
     chosen = torch.randperm(len(failures), generator=generator)[:count]
     content = train.pixels[torch.randperm(len(train), generator=generator)[: len(chosen)]]
     rows = {FAILURES: failures.images.pixels[chosen], TRAIN: content}
-    for name in names:
-        named = dataclasses.replace(config.style, name=name)
-        style = fit_to_failures(field.parts, field.champion, named, CPU, seed=config.seed)
-        with torch.no_grad():
+    with torch.no_grad():
+        for name, style in styles.items():
             rows[name] = from_unit(style.apply(to_unit(content), chosen, generator))
     return rows
 
 
-def ask_guard(field: Field, rows: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What a guard sees that is fitted like a repair's, but to two failures in three.
+def ask_guard(field: Field, style: Style, rows: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What a guard sees that is fitted like a repair's, with this style, but to two failures in three.
 
     Returns `separation`, the area under the ROC curve between the other failures and the train images that would
     choose, and `look`, the share of each of the rows in which it sees the look.
     """
-    parts, config = field.parts, field.config
-    generator = torch.Generator().manual_seed(derive_seed(config.seed, "guard"))
-    style = fit_to_failures(parts, field.champion, config.style, CPU, seed=config.seed)
+    parts = field.parts
+    generator = torch.Generator().manual_seed(derive_seed(field.config.seed, "guard"))
     order = torch.randperm(len(parts.failures), generator=generator).numpy()
     fitted, told = np.split(order, [math.ceil(2 * len(order) / 3)])
     guard = fit_guard(dataclasses.replace(parts, failures=parts.failures.subset(fitted)), style, None, CPU, generator)

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _DEPTH = 50  # of an MLmodel file, at most
+OF_BOTH = ("channels", "value_range", "mean", "std", "class_names", "resize")  # the options and the specification
 GUARD_KEY = "guard"  # in the metadata of a guarded version
 
 
@@ -114,7 +115,7 @@ def input_spec(
         values.setdefault("class_names", class_names)
     if config.image_size:
         values["height"], values["width"] = config.image_size[0], config.image_size[-1]
-    for name in ("channels", "value_range", "mean", "std", "class_names", "resize"):
+    for name in OF_BOTH:
         if getattr(config, name):
             values[name] = getattr(config, name)
     missing = [name for name in ("channels", "height", "width", "class_names") if name not in values]
@@ -128,8 +129,7 @@ def input_spec(
 
 def _saying(config: ModelConfig, spec: InputSpec) -> ModelConfig:
     """The options with all that the specification says of the input."""
-    names = ("channels", "value_range", "mean", "std", "class_names", "resize")
-    said = {name: getattr(spec, name) for name in names}
+    said = {name: getattr(spec, name) for name in OF_BOTH}
     return replace(config, image_size=(spec.height, spec.width), **said)
 
 

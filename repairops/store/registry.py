@@ -22,6 +22,7 @@ from repairops.store.flavors import (
 )
 from repairops.store.jobs import JOB_TAG
 from repairops.store.models import ModelRef, find_version
+from repairops.store.runs import fetch_artifact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -121,9 +122,6 @@ def failure_roles(client: MlflowClient, ref: ModelRef) -> dict[str, str]:
     'repair', 'validation' or 'heldout', in this order where one has had several: what has trained never judges.
     Raises NotGuarded, RolesLost.
     """
-    import mlflow
-    from mlflow.exceptions import MlflowException
-
     versions = lineage(client, ref)
     if not versions or versions[0].tags.get(FORM_TAG, "one") == "one":
         raise NotGuarded(ref)
@@ -133,13 +131,11 @@ def failure_roles(client: MlflowClient, ref: ModelRef) -> dict[str, str]:
             for version in versions:
                 if BATCHES_TAG not in version.tags:  # it was registered, not repaired
                     continue
-                run, file = version.tags.get(RUN_TAG, ""), f"roles/{role}_failures.txt"
-                with talking("hand over the roles of the failures"):
-                    try:
-                        path = mlflow.artifacts.download_artifacts(run_id=run, artifact_path=file, dst_path=folder)
-                        roles |= dict.fromkeys(Path(path).read_text(encoding="utf-8").split(), role)
-                    except (MlflowException, OSError) as error:
-                        raise RolesLost(ref, file, run, version.version) from error
+                run, name = version.tags.get(RUN_TAG, ""), f"roles/{role}_failures.txt"
+                file = fetch_artifact(client, run, name, Path(folder)) if run else None
+                if file is None:
+                    raise RolesLost(ref, name, run, version.version)
+                roles |= dict.fromkeys(file.read_text(encoding="utf-8").split(), role)
     return roles
 
 

@@ -52,7 +52,7 @@ def fetch_artifact(client: MlflowClient, run_id: str, name: str, folder: Path) -
 
     with talking(f"hand over {name}"):
         try:
-            if name not in [entry.path for entry in client.list_artifacts(run_id)]:
+            if name not in [entry.path for entry in client.list_artifacts(run_id, name.rpartition("/")[0] or None)]:
                 return None
             return Path(client.download_artifacts(run_id, name, str(folder)))
         except MlflowException as error:
