@@ -3,7 +3,8 @@
 torchrun --nproc-per-node 2 distributed_job.py FOLDER NAME...
 
 NAME: a method; 'stopped' trains mixup for the first of two epochs, and 'resumed' goes on from there; 'killed'
-ends rank 1 in the second epoch, as a machine that fails does; 'explodes' has a loss that is not finite on rank 1 alone.
+ends rank 1 in the second epoch, as a machine that fails does, and 'survivor' goes on from there; 'explodes' has a loss
+that is not finite on rank 1 alone.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ import torch
 from torch import Generator, Tensor
 from training_helpers import SPEC, SmallNet, Stopped, champion, method_of, parts_of, stop_after_first
 
+from conftest import FEW_TRIALS
 from repairops.config import MethodConfig, TrainingConfig
 from repairops.core.methods import MethodData
+from repairops.core.styles.fitted import estimation
 from repairops.core.training import train
 from repairops.core.training.distributed import Ranks, current_ranks, start_ranks
 from repairops.core.training.state import state_tensors
@@ -41,7 +44,7 @@ class Recorded:
     """A method that keeps what its first step is made of, the gradients that this step came to, and its losses."""
 
     def __init__(self, name: str, data: MethodData) -> None:
-        method = "mixup" if name in ("stopped", "resumed", "killed", "explodes") else name
+        method = "mixup" if name in ("stopped", "resumed", "killed", "survivor", "explodes") else name
         self.name, self.method = name, method_of(MethodConfig(name=method), parts_of(CONFIG), CONFIG.device)(data)
         self.losses: list[float] = []
         self.images = self.labels = self.draws = torch.empty(0)
@@ -78,7 +81,7 @@ def run(name: str, folder: Path) -> dict[str, Any]:
         made.append(Recorded(name, data))
         return made[0]
 
-    work_dir = folder / {"stopped": "parts", "resumed": "parts", "killed": "parts"}.get(name, name)
+    work_dir = folder / {"stopped": "parts", "resumed": "parts", "survivor": "killed"}.get(name, name)
     stop = {"on_epoch": stop_after_first} if name == "stopped" else {}
     found: dict[str, Any] = {"history": [], "best_epoch": -1, "error": ""}
     try:
@@ -109,14 +112,16 @@ def torchrun(folder: Path, processes: int, names: Sequence[str]) -> subprocess.C
 
 
 def launch(folder: Path, processes: int, names: Sequence[str]) -> list[dict[str, Any]]:
-    """What each rank of a torchrun wrote down."""
+    """What each rank of a torchrun wrote down, which ends with 0, or by 'killed' as its last with 1."""
     done = torchrun(folder, processes, names)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == int(names[-1] == "killed"), done.stderr[-3000:]
+    assert ("exitcode  : 9" in done.stderr) == (names[-1] == "killed"), done.stderr[-3000:]
     return [json.loads((folder / f"rank{rank}.json").read_text(encoding="utf-8")) for rank in range(processes)]
 
 
 def main(folder: Path, names: list[str]) -> None:
     torch.set_num_threads(1)
+    estimation.TRIALS, estimation.SECOND_LOOKS = FEW_TRIALS, 0
     ranks: Ranks = start_ranks()
     found: dict[str, object] = {"world": ranks.world}
     for name in names:

@@ -44,7 +44,8 @@ ROOT = Path(__file__).parents[1]
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SHOTS = 2  # of each field scan
 # The gate has 808 clean images and a champion with 22,000 weights, so the margins are wide; what the tests look at is
-# what the job does with a verdict. Data Docs, corruptions and comparing ONNX files take time: one test has them.
+# what the job does with a verdict. Data Docs, corruptions, comparing ONNX files and a guard, which is two further
+# exports, take time: a few tests have them.
 OPTIONS = (
     "training.epochs=3",
     "training.batch_size=32",
@@ -56,6 +57,7 @@ OPTIONS = (
     "gate.latency=off",
     "gate.onnx_accuracy=off",
     "gate.corruptions=off",
+    "guard.mode=off",
     "validation.data_docs=false",
 )
 

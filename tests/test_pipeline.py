@@ -47,7 +47,8 @@ def test_a_repair_registers_one_complete_version_and_repeats_nothing(
     scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
     measured = [f"gate.{check}=advisory" for check in ("latency", "onnx_accuracy", "corruptions")]
-    config = load_config(overrides=[*OPTIONS, "validation.data_docs=true", *measured])
+    settings = [*OPTIONS, "validation.data_docs=true", "guard.mode=auto", *measured]
+    config = load_config(overrides=settings)
     outcome = repair(config=config)
 
     assert (outcome.kind, outcome.exit_code, outcome.repeated) == ("passed", 0, False)
@@ -170,7 +171,7 @@ def test_a_repair_registers_one_complete_version_and_repeats_nothing(
     assert not newest.data.metrics
 
     # Asked to promote later, it moves the alias to what it has; a roll-back of that stands.
-    auto = load_config(overrides=[*OPTIONS, "validation.data_docs=true", *measured, "register.promote=auto"])
+    auto = load_config(overrides=[*settings, "register.promote=auto"])
     moved = repair(config=auto)
     assert moved.repeated
     assert "The alias 'prod' moved to it now" in moved.message
