@@ -116,15 +116,15 @@ def run_job(job: Job, inputs: Inputs) -> Outcome:
     with job.stage("pull"):
         champion, train_set, unseen, clean, rows = pull(job, inputs)
     with job.stage("validate"):
-        failures = validate_failures(job, rows, champion, train_set, unseen, clean, inputs.roles)
+        failures, known = validate_failures(job, rows, champion, train_set, unseen, clean, inputs.roles)
     split = None if inputs.roles is None else split_by_roles(failures, inputs.roles)
     given = RepairInputs(train_set, failures, unseen, split)
     repaired, pictures = repair_champion(job, champion.classifier, given)  # stages split, cluster, style and fine-tune
     with job.stage("evaluate"):
-        evaluation = measure(job, champion, repaired, clean)
+        evaluation = measure(job, champion, repaired, clean, known)
         evidence = weigh(job, champion, repaired, clean, evaluation)
     with job.stage("export"):
-        evidence = export_and_compare(job, champion, repaired, clean, evidence)
+        evidence = export_and_compare(job, champion, repaired, clean, evaluation, evidence)
     with job.stage("gate"):
         verdict = ask_gate(job, evidence)
     with job.stage("register"):

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from conftest import FEW_TRIALS
 from torch import Generator, Tensor
 from training_helpers import SPEC, SmallNet, Stopped, champion, method_of, parts_of, stop_after_first
 
-from conftest import FEW_TRIALS
 from repairops.config import MethodConfig, TrainingConfig
 from repairops.core.methods import MethodData
 from repairops.core.styles.fitted import estimation

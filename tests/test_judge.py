@@ -96,7 +96,7 @@ def test_the_onnx_accuracies_are_the_champions_and_the_challengers(registry: str
     export_onnx(challenger.network, SPEC, tmp_path / "challenger.onnx")
     stored = Champion(REF, champion, tmp_path, "pickle", {})
     nothing = Evidence(counts, {}, 0, 0, ParityCounts())
-    found = _beside_champion(job, stored, tmp_path / "challenger.onnx", CleanSet(images), nothing)
+    found = _beside_champion(job, stored, CleanSet(images), nothing, after, (images.pixels, images.pixels[:0]))
     assert found.onnx_accuracy is not None
     assert found.onnx_accuracy.counts == counts
     sizes = [(tmp_path / f"{who}.onnx").stat().st_size for who in ("challenger", "champion")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import Any
 
@@ -86,4 +87,6 @@ def main(ctx: click.Context, tracking_uri: str | None, traceback: bool, quiet: b
     5 registered, but the production alias was not moved.
     """
     set_up_logging(quiet)
+    # Read when PyTorch is imported. A thread that waits for others sleeps; it would spin, also where they lack a core.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     ctx.obj = tracking_uri

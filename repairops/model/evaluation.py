@@ -29,8 +29,8 @@ class Evaluation:
     """Champion and challenger on the clean set and the held-out failures, with the counts the gate decides from.
 
     clean_by_class: by class name, every class of the clean set's names, without images too.
-    finite: no NaN or infinity in the logits on either set. guard: of a guarded challenger, on the clean set and on the
-    held-out failures.
+    finite: no NaN or infinity in the logits on either set. outputs: the challenger's logits, float32 (N, K), on the
+    clean set and on the held-out failures. guard: of a guarded challenger, on both.
     """
 
     champion_clean: Predictions
@@ -41,6 +41,7 @@ class Evaluation:
     clean_by_class: dict[str, PairedCounts]
     champion_finite: bool
     challenger_finite: bool
+    outputs: tuple[np.ndarray, np.ndarray]
     guard: tuple[GuardAnswers, GuardAnswers] | None = None
 
     @property
@@ -59,13 +60,16 @@ def evaluate(
     heldout: HeldOutFailures,
     *,
     device: str | torch.device = "cpu",
+    known: np.ndarray | None = None,
 ) -> Evaluation:
-    """Runs both classifiers once over the clean set and the held-out failures."""
+    """Runs both classifiers once over the clean set and the held-out failures.
+
+    known: the champion's logits on the clean set, where they are known.
+    """
     sets = (clean.images, heldout.batch.images)
-    before, after = (
-        [logits(classifier, images.pixels, device=device) for images in sets] for classifier in (champion, challenger)
-    )
-    found = evaluation_of(before, after, clean, heldout)
+    after = [logits(challenger, images.pixels, device=device) for images in sets]
+    before = [logits(champion, images.pixels, device=device) for images in sets[known is not None :]]
+    found = evaluation_of(before if known is None else [known, *before], after, clean, heldout)
     if not isinstance(challenger.network, Guarded):
         return found
     on_clean, on_failures = (guard_answers(challenger, images.pixels, device=device) for images in sets)
@@ -92,6 +96,7 @@ def evaluation_of(
         },
         champion_finite=all(bool(np.isfinite(out).all()) for out in champion),
         challenger_finite=all(bool(np.isfinite(out).all()) for out in challenger),
+        outputs=(challenger[0], challenger[1]),
     )
 
 
@@ -137,7 +142,7 @@ def predict(
     pixels: Tensor,
     labels: np.ndarray,
     *,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     device: str | torch.device = "cpu",
 ) -> Predictions:
     """The classifier's answers on uint8 pixels (N, C, H, W) with true labels int64 (N,)."""
@@ -154,14 +159,20 @@ def predictions(outputs: np.ndarray, labels: np.ndarray) -> Predictions:
     return Predictions(answers, confidence, (answers == labels) & finite)
 
 
+def at_once(pixels: Tensor) -> int:
+    """Images of an evaluation's batch: 256 of up to 90 pixels a side, then fewer, as features take memory."""
+    return max(8, min(256, 2**21 // (pixels.shape[2] * pixels.shape[3])))
+
+
 def logits(
-    classifier: Classifier, pixels: Tensor, *, batch_size: int = 256, device: str | torch.device = "cpu"
+    classifier: Classifier, pixels: Tensor, *, batch_size: int | None = None, device: str | torch.device = "cpu"
 ) -> np.ndarray:
     """Logits, float32 (N, K), of uint8 pixels (N, C, H, W), which may be memory-mapped: one batch is read at a time.
 
-    The classifier runs in eval mode on `device`; modes and device are as before when it returns.
+    batch_size: by default `at_once`. The classifier runs in eval mode on `device`; modes and device are as before when
+    it returns.
     """
-    device = torch.device(device)
+    device, batch_size = torch.device(device), batch_size or at_once(pixels)
     outputs = np.empty((len(pixels), classifier.spec.classes), np.float32)
     with evaluating(classifier, device):
         for start in range(0, len(pixels), batch_size):
@@ -171,11 +182,11 @@ def logits(
 
 
 def guard_answers(
-    classifier: Classifier, pixels: Tensor, *, batch_size: int = 256, device: str | torch.device = "cpu"
+    classifier: Classifier, pixels: Tensor, *, batch_size: int | None = None, device: str | torch.device = "cpu"
 ) -> GuardAnswers:
     """Of uint8 pixels (N, C, H, W)."""
     device, found = torch.device(device), np.zeros((2, len(pixels)), np.float32)
-    network = classifier.network
+    network, batch_size = classifier.network, batch_size or at_once(pixels)
     if isinstance(network, Guarded):
         with evaluating(network, device):
             for start in range(0, len(pixels), batch_size):

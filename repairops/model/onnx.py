@@ -9,6 +9,7 @@ import logging
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,11 @@ from repairops.data.records import InputSpec
 from repairops.errors import ExportImpossible
 from repairops.gate.evidence import LatencyFigures, ParityCounts
 from repairops.model.device import set_mode
-from repairops.model.evaluation import logits
+from repairops.model.evaluation import at_once
 from repairops.model.guarded import Guarded
 from repairops.model.network import Classifier, select_logits, to_input, to_unit
 from repairops.model.onnx_guarded import INPUT, OUTPUT, PROBABILITY, WEIGHT, GuardAlone, compose
-from repairops.model.routing import at_a_limit, form_of
+from repairops.model.routing import form_of
 
 logger = logging.getLogger("repairops")
 
@@ -84,46 +85,41 @@ def exported(module: nn.Module, spec: InputSpec, outputs: list[str]) -> Any:
         raise ExportImpossible(_reason(error)) from error
 
 
-def run_onnx(path: Path, spec: InputSpec, pixels: Tensor, *, batch_size: int = 256) -> np.ndarray:
-    """Logits, float32 (N, K), of uint8 pixels (N, C, H, W) under ONNX Runtime, one batch in memory at a time."""
-    session = _session(path)
-    outputs = np.empty((len(pixels), spec.classes), np.float32)
-    for start in range(0, len(pixels), batch_size):
-        images = to_input(to_unit(pixels[start : start + batch_size]), spec)
-        outputs[start : start + batch_size] = session.run([OUTPUT], {INPUT: images.numpy()})[0]
+def run_onnx(path: Path, spec: InputSpec, pixels: Tensor, *, batch_size: int | None = None) -> np.ndarray:
+    """Logits, float32 (N, K), of uint8 pixels (N, C, H, W) under ONNX Runtime, one batch in memory at a time.
+
+    Raises ExportImpossible with the reason where it does not run the file.
+    """
+    outputs, batch_size = np.empty((len(pixels), spec.classes), np.float32), batch_size or at_once(pixels)
+    try:
+        session = _session(path)
+        for start in range(0, len(pixels), batch_size):
+            images = to_input(to_unit(pixels[start : start + batch_size]), spec)
+            outputs[start : start + batch_size] = session.run([OUTPUT], {INPUT: images.numpy()})[0]
+    except Exception as error:  # ONNX Runtime's exceptions share no base class
+        raise ExportImpossible(f"ONNX Runtime does not run it: {_reason(error)}") from error
     return outputs
 
 
 def compare(
-    classifier: Classifier,
-    path: Path,
-    pixel_sets: Sequence[Tensor],
-    *,
-    tolerance: float,
-    device: str | torch.device = "cpu",
+    expected: Sequence[np.ndarray], found: Sequence[np.ndarray], ties: Sequence[np.ndarray] = (), *, tolerance: float
 ) -> ParityCounts:
-    """PyTorch against the ONNX file on every image of the sets, each uint8 (N, C, H, W), as the clean set.
+    """PyTorch's logits, float32 (N, K) of each set of images, against the ONNX file's.
 
     Decisions differ where the two choose different classes and PyTorch's own logits of these classes are more than
     `tolerance` apart: a closer pair is a tie that rounding may break either way. So is an image at a limit of the guard
-    (`routing.at_a_limit`), which is counted and not compared. The largest difference is NaN where either side's outputs
-    are not finite. An ONNX file that does not run gives the reason, not an error.
+    (ties: bool (N,) of each set, `routing.at_a_limit`), which is counted and not compared. The largest difference is
+    NaN where either side's outputs are not finite.
     """
-    n, differ, largest = 0, 0, 0.0
-    for pixels in pixel_sets:
-        expected = logits(classifier, pixels, device=device)
-        try:
-            found = run_onnx(path, classifier.spec, pixels)
-        except Exception as error:  # ONNX Runtime's exceptions share no base class
-            return ParityCounts(reason=f"ONNX Runtime does not run it: {_reason(error)}")
-        n += len(expected)
-        settled = ~at_a_limit(classifier, pixels, device=device)
-        expected, found = expected[settled], found[settled]
-        differ += decisions_differ(expected, found, tolerance)
-        if len(expected):
+    differ, largest = 0, 0.0
+    for ours, theirs, near in zip_longest(expected, found, ties):
+        settled = slice(None) if near is None else ~near
+        ours, theirs = ours[settled], theirs[settled]
+        differ += decisions_differ(ours, theirs, tolerance)
+        if len(ours):
             with np.errstate(invalid="ignore"):
-                largest = float(np.maximum(largest, np.abs(expected - found).max()))  # maximum keeps NaN
-    return ParityCounts(n, differ, largest)
+                largest = float(np.maximum(largest, np.abs(ours - theirs).max()))  # maximum keeps NaN
+    return ParityCounts(sum(map(len, expected)), differ, largest)
 
 
 def decisions_differ(expected: np.ndarray, found: np.ndarray, tolerance: float) -> int:
@@ -187,6 +183,7 @@ def _session(path: Path, threads: int = 0) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only
     options.intra_op_num_threads = threads or torch.get_num_threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others may want the core
     providers: list[Any] = ["CPUExecutionProvider"]
     if torch.cuda.is_available():
         providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": "0"}))

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from repairops.data.records import FailureBatch, ImageSet
+from repairops.data.records import FailureBatch, GuardAnswers, ImageSet
 from repairops.gate.evidence import RoutedCounts, Routing
 from repairops.model.device import set_mode
-from repairops.model.evaluation import Evaluation, guard_answers
+from repairops.model.evaluation import Evaluation
 from repairops.model.guarded import Guard, Guarded
 from repairops.model.network import Classifier
 
@@ -70,15 +70,14 @@ def guarded_from(network: Classifier, state: Mapping[str, Tensor]) -> Classifier
     return found
 
 
-def at_a_limit(classifier: Classifier, pixels: Tensor, *, device: str | torch.device = "cpu") -> np.ndarray:
+def at_a_limit(network: nn.Module, probability: np.ndarray) -> np.ndarray:
     """Which images, bool (N,), have a probability so near to one of the guard's limits that rounding may decide who
-    answers. None of a network without a guard.
+    answers. network: a guarded one.
     """
-    if not isinstance(classifier.network, Guarded):
-        return np.zeros(len(pixels), bool)
-    probability = guard_answers(classifier, pixels, device=device).probability[:, None]
-    limits = classifier.network.limits.cpu().numpy()[None]
-    near: np.ndarray = (np.abs(probability - limits) <= TIE * np.minimum(limits, 1 - limits) + ROUNDING).any(1)
+    assert isinstance(network, Guarded)
+    limits = network.limits.cpu().numpy()[None]
+    apart = np.abs(probability[:, None] - limits)
+    near: np.ndarray = (apart <= TIE * np.minimum(limits, 1 - limits) + ROUNDING).any(1)
     return near
 
 
@@ -114,15 +113,18 @@ def routing_of(
 
 
 def by_who_answers(
-    challenger: Classifier, *sets: Tensor, limit: int = 32, device: str | torch.device = "cpu"
+    guard: Sequence[GuardAnswers] | None, sets: Sequence[Tensor], limit: int = 32
 ) -> tuple[Tensor, Tensor]:
     """At most `limit` images of the sets that the champion answers alone, and as many that the repaired network does.
 
-    Of a network without a guard the first ones are all the champion's: it is one network.
+    Without a guard the first ones are all the champion's: it is one network.
     """
-    pixels = torch.cat([part[: 64 * limit] for part in sets])
-    weight = torch.from_numpy(guard_answers(challenger, pixels, device=device).weight)
-    return pixels[weight == 0][:limit], pixels[weight == 1][:limit]
+    weights = [answers.weight for answers in guard] if guard else [np.zeros(len(part)) for part in sets]
+    champion, repaired = (
+        torch.cat([part[np.flatnonzero(weight == who)[:limit]] for part, weight in zip(sets, weights, strict=True)])
+        for who in (0, 1)
+    )
+    return champion[:limit], repaired[:limit]
 
 
 def _counts(routed: np.ndarray, parts: np.ndarray, names: Sequence[str]) -> dict[str, RoutedCounts]:

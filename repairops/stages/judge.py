@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from repairops.config import derive_seed
 from repairops.core.clustering import nearest_clusters
@@ -21,7 +22,7 @@ from repairops.gate.evidence import Calibration, Evidence, OnnxAccuracy, ParityC
 from repairops.model.corrupted import corrupted_counts
 from repairops.model.evaluation import Evaluation, evaluate, paired_counts, predictions, reliability, repaired_by
 from repairops.model.onnx import compare, export_onnx, measure_latency, run_onnx
-from repairops.model.routing import by_who_answers, routing_of
+from repairops.model.routing import at_a_limit, by_who_answers, routing_of
 from repairops.outcome.sections import Artifacts, ChallengerFigures
 from repairops.stages.job import Job
 from repairops.store.champion import Champion
@@ -31,9 +32,10 @@ log = logging.getLogger("repairops")
 MAX_SLICES = 100  # values of a column; one with more is no slice but a name for each image
 
 
-def measure(job: Job, champion: Champion, repaired: Repaired, clean: CleanSet) -> Evaluation:
-    """Both networks once over the clean set and the held-out failures."""
-    found = evaluate(champion.classifier, repaired.network, clean, repaired.split.heldout, device=job.device)
+def measure(job: Job, champion: Champion, repaired: Repaired, clean: CleanSet, known: np.ndarray) -> Evaluation:
+    """Both networks once over the clean set and the held-out failures; known: the champion's logits on the former."""
+    heldout = repaired.split.heldout
+    found = evaluate(champion.classifier, repaired.network, clean, heldout, device=job.device, known=known)
     right, total = found.heldout_repaired, found.heldout_total
     before, after = found.champion_clean.accuracy, found.challenger_clean.accuracy
     figures = ChallengerFigures(after, right, total)
@@ -74,24 +76,27 @@ def weigh(job: Job, champion: Champion, repaired: Repaired, clean: CleanSet, eva
 
 
 def export_and_compare(
-    job: Job, champion: Champion, repaired: Repaired, clean: CleanSet, evidence: Evidence
+    job: Job, champion: Champion, repaired: Repaired, clean: CleanSet, evaluation: Evaluation, evidence: Evidence
 ) -> Evidence:
     """Exports the challenger, compares it with ONNX Runtime on all judging images, and with the champion's ONNX file.
 
     An export that is not possible is evidence too: the parity check fails with the exporter's reason.
     """
     challenger, file = repaired.network, onnx_file(job)
+    sets = clean.images.pixels, repaired.split.heldout.batch.images.pixels
     try:
         export_onnx(challenger.network, challenger.spec, file, guard=job.config.export.guard)
+        job.record = replace(job.record, artifacts=_described(file))
+        found = [run_onnx(file, challenger.spec, pixels) for pixels in sets]
     except ExportImpossible as error:
         job.say(f"no ONNX file: {error}")
         return replace(evidence, parity=ParityCounts(reason=str(error)))
-    job.record = replace(job.record, artifacts=_described(file))
-    sets = [clean.images.pixels, repaired.split.heldout.batch.images.pixels]
-    parity = compare(challenger, file, sets, tolerance=job.config.gate.parity_tolerance, device=job.device)
+    ties = [at_a_limit(challenger.network, answers.probability) for answers in evaluation.guard or ()]
+    parity = compare(evaluation.outputs, found, ties, tolerance=job.config.gate.parity_tolerance)
     job.say(f"{parity.n} images, {parity.decisions_differ} decisions differ, at most {parity.max_difference:.1e}")
-    evidence = replace(evidence, parity=parity)
-    return evidence if parity.reason else _beside_champion(job, champion, repaired, clean, evidence)
+    right = predictions(found[0], clean.images.labels).right
+    who = by_who_answers(evaluation.guard, sets)
+    return _beside_champion(job, champion, clean, replace(evidence, parity=parity), right, who)
 
 
 def ask_gate(job: Job, evidence: Evidence) -> Verdict:
@@ -113,28 +118,29 @@ def _described(file: Path, champion_file: Path | None = None) -> Artifacts:
     return Artifacts(onnx_sha256=file_sha256(file), onnx_bytes=file.stat().st_size, champion_onnx_bytes=size)
 
 
-def _beside_champion(job: Job, champion: Champion, repaired: Repaired, clean: CleanSet, evidence: Evidence) -> Evidence:
-    """Accuracy and latency of both ONNX files; neither where the champion does not export."""
+def _beside_champion(
+    job: Job, champion: Champion, clean: CleanSet, evidence: Evidence, right: np.ndarray, who: tuple[Tensor, Tensor]
+) -> Evidence:
+    """Accuracy and latency of both ONNX files; neither where the champion's cannot be had.
+
+    right: bool (N,), the clean images that the challenger's file gets right. who: images by who answers them.
+    """
     policy, file = job.config.gate, onnx_file(job)
     if policy.latency == "off" and policy.onnx_accuracy == "off":
         return evidence
     champion_file = job.folder / "champion.onnx"
     try:
         export_onnx(champion.classifier.network, champion.spec, champion_file)
+        job.record = replace(job.record, artifacts=_described(file, champion_file))
+        if policy.onnx_accuracy != "off":
+            found = run_onnx(champion_file, champion.spec, clean.images.pixels)
+            before = predictions(found, clean.images.labels).right
+            evidence = replace(evidence, onnx_accuracy=OnnxAccuracy(paired_counts(before, right)))
     except ExportImpossible as error:
         log.warning("Warning: the champion does not export, so there is nothing to compare with: %s", error)
         return evidence
-    job.record = replace(job.record, artifacts=_described(file, champion_file))
-    if policy.onnx_accuracy != "off":
-        right = [
-            predictions(run_onnx(each, champion.spec, clean.images.pixels), clean.images.labels).right
-            for each in (champion_file, file)
-        ]
-        evidence = replace(evidence, onnx_accuracy=OnnxAccuracy(paired_counts(*right)))
     if policy.latency != "off":
-        answered, routed = by_who_answers(
-            repaired.network, clean.images.pixels, repaired.split.heldout.batch.images.pixels, device=job.device
-        )
+        answered, routed = who
         files = champion_file, file, champion.spec
         if len(answered):
             evidence = replace(evidence, latency=measure_latency(*files, answered))

@@ -13,7 +13,7 @@ from torch import Tensor
 from repairops.data.records import CleanSet, FailureBatch, ImageSet
 from repairops.errors import FailureBatchRejected
 from repairops.gate import CHANGED, power, power_warning
-from repairops.model.evaluation import check_not_at_chance, predict
+from repairops.model.evaluation import check_not_at_chance, logits, predict, predictions
 from repairops.model.routing import networks_of
 from repairops.outcome.sections import ChampionFigures, PowerAt, Validation
 from repairops.stages.job import Job
@@ -32,8 +32,8 @@ def validate_failures(
     unseen: ImageSet | None,
     clean: CleanSet,
     roles: Mapping[str, str] | None,
-) -> FailureBatch:
-    """The failures that pass validation against the pinned champion.
+) -> tuple[FailureBatch, np.ndarray]:
+    """The failures that pass validation against the pinned champion, and its logits (N, K) on the clean set.
 
     roles: of a consolidation, see `Inputs`. Its failures are those that the version was repaired from, and their wrong
     answers those of the champion in the version.
@@ -41,7 +41,8 @@ def validate_failures(
     The quarantine with its reasons, the result and the Data Docs are logged first, whatever they say.
     Raises ChampionAtChance, FailureBatchRejected.
     """
-    answers = predict(champion.classifier, clean.images.pixels, clean.images.labels, device=job.device)
+    outputs = logits(champion.classifier, clean.images.pixels, device=job.device)
+    answers = predictions(outputs, clean.images.labels)
     check_not_at_chance(answers, clean.images.labels, champion.spec.classes)
     images, policy = len(clean.images), job.config.gate
     warning = power_warning(images, answers.accuracy, policy)
@@ -86,4 +87,4 @@ def validate_failures(
     if report.accepted is None or report.broken:
         where = f"validation/quarantine.parquet of run {job.run.run_id}"
         raise FailureBatchRejected(report.broken or ["no row is left"], where)
-    return report.accepted
+    return report.accepted, outputs
