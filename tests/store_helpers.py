@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import multiprocessing
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -185,14 +186,14 @@ PRELOADED = [
 def in_processes(function: Callable[..., str], arguments: Sequence[tuple[Any, ...]], seconds: float = 60) -> list[str]:
     """`function(*arguments)` in one new process each, all at once; their answers in that order.
 
-    An exception's answer is 'ClassName: message'. The environment is that of the first call: pass what counts.
+    An exception's answer is 'ClassName: message'. The environment is the caller's.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     receivers, processes = [], []
     for given in arguments:
         receiver, sender = context.Pipe(duplex=False)
-        process = context.Process(target=_answer, args=(function, given, sender), daemon=True)
+        process = context.Process(target=_answer, args=(function, given, sender, dict(os.environ)), daemon=True)
         process.start()
         sender.close()
         receivers.append(receiver)
@@ -210,7 +211,9 @@ def in_processes(function: Callable[..., str], arguments: Sequence[tuple[Any, ..
             process.kill()
 
 
-def _answer(function: Callable[..., str], given: tuple[Any, ...], sender: Any) -> None:
+def _answer(function: Callable[..., str], given: tuple[Any, ...], sender: Any, settings: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(settings)
     try:
         sender.send(function(*given))
     except Exception as error:

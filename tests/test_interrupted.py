@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -18,19 +20,30 @@ from pipeline_helpers import (
     Scene,
     context_fixture,  # noqa: F401
     copy_registry,
+    digits,
     environment,
+    log_champion,
     options,
+    photograph,
     scene_fixture,  # noqa: F401
     shell_options,
     start_command,
     template_fixture,  # noqa: F401
+    train_network,
 )
 from safetensors import SafetensorError, safe_open
+from site_helpers import (
+    Site,
+    object_store_fixture,  # noqa: F401
+    postgres_fixture,  # noqa: F401
+    site_fixture,  # noqa: F401
+)
 
 from repairops.errors import JobRunning
 from repairops.model.evaluation import predict
 from repairops.model.network import Classifier
 from repairops.pipeline import repair
+from repairops.store.registry import DIGEST_TAGS, stored_digests
 
 if TYPE_CHECKING:
     from multiprocessing.context import ForkServerContext, ForkServerProcess
@@ -40,6 +53,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no for
 PATIENCE = 200  # seconds until a stage must have been reached
 # Of the 808 clean images some are cut off, and choose; so few of them allow small steps alone.
 CUT = ("split.min_clean_images=800", "gate.min_repair_rate=0.1")
+KEY_TAG = "repairops.job_key"
 COMMAND = ["repair", "--model=prod/cls", *shell_options([*OPTIONS, *CUT])]
 
 
@@ -180,3 +194,80 @@ def test_one_job_runs_once_at_a_time(scene: Scene, tmp_path: Path, context: Fork
     kill_when(second_is_refused, process, log)
     assert len(scene.repairs()) == 1  # the refused one left no run
     assert str(scene.home) in refused[0]
+
+
+# At random moments, on the stores of a team
+
+KILLS, LATE = 25, 10  # the late ones after the gate's verdict, which is where most can be half-done
+STAGES = ("pull", "validate", "split", "cluster", "style", "fine-tune", "evaluate", "export", "gate", "register")
+
+
+def site_scene(site: Site, folder: Path) -> Scene:
+    data = digits()
+    network = train_network(data)
+    failures = photograph(network, data)
+    log_champion(network, data)
+    failures.log()
+    return Scene(folder, site.uri, data, failures, failures.part(0, 0))
+
+
+def stage_seconds(log: Path) -> dict[str, float]:
+    """How long the stages took that a log names."""
+    text = log.read_text() if log.exists() else ""
+    return {name: float(took) for name, took in re.findall(r"^([a-z-]+) .*\((\d+\.\d) s\)$", text, re.MULTILINE)}
+
+
+def job_at_challenger(scene: Scene) -> str:
+    """Key of the job whose version is at the alias, '' where there is none."""
+    aliases = scene.client.get_registered_model("cls").aliases
+    return scene.client.get_model_version("cls", aliases["challenger"]).tags[KEY_TAG] if "challenger" in aliases else ""
+
+
+def check_whole(scene: Scene, key: str) -> None:
+    """One version of the job, with all its files, at the alias; nothing else that the job has uploaded."""
+    (version,) = [v for v in scene.client.search_model_versions("name = 'cls'") if v.tags.get(KEY_TAG) == key]
+    assert scene.version_at("challenger") == str(version.version)
+    assert stored_digests(version) == {part: version.tags[tag] for part, tag in DIGEST_TAGS.items()}
+    assert version.description.startswith("**Passed.**")
+    experiment = scene.client.get_experiment_by_name("repairops/repairs/cls").experiment_id
+    models = scene.client.search_logged_models([experiment], f"tags.`{KEY_TAG}` = '{key}'")
+    assert [f"models:/{model.model_id}" for model in models] == [version.source]
+    runs = [run for run in scene.repairs() if run.data.tags.get(KEY_TAG) == key]
+    assert {run.info.status for run in runs} <= {"FINISHED", "KILLED"}
+    assert runs[0].data.tags["repairops.outcome"] == "passed"
+    assert scene.outcome(runs[0].info.run_id)["registered"]["version"] == str(version.version)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_killed_at_random_moments_each_job_registers_one_whole_version(
+    site: Site, tmp_path: Path, context: ForkServerContext, few_trials: None
+) -> None:
+    scene, dice = site_scene(site, tmp_path), random.Random(0)
+    settings, between, killed, seconds = environment(scene, **site.settings), 0, 0, dict.fromkeys(STAGES, 1.0)
+    for number in range(2 * KILLS):  # some end before they are killed
+        log = tmp_path / f"{number}.log"
+        # A limit of a check that is off makes each a job of its own; nothing else differs.
+        command = [*COMMAND, f"--set=gate.max_latency_ratio={1000 + number}"]
+        after = len(STAGES) - 2 if killed >= KILLS - LATE else dice.randrange(len(STAGES) - 1)
+        process = start_command(context, command, settings, log)
+        while process.is_alive() and STAGES[after] not in stage_seconds(log):
+            process.join(timeout=0.005)
+        process.join(timeout=dice.uniform(0, seconds[STAGES[after + 1]]))
+        alive = process.is_alive()
+        process.kill()
+        process.join()
+        key, done = scene.repairs()[0].data.tags[KEY_TAG], stage_seconds(log)
+        moved = job_at_challenger(scene) == key
+        killed, between = killed + alive, between + (alive and "gate" in done and not moved)
+        process = start_command(context, command, settings, log)
+        process.join(PATIENCE)
+        assert process.exitcode == 0, log.read_text()[-2000:]
+        check_whole(scene, key)
+        seconds |= stage_seconds(log)
+        where = f"killed after {[*done, 'nothing'][-2:]}, alias moved: {moved}" if alive else "too late"
+        print(f"{number + 1}: {where}; {killed} killed, {between} between verdict and alias", flush=True)
+        if killed == KILLS:
+            break
+    assert killed == KILLS
+    assert between >= 5

@@ -218,12 +218,12 @@ def promote_as(uri: str, user: str, name: str, version: str) -> str:
     return f"moved to {move.version_to}"
 
 
-def test_of_two_promotions_at_once_one_wins(client: MlflowClient, model: str, guarded_server: str) -> None:
-    """Two processes promote two challengers of the same champion, three times over."""
-    for round_ in range(3):
+def check_promotion_race(client: MlflowClient, uri: str, model: str, rounds: int) -> None:
+    """Two processes promote two challengers of the same champion at once, again and again: one of them wins."""
+    for round_ in range(rounds):
         champion = str(version_at(client, model, "prod"))
-        rivals = {user: judged_version(client, model, champion).version for user in (MAY, MAY_TOO)}
-        answers = in_processes(promote_as, [(guarded_server, user, model, v) for user, v in rivals.items()])
+        rivals = {user: str(judged_version(client, model, champion).version) for user in (MAY, MAY_TOO)}
+        answers = in_processes(promote_as, [(uri, user, model, version) for user, version in rivals.items()])
         won = [user for user, answer in zip(rivals, answers, strict=True) if answer.startswith("moved")]
         assert len(won) == 1, answers
         lost = next(answer for answer in answers if not answer.startswith("moved"))
@@ -231,6 +231,10 @@ def test_of_two_promotions_at_once_one_wins(client: MlflowClient, model: str, gu
         assert won[0] in lost
         assert version_at(client, model, "prod") == rivals[won[0]]
         assert [move.by for move in promotions(client, model)][round_:] == won
+
+
+def test_of_two_promotions_at_once_one_wins(client: MlflowClient, model: str, guarded_server: str) -> None:
+    check_promotion_race(client, guarded_server, model, rounds=3)
 
 
 def test_who_took_the_lower_number_goes_first(client: MlflowClient, model: str) -> None:

@@ -80,8 +80,8 @@ def test_references(client: MlflowClient) -> None:
             resolve_model(reference, client)
 
 
-def test_a_models_life(client: MlflowClient, tmp_path: Path) -> None:
-    """Log, find again, repair, register, promote and roll back, all through the server."""
+def check_a_models_life(client: MlflowClient, tmp_path: Path) -> None:
+    """Log, find again, repair, register, promote and roll back."""
     train, clean = digit_set(8), digit_set(8, start=100)
     champion = champion_in_registry("signs", tmp_path, train_set=train, clean_set=clean)
     ref = resolve_model("prod/signs", client)
@@ -142,6 +142,10 @@ def test_a_models_life(client: MlflowClient, tmp_path: Path) -> None:
     moves = repairops.history("signs")
     assert [m.kind for m in moves] == ["logged", "promotion", "rollback", "outside"]
     assert [m.version_to for m in moves] == ["1", "2", "1", "3"]
+
+
+def test_a_models_life(client: MlflowClient, tmp_path: Path) -> None:
+    check_a_models_life(client, tmp_path)
 
 
 def test_two_thousand_images_are_two_uploads(client: MlflowClient) -> None:

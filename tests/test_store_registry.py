@@ -40,7 +40,7 @@ from repairops.promotion.history import promotions
 from repairops.promotion.move import move_alias
 from repairops.stages.job import Job
 from repairops.stages.publish import _promote
-from repairops.store.connection import connect
+from repairops.store.connection import connect, experiment_id
 from repairops.store.flavors import inherited_requirements, model_digests
 from repairops.store.jobs import (
     JobRun,
@@ -136,9 +136,8 @@ def test_the_same_job_registers_once(client: MlflowClient, tmp_path: Path) -> No
     assert version_of_job(client, "cls", "c" * 64) is None
 
 
-def test_leftovers_of_an_interrupted_upload_are_removed_and_a_rival_s_upload_stays(
-    client: MlflowClient, tmp_path: Path
-) -> None:
+def check_leftovers(client: MlflowClient, tmp_path: Path) -> None:
+    """Leftovers of an interrupted upload are removed, and a rival's upload stays."""
     champion = champion_in_registry("cls", tmp_path)
     own, ended, rival = (client.create_run("0", tags={"repairops.job_key": "a" * 64}).info.run_id for _ in range(3))
     client.set_terminated(ended, "KILLED")
@@ -155,6 +154,12 @@ def test_leftovers_of_an_interrupted_upload_are_removed_and_a_rival_s_upload_sta
     assert not left & models.keys()
     assert str(models[other]) == str(models[live]) == "PENDING"
     assert version.source == f"models:/{next(iter(set(models) - {other, live}))}"
+
+
+def test_leftovers_of_an_interrupted_upload_are_removed_and_a_rival_s_upload_stays(
+    client: MlflowClient, tmp_path: Path
+) -> None:
+    check_leftovers(client, tmp_path)
 
 
 def register_in_process(uri: str, folder: str, run_id: str, seed: int) -> str:
@@ -180,7 +185,7 @@ def register_in_process(uri: str, folder: str, run_id: str, seed: int) -> str:
 
 def check_same_job_twice(uri: str, client: MlflowClient, folder: Path) -> None:
     """Two processes register the same job at once: both come to one version, which has its model."""
-    experiment = client.create_experiment(f"races-{folder.name}", artifact_location=(folder / "artifacts").as_uri())
+    experiment = experiment_id(client, f"races-{folder.name}")
     runs = [client.create_run(experiment, tags={"repairops.job_key": "a" * 64}).info.run_id for _ in range(2)]
     given = [(uri, str(folder), run_id, seed) for seed, run_id in enumerate(runs, 5)]
     first, second = in_processes(register_in_process, given)
