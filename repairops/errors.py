@@ -459,9 +459,17 @@ class ValidationEngineFailed(RepairError):
 
 class LossNotFinite(RepairError):
     message = (
-        "The training loss became {1} at step {0}. Training stopped; the last good checkpoint is "
-        "{2}. Lower training.learning_rate (a tenth is a good start) and run again."
+        "The training loss became {1} at step {0}, at the learning rate {3:g} too. Training stopped; the last good "
+        "checkpoint is {2}. Lower training.learning_rate (a tenth is a good start) and run again."
     )
+
+    def __init__(self, step: int, loss: float, checkpoint: object, learning_rate: float) -> None:
+        super().__init__(step, loss, checkpoint, learning_rate)
+        self.fact = f"The training loss became {loss} at step {step}"
+
+    def going_on(self, learning_rate: float) -> str:
+        """What is said where it goes on from the weights before, at this rate."""
+        return f"{self.fact}; it goes on from the last good weights at the learning rate {learning_rate:g}."
 
 
 class DeviceNotAvailable(RepairError):

@@ -28,8 +28,8 @@ from repairops.config import MethodConfig, TrainingConfig
 from repairops.core.methods import MethodData
 from repairops.core.styles.fitted import estimation
 from repairops.core.training import train
+from repairops.core.training.checkpoint import state_tensors
 from repairops.core.training.distributed import Ranks, current_ranks, start_ranks
-from repairops.core.training.state import state_tensors
 from repairops.errors import LossNotFinite
 from repairops.model.network import Classifier
 

@@ -37,7 +37,7 @@ from repairops.cli import main
 from repairops.cli.log import load_network
 from repairops.config import Config, ImagesConfig, ModelConfig, load_config
 from repairops.core.styles.wct2 import load_weights
-from repairops.core.training.state import Checkpoint, load_checkpoint, save_checkpoint
+from repairops.core.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from repairops.data.decoding import decode_image, encode_png, file_id, peek_shape
 from repairops.data.records import InputSpec
 from repairops.data.sets import load_image_set, peek_image_size

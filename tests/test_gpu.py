@@ -24,9 +24,9 @@ from repairops.core.methods import METHODS
 from repairops.core.styles import STYLES, fit_style
 from repairops.core.styles.wct2 import build_wct2
 from repairops.core.training import TrainingResult, train
+from repairops.core.training.checkpoint import state_tensors
 from repairops.core.training.clock import StepClock
 from repairops.core.training.distributed import Ranks, synchronised_statistics, training_network
-from repairops.core.training.state import state_tensors
 from repairops.model.evaluation import logits
 from repairops.model.network import Classifier
 

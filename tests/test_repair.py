@@ -34,7 +34,7 @@ from repairops.core.methods import CONSOLIDATE, Method, MethodData, make_method
 from repairops.core.parts import RepairInputs, TrainingParts
 from repairops.core.repair import Repaired, Watch, repair_network
 from repairops.core.styles import STYLES, Style
-from repairops.core.training.state import state_tensors
+from repairops.core.training.checkpoint import state_tensors
 from repairops.data.records import FailureBatch, FailureSplit, HeldOutFailures
 from repairops.model.guarded import Guarded
 from repairops.model.network import Classifier, to_unit

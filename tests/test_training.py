@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from training_helpers import (
     SPEC,
     Degradation,
     SmallNet,
+    Stopped,
     champion,
     digits,
     failure_batch,
@@ -26,6 +28,7 @@ from training_helpers import (
     image_set,
     method_of,
     parts_of,
+    stop_after_first,
 )
 
 from repairops.config import MethodConfig, TrainingConfig
@@ -35,28 +38,26 @@ from repairops.core.methods.style_guided import StyleGuided
 from repairops.core.methods.style_operations import StyleOperations, reference_weights
 from repairops.core.parts import split_train_set
 from repairops.core.training import TrainingResult, train
+from repairops.core.training.checkpoint import (
+    Checkpoint,
+    checkpoint_path,
+    fingerprint_of,
+    load_checkpoint,
+    save_checkpoint,
+)
 from repairops.core.training.clock import StepClock
 from repairops.core.training.distributed import training_network
 from repairops.core.training.epoch import make_batch_source
 from repairops.core.training.loop import frozen_copy
 from repairops.core.training.selection import ValidationCounts, is_over, seconds_left, select_epoch
-from repairops.core.training.state import (
-    AveragedWeights,
-    Checkpoint,
-    checkpoint_path,
-    choose_epoch,
-    count_right,
-    fingerprint_of,
-    load_checkpoint,
-    save_checkpoint,
-)
+from repairops.core.training.state import AveragedWeights, choose_epoch, count_right
 from repairops.data.records import ImageSet
 from repairops.errors import DatasetNotFound, DeviceNotAvailable, LossNotFinite, NotFineTunable
 from repairops.model.device import MixedPrecision, resolve_device, seeded, set_mode, use_bfloat16
 from repairops.model.network import Classifier, to_unit
 
 CPU = torch.device("cpu")
-CONFIG = TrainingConfig(epochs=3, batch_size=50, crop_padding=0, device="cpu", max_clean_drop=1.0)
+CONFIG = TrainingConfig(epochs=3, batch_size=50, learning_rate=0.02, crop_padding=0, device="cpu", max_clean_drop=1.0)
 
 
 def fine_tune(data: MethodData) -> Method:
@@ -324,20 +325,26 @@ def test_fingerprints_tell_every_argument_and_tensor():
 
 
 class Exploding(FineTune):
-    """Cross-entropy that becomes NaN in the second epoch's third step."""
+    """Cross-entropy that becomes NaN in the second epoch's third step, and so often."""
 
-    calls = 0
+    calls, times = 0, 1
 
     def loss(self, classifier, images, labels, generator):
         loss, figures = super().loss(classifier, images, labels, generator)
         type(self).calls += 1
-        return (loss * math.nan if type(self).calls == 21 + 3 else loss), figures
+        explodes = type(self).calls >= 21 + 3 and type(self).times > 0
+        type(self).times -= explodes
+        return (loss * math.nan if explodes else loss), figures
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path):
-    Exploding.calls = 0
-    with pytest.raises(LossNotFinite, match=r"nan at step 24.*training\.safetensors"):
-        run(champion(), tmp_path, lambda d: Exploding(FailureSampler(d, 0.4)), method_key="explodes")
+def exploding(data: MethodData) -> Method:
+    return Exploding(FailureSampler(data, 0.4))
+
+
+def test_a_loss_that_is_never_finite_again_stops_and_keeps_the_last_checkpoint(tmp_path):
+    Exploding.calls, Exploding.times = 0, 3
+    with pytest.raises(LossNotFinite, match=r"nan at step 22, at the learning rate 0\.0002 too.*training\.safetensors"):
+        run(champion(), tmp_path, exploding, method_key="explodes")
 
     def kill(epoch: int, figures: dict[str, float]) -> None:
         assert all(math.isfinite(v) for v in figures.values())
@@ -346,6 +353,33 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path)
 
     with pytest.raises(Killed):  # the checkpoint of epoch 1 is good to go on from
         run(champion(), tmp_path, fine_tune, method_key="explodes", on_epoch=kill)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_loss_that_is_not_finite_once_goes_on_from_the_last_good_weights(tmp_path, caplog, optimizer):
+    """As a training that is interrupted there and goes on at the lower rate, bit for bit."""
+    config = replace(CONFIG, optimizer=optimizer, learning_rate=0.02 if optimizer == "sgd" else 1e-3)
+    Exploding.calls, Exploding.times = 0, 1
+    found, wanted = champion(), champion()
+    result = run(found, tmp_path / "once", exploding, config, method_key="x")
+    assert (result.pace.lowered, len(result.history)) == (1, 3)
+    assert result.pace.learning_rate == pytest.approx(config.learning_rate / 10)
+    assert result.history[-1]["learning_rate"] == pytest.approx(config.learning_rate / 10_000)
+    assert "The loss was not finite once" in result.note
+    assert [r.message for r in caplog.records if "at step 24; it goes on from the last good weights" in r.message]
+
+    with pytest.raises(Stopped):
+        run(champion(), tmp_path / "cut", fine_tune, config, on_epoch=stop_after_first, method_key="x")
+    path = checkpoint_path(tmp_path / "cut").parent
+    stored = load_checkpoint(path, fingerprint_in(path))
+    save_checkpoint(path, replace(stored, pace=stored.pace.slower()))
+    run(wanted, path, fine_tune, config, method_key="x")
+    assert same_weights(found, wanted)
+
+
+def fingerprint_in(work_dir: Path) -> str:
+    with safe_open(checkpoint_path(work_dir), framework="pt") as stored:
+        return stored.metadata()["fingerprint"]
 
 
 def test_a_learning_rate_that_destroys_the_weights_is_an_error_too(tmp_path):

@@ -34,7 +34,7 @@ from repairops.bench.rivals import rival
 from repairops.bench.summary import PLACE, Record
 from repairops.config import ClusteringConfig
 from repairops.core.methods import AUTO
-from repairops.core.training.state import checkpoint_path
+from repairops.core.training.checkpoint import checkpoint_path
 from repairops.core.trials import CANDIDATES
 from repairops.data.sets import whole_file
 from repairops.errors import RepairError

@@ -169,8 +169,16 @@ class MethodConfig(Stage):
 class TrainingConfig(Stage):
     epochs: int = option(5, "At most.", COUNT)
     batch_size: int = option(100, "Train images in a batch; styled and failure images come on top.", COUNT)
-    learning_rate: float = option(0.02, "At the first step; it falls along half a cosine.", POSITIVE)
-    momentum: float = option(0.9, "Of SGD, in the form of Nesterov.", PART)
+    optimizer: Literal["auto", "sgd", "adamw"] = option(
+        "auto", "`sgd`, `adamw`, or `auto`: `adamw` for a transformer (attention, LayerNorm, no BatchNorm), else `sgd`."
+    )
+    learning_rate: float = option(
+        0.0,
+        "At the first step, from which it falls along half a cosine; 0 = 0.02 with `sgd` and 0.0005 with `adamw`, "
+        "where such steps fit the network. See [Training](../how-it-works/repair.md#training).",
+        Range("0 (found for you) or more", 0),
+    )
+    momentum: float = option(0.9, "Of SGD, in the form of Nesterov; the first beta of AdamW.", PART)
     weight_decay: float = option(5e-4, "Of all parameters.", NOT_NEGATIVE)
     patience: int = option(10, "Epochs without a better choice that end the training.", Range("0 (never) or more", 0))
     validation_fraction: float = option(

@@ -162,7 +162,7 @@ def repair_network(
         if method.name == AUTO:
             method, training, trials = choose_by_trial(method, training, len(inputs.train_set), trial)
         tuned, result = fine_tune(method, training, work_dir, watch)
-        points = trade_off(first, tuned, parts, result, config.training)
+        points = trade_off(first, tuned, parts, result, config.training, config.gate.confidence)
         line = between(first, tuned, points) if result.best_epoch else unchanged
         repaired = Repaired(line, line, tuned, Form(), split, clusters, style, method, result, trials, points)
         watch.on_trained(repaired)

@@ -47,11 +47,13 @@ def choose_by_trial(
     a whole training; of a time limit they take that share, and the training that follows takes the rest.
     """
     short = trial_training(method, training, train_images, len(candidates))
-    trials = []
+    trials, base = [], training.learning_rate
     for number, candidate in enumerate(candidates):
         named = dataclasses.replace(method, name=candidate.method)
-        rate = training.learning_rate * candidate.learning_rate
-        trials.append(_measured(candidate, run(number, named, dataclasses.replace(short, learning_rate=rate)), rate))
+        shorter = dataclasses.replace(short, learning_rate=base * candidate.learning_rate)
+        result = run(number, named, shorter)
+        base = base or result.pace.learning_rate / candidate.learning_rate  # the first one finds what fits
+        trials.append(_measured(candidate, result, base * candidate.learning_rate))
     best = pick(trials)
     logger.info(
         "%d trials; %s at learning rate %g is taken.", len(trials), trials[best].method, trials[best].learning_rate

@@ -75,6 +75,15 @@ def frozen_statistics(graph: GraphModule) -> list[str]:
     return [name for name, _ in graph.named_buffers() if name.endswith("running_mean") and name not in read]
 
 
+def part_names(network: nn.Module) -> set[str]:
+    """What a network is made of: its modules' classes and the operators of graphs in it, in small letters, no '_'."""
+    names = {type(part).__name__ for part in network.modules()}
+    for part in network.modules():
+        if isinstance(part, GraphModule):
+            names |= {str(node.target) for node in _calls(part)}
+    return {name.lower().replace("_", "") for name in names}
+
+
 def _calls(graph: GraphModule) -> Iterator[Node]:
     return (node for node in graph.graph.nodes if node.op == "call_function")
 

@@ -1,4 +1,4 @@
-"""One epoch of training: where its batches come from, steps of SGD, the time limit, progress."""
+"""One epoch of training: where its batches come from, its steps, the time limit, progress."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from repairops.config import TrainingConfig, derive_seed
 from repairops.core.methods.base import Method
 from repairops.core.training.clock import StepClock
 from repairops.core.training.distributed import Ranks
+from repairops.core.training.pace import PROBES, WARM_UP, Pace
 from repairops.core.training.state import AveragedWeights, Figures
 from repairops.data.records import ImageSet
 from repairops.errors import LossNotFinite
@@ -100,14 +101,13 @@ def make_batch_source(train_set: ImageSet, part: np.ndarray, device: torch.devic
 class EpochRunner:
     """Runs epochs by number; all randomness of an epoch comes from the seed and that number.
 
-    network: the classifier as it is trained. config: its learning rate is that of the first step; it falls along half a
-    cosine to a thousandth at the last step of the last epoch. checkpoint: named where the loss is not finite.
-    ranks, clock: also inside `network`. Each rank draws and trains its share of each batch.
+    network: the classifier as it is trained. checkpoint: named where the loss is not finite. ranks, clock: also inside
+    `network`. Each rank draws and trains its share of each batch.
     """
 
     network: Classifier
     method: Method
-    optimizer: torch.optim.SGD
+    optimizer: torch.optim.Optimizer
     source: BatchSource
     jitter: Callable[[Tensor, Generator], Tensor]
     config: TrainingConfig
@@ -122,8 +122,34 @@ class EpochRunner:
         """Of one epoch."""
         return epoch_steps(len(self.source), self.config.epoch_images, self.config.batch_size)
 
-    def run(self, epoch: int, deadline: float) -> Figures:
+    def probe(self) -> Iterator[list[Tensor]]:
+        """The gradients of some batches, drawn by the seed, by parameter of the optimizer (zeros where it has none).
+
+        Weights stay; running statistics move.
+        """
+        seed = derive_seed(self.seed, "training", "pace")
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(self.source), generator=generator)[
+            : min(PROBES, self.steps) * self.config.batch_size
+        ]
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        set_mode(self.network, training=True)
+        with torch.enable_grad(), seeded(derive_seed(seed, "rank", self.ranks.rank), self.source.device):
+            for batch in torch.split(order, self.config.batch_size):
+                images, labels = self.source.take(self.ranks.share(batch))
+                loss, _ = self.method.loss(self.network, self.jitter(images, generator), labels, generator)
+                self.optimizer.zero_grad(set_to_none=True)
+                if loss.requires_grad:
+                    loss.backward()  # type: ignore[no-untyped-call]
+                yield [torch.zeros_like(p) if p.grad is None else p.grad.detach() for p in parameters]
+        self.optimizer.zero_grad(set_to_none=True)
+        self.clock.take()
+
+    def run(self, epoch: int, deadline: float, pace: Pace) -> Figures:
         """Trains epoch `epoch` (1 = the first), which ends early at `deadline` (of time.monotonic()).
+
+        pace: its learning rate falls along half a cosine to a thousandth at the last step of the last epoch; with AdamW
+        it rises before, over the first steps.
 
         Returns the means of the loss and the method's figures, learning_rate, steps, train_seconds and the timed
         steps' seconds by phase. Raises LossNotFinite, before a loss that is not finite reaches the weights.
@@ -142,7 +168,7 @@ class EpochRunner:
         with torch.enable_grad(), seeded(own, self.source.device), self._progress(epoch) as bar:
             whole = torch.split(order[: self.steps * self.config.batch_size], self.config.batch_size)
             batches = self.source.stream([self.ranks.share(batch) for batch in whole])
-            while (figures := self._step(batches, generator, first_step + done)) is not None:
+            while (figures := self._step(batches, generator, first_step + done, pace)) is not None:
                 for name, value in figures.items():
                     sums[name] += value
                 done += 1
@@ -154,12 +180,12 @@ class EpochRunner:
                 if math.isfinite(deadline) and self.ranks.mean([time.monotonic() > deadline])[0]:
                     break
         if not all(bool(torch.isfinite(p).all()) for g in self.optimizer.param_groups for p in g["params"]):
-            raise LossNotFinite(first_step + done, math.nan, self.checkpoint)
+            raise LossNotFinite(first_step + done, math.nan, self.checkpoint, pace.learning_rate)
         means = {name: total / done for name, total in sums.items()}
         times = {"train_seconds": time.monotonic() - began, **self.clock.take()}
-        return means | {"learning_rate": self._learning_rate(first_step + done - 1), "steps": done, **times}
+        return means | {"learning_rate": self._learning_rate(first_step + done - 1, pace), "steps": done, **times}
 
-    def _step(self, batches: Iterator[Batch], generator: Generator, step: int) -> Figures | None:
+    def _step(self, batches: Iterator[Batch], generator: Generator, step: int, pace: Pace) -> Figures | None:
         """One step, None where no batch is left. A loss without a gradient (of batch_norm) changes no weight."""
         self.clock.begin_step(step)
         with self.clock.phase("augmentation"):
@@ -171,22 +197,25 @@ class EpochRunner:
         figures = {"loss": loss.item(), **figures}
         figures = dict(zip(figures, self.ranks.mean([*figures.values()]), strict=True))
         if not math.isfinite(figures["loss"]):
-            raise LossNotFinite(step + 1, figures["loss"], self.checkpoint)
+            raise LossNotFinite(step + 1, figures["loss"], self.checkpoint, pace.learning_rate)
         if loss.requires_grad:
             with self.clock.phase("backward"):
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]
             with self.clock.phase("update"):
                 for group in self.optimizer.param_groups:
-                    group["lr"] = self._learning_rate(step)
+                    group["lr"] = self._learning_rate(step, pace)
+                    if pace.clip:
+                        torch.nn.utils.clip_grad_norm_(group["params"], pace.clip)
                 self.optimizer.step()
         if self.average:
             self.average.update()
         return figures
 
-    def _learning_rate(self, step: int) -> float:
-        fraction = step / max(1, self.config.epochs * self.steps - 1)
-        return self.config.learning_rate * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * fraction)))
+    def _learning_rate(self, step: int, pace: Pace) -> float:
+        last = max(1, self.config.epochs * self.steps - 1)
+        rising = min(1.0, (step + 1) / max(1, WARM_UP * last)) if isinstance(self.optimizer, torch.optim.AdamW) else 1.0
+        return pace.learning_rate * rising * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * (step / last))))
 
     def _progress(self, epoch: int) -> Any:
         """On stderr, only where that is a terminal; the time left is that of the whole training."""

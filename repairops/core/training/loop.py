@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from repairops.config import TrainingConfig, derive_seed
 from repairops.core.augment.geometry import random_crop_flip
 from repairops.core.methods.base import Method, MethodData
 from repairops.core.parts import TrainingParts
+from repairops.core.training.checkpoint import checkpoint_path, fingerprint_of, load_tensors, state_tensors
 from repairops.core.training.clock import StepClock, memory_figures, step_shares
 from repairops.core.training.distributed import (
     current_ranks,
@@ -26,17 +27,11 @@ from repairops.core.training.distributed import (
     use_channels_last,
 )
 from repairops.core.training.epoch import EpochRunner, epoch_steps, make_batch_source
+from repairops.core.training.pace import Pace, choose_optimizer, fit_pace, make_optimizer
 from repairops.core.training.selection import is_over, seconds_left
-from repairops.core.training.state import (
-    Figures,
-    TrainingState,
-    checkpoint_path,
-    fingerprint_of,
-    load_tensors,
-    state_tensors,
-)
+from repairops.core.training.state import Figures, TrainingState
 from repairops.data.records import ImageSet
-from repairops.errors import DatasetNotFound, InvalidOption, NotFineTunable
+from repairops.errors import DatasetNotFound, InvalidOption
 from repairops.model.device import device_name, resolve_device, seeded, set_mode, use_bfloat16
 from repairops.model.network import Classifier
 
@@ -53,6 +48,7 @@ class TrainingResult:
     note: empty, or what a reviewer must know of the choice.
     seconds: of this call. images_per_second: clean train images, whatever the method adds to them. step_shares: of
     the steps' time, by phase (`clock.PHASES`). peak_memory_mb: of the process, and of the GPU where there is one.
+    optimizer, pace: by which it was trained, 'sgd' or 'adamw', and how fast.
     """
 
     best_epoch: int
@@ -71,6 +67,8 @@ class TrainingResult:
     bfloat16: bool
     ranks: int
     validation_unseen: bool = False
+    optimizer: str = "sgd"
+    pace: Pace = field(default_factory=lambda: Pace(0.0))
 
 
 def train(
@@ -103,7 +101,7 @@ def train(
     amp = use_bfloat16(config.amp, device)
     classifier.to(device)
     channels_last = use_channels_last(classifier, device, amp)
-    optimizer = _make_optimizer(classifier, config)
+    optimizer = make_optimizer(classifier, config)
     arguments = _arguments(parts, config, device, amp, seed, method_key)
     if teacher is not None:
         arguments["teacher"] = fingerprint_of({}, state_tensors(teacher))
@@ -137,6 +135,8 @@ def train(
                 clock=clock,
                 average=run.average,
             )
+            if run.pace is None:
+                run.pace = _find_pace(runner, run)
             while not is_over(run.history, run.selection.epoch, config):
                 run.record_epoch(runner.run, time.monotonic() + seconds_left(run.history, config))
                 on_epoch(len(run.history) - 1, run.history[-1])
@@ -150,18 +150,13 @@ def make_jitter(train_set: ImageSet, padding: int, flip: bool) -> Callable[[Tens
     return lambda images, generator: random_crop_flip(images, pixels, flip, generator)
 
 
-def _make_optimizer(classifier: Classifier, config: TrainingConfig) -> torch.optim.SGD:
-    trainable = [p for p in classifier.parameters() if p.requires_grad]
-    if not trainable:
-        raise NotFineTunable("The model", "none of its parameters requires a gradient")
-    return torch.optim.SGD(
-        trainable,
-        lr=config.learning_rate,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        nesterov=config.momentum > 0,
-        fused=trainable[0].device.type == "cuda" or None,
-    )
+def _find_pace(runner: EpochRunner, run: TrainingState) -> Pace:
+    """The configured rate, or one that fits; the weights are the champion's before and after."""
+    if run.config.learning_rate:
+        return Pace(run.config.learning_rate)
+    found = fit_pace(runner.optimizer, runner.probe(), run.config.momentum)
+    load_tensors(run.classifier, run.champion)
+    return run.ranks.of_first(lambda: found)
 
 
 def frozen_copy(classifier: Classifier, tensors: Mapping[str, Tensor]) -> Classifier:
@@ -178,6 +173,9 @@ def _result(run: TrainingState, seconds: float, *, channels_last: bool, bfloat16
     planned = config.epochs * epoch_steps(len(parts.rows), config.epoch_images, config.batch_size)
     if seconds_left(run.history, config) <= 0 and steps < planned:
         note = f"{note} Training stopped after {steps:.0f} of {planned} steps: max_minutes was reached.".strip()
+    if run.pace and run.pace.lowered:
+        times = "once" if run.pace.lowered == 1 else "twice"
+        note = f"{note} The loss was not finite {times}; training went on at a tenth of the learning rate.".strip()
     images = steps * run.ranks.world * (min(config.batch_size, len(parts.rows)) // run.ranks.world)
     return TrainingResult(
         best_epoch=run.selection.epoch,
@@ -196,6 +194,8 @@ def _result(run: TrainingState, seconds: float, *, channels_last: bool, bfloat16
         bfloat16=bfloat16,
         ranks=run.ranks.world,
         validation_unseen=parts.unseen,
+        optimizer=choose_optimizer(run.classifier, config.optimizer),
+        pace=run.pace or Pace(config.learning_rate),
     )
 
 

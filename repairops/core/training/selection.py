@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from repairops.config import TrainingConfig
 
+FORGOTTEN = 10.0  # points; what a repair may forget at most of images that the champion was trained on
+
 
 def is_over(history: Sequence[dict[str, float]], selected: int, config: TrainingConfig) -> bool:
     """Whether a training ends here: by its epochs, by those without a better choice (patience), or by its time."""
@@ -44,6 +46,7 @@ def select_epoch(
     strict: bool = False,
     remembered: bool = True,
     annealed: bool = False,
+    max_forgotten: float = 100.0,
 ) -> Selection:
     """The epoch with most validation failures repaired among those that keep clean accuracy.
 
@@ -58,6 +61,8 @@ def select_epoch(
     annealed: the learning rate falls from epoch to epoch. Then epochs that repair as many as the best one, but for one
     standard error of its repair rate, are alike, and the latest of them is taken: its weights hold least of the noise
     of large steps, which a few validation failures cannot tell from a repair.
+
+    max_forgotten: what is further below the champion than these percentage points is not kept, whatever the reference.
 
     Ties go to the higher clean accuracy, then to the earlier epoch, so the champion (epoch 0) stays where no epoch
     that keeps clean accuracy repairs more than it. Epochs are taken in turn, and each either replaces the choice so
@@ -74,6 +79,7 @@ def select_epoch(
         else:
             reference = min(counts[0].clean_right, best)
             floor = reference - _allowed(reference, clean_images, max_clean_drop)
+            floor = max(floor, counts[0].clean_right - clean_images * max_forgotten / 100)
         if counts[epoch].clean_right < floor:
             continue
         most = max(most, counts[epoch].failures_right)
