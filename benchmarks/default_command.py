@@ -34,6 +34,7 @@ from repairops.model.network import from_unit, to_unit
 from repairops.outcome import Outcome
 
 COMPOUND = ("defocus_blur", "gaussian_noise")  # one after the other, as 'blur_and_noise'
+TWO_LOOKS = ("gaussian_noise", "contrast")  # each on every other photo, as 'noise_or_contrast'
 SIX = ("gaussian_noise", "contrast", "fog", "defocus_blur", "speckle_noise", "blur_and_noise")
 TRAIN, JUDGING, CHOOSING, FAILURES = 20_000, 5_000, 1_250, 700
 
@@ -44,6 +45,11 @@ def corrupted(pixels: Tensor, name: str, severity: int, generator: Generator) ->
         deviation = (0.06, 0.1, 0.12, 0.16, 0.2)[severity - 1]
         images = to_unit(pixels)
         return from_unit(images + images * (deviation * torch.randn(images.shape, generator=generator)))
+    if name == "noise_or_contrast":
+        pixels = pixels.clone()
+        for first, part in enumerate(TWO_LOOKS):
+            pixels[first::2] = corrupt_pixels(pixels[first::2], part, severity, generator)
+        return pixels
     if name != "blur_and_noise":
         return corrupt_pixels(pixels, name, severity, generator)
     for part in COMPOUND:

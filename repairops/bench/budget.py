@@ -143,6 +143,6 @@ def _stand_in(train_set: ImageSet, rows: np.ndarray) -> TrainingParts:
     batch = FailureBatch(
         images, (images.labels + 1) % len(images.class_names), np.ones(len(images), np.float32), blank, blank
     )
-    clusters = cluster_failures(batch, **dataclasses.asdict(ClusteringConfig(restarts=1)), seed=0)
+    clusters = cluster_failures(batch, **dataclasses.asdict(ClusteringConfig(by="pixels", restarts=1)), seed=0)
     none = np.arange(0)
     return TrainingParts(train_set, rows, train_set.subset(none), False, batch, batch.subset(none), clusters)

@@ -95,7 +95,12 @@ class SplitConfig(Stage):
 
 @dataclass(frozen=True)
 class ClusteringConfig(Stage):
-    clusters: int = option(5, "Of the whole batch, or of each class.", COUNT)
+    by: Literal["look", "pixels"] = option(
+        "look",
+        "`look`: as many clusters as there are looks, whatever the images show; `pixels`: always so many, of like "
+        "scenes (the paper).",
+    )
+    clusters: int = option(5, "Of the whole batch, or of each class; by look the most.", COUNT)
     per_class: bool = option(False, "Cluster inside each class, as the authors' scripts do.")
     restarts: int = option(3, "Of k-means; the best one counts.", COUNT)
 

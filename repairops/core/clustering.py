@@ -1,17 +1,21 @@
-"""Clusters of a failure batch. The only importer of scikit-learn."""
+"""Clusters of a failure batch, by look or by content. The only importer of scikit-learn."""
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import logging
 import warnings
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from repairops.config import ClusteringConfig
+from repairops.config import ClusteringConfig, derive_seed
+from repairops.core.look_space import fit_look_space
+from repairops.core.parts import TrainingParts
 from repairops.data.contact_sheet import image_grid
 from repairops.data.records import Clusters, FailureBatch, ImageSet
 
@@ -20,11 +24,33 @@ logger = logging.getLogger("repairops")
 CHUNK = 512  # images converted or compared at once
 FEATURE_SIDE = 32  # pixels; larger images are clustered on a reduction to this size
 MINI_BATCH_ROWS = 20_000  # more failures than this are clustered by mini-batch k-means
+# By look. On 15 corruptions of CIFAR-10, severities mixed, one look is cut at a distance of up to 2.1 (docs/looks.md).
+APART, FEW = 2.2, 15  # least `distance_of_looks`, and at which number of failures it is twice that
+FEWEST, SMALLEST = 10, 0.1  # failures that a look has at least, and of all
 
 
-def cluster_failures(failures: FailureBatch, *, clusters: int, per_class: bool, restarts: int, seed: int) -> Clusters:
-    """k-means on the pixels of the repair failures, the largest cluster first.
+def cluster_parts(parts: TrainingParts, config: ClusteringConfig, *, seed: int) -> Clusters:
+    """Clusters of the repair failures of a training's parts, see `cluster_failures`; seed: of the job."""
+    clean = parts.sample.pixels if config.by == "look" else None
+    options = dataclasses.asdict(config)
+    return cluster_failures(parts.failures, **options, seed=derive_seed(seed, "clustering"), clean=clean)
 
+
+def cluster_failures(
+    failures: FailureBatch,
+    *,
+    clusters: int,
+    per_class: bool,
+    restarts: int,
+    seed: int,
+    by: Literal["look", "pixels"] = "pixels",
+    clean: Tensor | None = None,
+) -> Clusters:
+    """k-means on the repair failures, the largest cluster first.
+
+    by: `pixels`, the paper's, which puts like scenes together, or `look`, what sets images apart from the `clean` train
+    images, uint8 (N, C, H, W), whatever they show (`LookSpace`). By look there are as many clusters as looks that are
+    clearly apart (`distance_of_looks`), `clusters` at most.
     clusters: over the whole batch (the paper), or with `per_class` inside each true label (the authors' scripts,
     which also standardise the pixels; here they stay in 0..1). Images larger than 32x32 are reduced to it first.
     Fewer different images than clusters give fewer clusters, which is logged. More than 20,000 failures are
@@ -34,15 +60,19 @@ def cluster_failures(failures: FailureBatch, *, clusters: int, per_class: bool, 
     """
     ClusteringConfig.check(clusters=clusters)
     labels = failures.images.labels
-    features = _features(failures.images.pixels)
+    space = None
+    if by == "look" and clean is not None and len(labels) and len(clean):
+        space = fit_look_space(failures.images.pixels, clean)
+    features = (space or _pixels)(failures.images.pixels)
     assignments = np.full(len(labels), -1, np.int64)
     parts = [np.flatnonzero(labels == k) for k in np.unique(labels)] if per_class else [np.arange(len(labels))]
+    divide = _looks if space else _k_means
     for rows in parts:
         if len(rows):
-            assignments[rows] = assignments.max() + 1 + _k_means(features[rows], clusters, restarts, seed)
+            assignments[rows] = assignments.max() + 1 + divide(features[rows], clusters, restarts, seed)
     assignments = _largest_first(assignments)
     found, wanted = int(assignments.max(initial=-1)) + 1, clusters * len(parts)
-    if found < wanted:
+    if found < wanted and not space:
         logger.warning(
             "%d clusters instead of %d: the %d repair failures hold too few different images.",
             found,
@@ -57,7 +87,7 @@ def cluster_failures(failures: FailureBatch, *, clusters: int, per_class: bool, 
         centre = own.mean(axis=0, dtype=np.float64).astype(np.float32)  # exact for identical members
         distances[members] = np.linalg.norm(own - centre, axis=1)
         probabilities[members] = reference_probabilities(distances[members])
-    return Clusters(assignments, distances.astype(np.float32), probabilities)
+    return Clusters(assignments, distances.astype(np.float32), probabilities, space)
 
 
 def nearest_clusters(failures: FailureBatch, clusters: Clusters, pixels: Tensor) -> np.ndarray:
@@ -66,9 +96,12 @@ def nearest_clusters(failures: FailureBatch, clusters: Clusters, pixels: Tensor)
     failures: the repair failures that the clusters were made of; the images have the same size. Distances are those
     of `cluster_failures`. With clusters inside each class too, an image may be nearest to another class's cluster.
     """
-    features = _features(failures.images.pixels)
+    if clusters.count < 2 or not len(pixels):
+        return np.zeros(len(pixels), np.int64)
+    space = clusters.space or _pixels
+    features = space(failures.images.pixels)
     centres = np.stack([features[clusters.assignments == c].mean(axis=0) for c in range(clusters.count)])
-    others = _features(pixels)
+    others = space(pixels)
     squares = (centres**2).sum(axis=1) - 2 * others @ centres.T  # without the images' own squares: the same order
     nearest: np.ndarray = squares.argmin(axis=1).astype(np.int64)
     return nearest
@@ -104,7 +137,7 @@ def fit_gaussian_mixture(features: np.ndarray, components: int, *, seed: int) ->
         return mixture.fit(features)
 
 
-def _features(pixels: Tensor) -> np.ndarray:
+def _pixels(pixels: Tensor) -> np.ndarray:
     """float32 (N, C * h * w) in 0..1, h and w at most 32, reduced by averaging."""
     height, width = min(pixels.shape[2], FEATURE_SIDE), min(pixels.shape[3], FEATURE_SIDE)
     features = np.empty((len(pixels), pixels.shape[1] * height * width), np.float32)
@@ -130,6 +163,32 @@ def _k_means(features: np.ndarray, clusters: int, restarts: int, seed: int) -> n
         fitted = kind(k, n_init=max(1, restarts), random_state=seed % 2**32).fit(features)
     labels: np.ndarray = np.unique(fitted.labels_, return_inverse=True)[1].astype(np.int64)
     return labels
+
+
+def _looks(features: np.ndarray, most: int, restarts: int, seed: int) -> np.ndarray:
+    """Look of each row, int64 (R,): the most clusters, `most` at most, that are all large and clearly apart."""
+    enough, apart = max(FEWEST, SMALLEST * len(features)), APART * (1 + FEW / len(features))
+    for k in range(min(most, int(len(features) / enough)), 1, -1):
+        found = _k_means(features, k, restarts, seed)
+        if np.bincount(found).min() >= enough and distance_of_looks(features, found) > apart:
+            return found
+    return np.zeros(len(features), np.int64)
+
+
+def distance_of_looks(features: np.ndarray, assignments: np.ndarray) -> float:
+    """Of the two clusters that are the least apart, the squared distance of the centres, float (R, D), over the
+    standard deviation of the members along it; infinite for one cluster.
+
+    k-means cuts any cloud in two: a long one, of weak and strong degradations, at up to 2.
+    """
+    least = float("inf")
+    for one, other in itertools.combinations(np.unique(assignments), 2):
+        parts = [features[assignments == c] for c in (one, other)]
+        line = parts[0].mean(axis=0) - parts[1].mean(axis=0)
+        length = max(float(np.linalg.norm(line)), 1e-9)
+        spread = np.sqrt(np.mean([(part @ (line / length)).var() for part in parts]))
+        least = min(least, float(length**2 / max(spread, 1e-9)))
+    return least
 
 
 def _largest_first(assignments: np.ndarray) -> np.ndarray:

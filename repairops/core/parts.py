@@ -55,14 +55,14 @@ def cut_parts(
     unseen: ImageSet | None,
     failures: FailureBatch,
     validation: FailureBatch,
-    clusters: Clusters,
+    clusters: Clusters | None,
     config: TrainingConfig,
     *,
     seed: int,
 ) -> TrainingParts:
     """The parts of a training; with `unseen` images the whole train set may train, else a part of it chooses.
 
-    The champion probably remembers such a part.
+    The champion probably remembers such a part. clusters: None for one of all failures, until they are clustered.
     """
     rows, held = split_train_set(
         len(train_set),
@@ -72,6 +72,9 @@ def cut_parts(
         seed=derive_seed(seed, "training", "split"),
     )
     choosing = train_set.subset(held) if unseen is None else unseen
+    if clusters is None:
+        alike = np.zeros(len(failures), np.int64)
+        clusters = Clusters(alike, alike.astype(np.float32), np.full(len(failures), 1 / max(len(failures), 1)))
     return TrainingParts(train_set, rows, choosing, unseen is not None, failures, validation, clusters)
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import Generator
 
 from repairops.config import Config, MethodConfig, TrainingConfig, derive_seed
-from repairops.core.clustering import cluster_failures
+from repairops.core.clustering import cluster_parts
 from repairops.core.forms import find_form
 from repairops.core.looks import fit_to_failures
 from repairops.core.methods import AUTO, CONSOLIDATE, STYLED, Method, MethodData, make_method
@@ -126,15 +126,11 @@ def repair_network(
     with watch.step("split"):
         split = ranks.of_first(lambda: inputs.split or _split(inputs.failures, config))
         watch.on_split(split)
+    parts = cut_parts(inputs.train_set, inputs.unseen, split.repair, split.validation, None, config.training, seed=seed)
     with watch.step("cluster"):
-        options = dataclasses.asdict(config.clustering)
-        clusters = ranks.of_first(
-            lambda: cluster_failures(split.repair, **options, seed=derive_seed(seed, "clustering"))
-        )
+        clusters = ranks.of_first(lambda: cluster_parts(parts, config.clustering, seed=seed))
+        parts = dataclasses.replace(parts, clusters=clusters)
         watch.on_clusters(split.repair, clusters)
-    parts = cut_parts(
-        inputs.train_set, inputs.unseen, split.repair, split.validation, clusters, config.training, seed=seed
-    )
     with watch.step("style"):
         guard_wanted = config.guard.mode != "off" and not consolidates and len(parts.failures) > 0
         if style is None and (watch.shows_style or guard_wanted or config.method.name in STYLED):

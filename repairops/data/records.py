@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -186,11 +186,13 @@ class Clusters:
     distances: float32 (R,), L2 distance to the own cluster's centre.
     probabilities: float64 (R,), chance of each failure to be drawn as its cluster's reference (Eq. 4 of the
         paper, normalised); sums to 1 within each cluster.
+    space: maps uint8 images (N, C, H, W) to the features float32 (N, D) that were clustered; None for pixels.
     """
 
     assignments: np.ndarray
     distances: np.ndarray
     probabilities: np.ndarray
+    space: Callable[[torch.Tensor], np.ndarray] | None = None
 
     @property
     def count(self) -> int:

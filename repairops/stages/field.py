@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from repairops.config import Config, derive_seed
-from repairops.core.clustering import cluster_failures
+from repairops.core.clustering import cluster_parts
 from repairops.core.guard import fit_guard, separation, statistics_of
 from repairops.core.looks import describe_look, describe_looks, find_degradation, fit_to_failures
 from repairops.core.parts import TrainingParts, cut_parts
@@ -67,11 +67,10 @@ def fetch_field(
         raise FailureBatchNotFound(batches, [])
     champion, train = fetch_trained(client, ref, train_set, config)
     failures = _decoded(fetch_rows(client, chosen), champion.spec, config)
-    options = dataclasses.asdict(config.clustering)
-    clusters = cluster_failures(failures, **options, seed=derive_seed(config.seed, "clustering"))
     nothing = failures.subset(np.arange(0))
-    parts = cut_parts(train, None, failures, nothing, clusters, config.training, seed=config.seed)
-    return Field(parts, champion, config)
+    parts = cut_parts(train, None, failures, nothing, None, config.training, seed=config.seed)
+    clusters = cluster_parts(parts, config.clustering, seed=config.seed)
+    return Field(dataclasses.replace(parts, clusters=clusters), champion, config)
 
 
 def fetch_trained(
