@@ -1,6 +1,7 @@
 """MLproject's entry points: `python -m mlflow_project NAME --parameter value ...` is a `repairops` command.
 
-MLproject parameters are all text, and '' means 'not given'; the command line has options.
+MLproject parameters are all text, and 'unset', or '', means 'not given'; the command line has options. MLflow shows every
+parameter on the run's page, where an empty text would say nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ JOB = (
     "failures", "train-set", "clean-set", "validation-set", "config", "set", "preset", "max-minutes", "seed", "device",
     "promote", "rerun",
 )  # fmt: skip
+UNSET = "unset"
 REPAIR = ("model", "method", *JOB)
 # By entry point: the command's words, and which of its parameters are arguments and which are options.
 COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = {
@@ -38,7 +40,7 @@ def parse(entry: str, given: Sequence[str]) -> list[str]:
         name = flag.removeprefix("--").replace("_", "-")
         if name not in values:
             raise UnknownOption(name, values)
-        values[name] = value
+        values[name] = "" if value.strip() == UNSET else value
     command = [*words, *(word for name in options for word in _option(name, values[name]))]
     return [*command, "--", *(values[name] for name in arguments)] if arguments else command
 

@@ -159,7 +159,7 @@ def start_server(database_uri: str, folder: Path, password: str = "") -> tuple[s
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(command, cwd=folder, env={**kept, **quick}, stdout=log, stderr=log, process_group=0)
     try:
-        _wait_until_healthy(f"http://127.0.0.1:{port}", process, folder / "server.log")
+        wait_until_healthy(f"http://127.0.0.1:{port}", process, folder / "server.log")
     except BaseException:
         stop_server(process.pid)
         raise
@@ -202,7 +202,7 @@ def running_server(database_uri: str, folder: Path) -> Iterator[tuple[str, int]]
         stop_server(pid)
 
 
-def _wait_until_healthy(uri: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def wait_until_healthy(uri: str, process: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + SERVER_START_SECONDS
     while time.monotonic() < deadline:
         try:

@@ -151,6 +151,7 @@ def register(
         "tags": {"repairops.verdict": "PASS", "repairops.parent_version": champion.ref.version},
         "describe": lambda number: f"# Version {number} repairs field failures",
         "alias": "challenger",
+        "step": 1,
     }
     return register_repair(client, champion, network, file, run_id=run_id, **{**values, **options})
 

@@ -200,6 +200,7 @@ def test_a_project_s_parameter_is_never_an_option(tmp_path: Path) -> None:
     words = parse("promote", ["--model", "--help", "--version", "", "--by", "--force", "--reason", ""])
     assert words == ["promote", "--by=--force", "--", "--help"]
     assert parse("main", ["--model", "--help"]) == ["repair", "--model=--help"]
+    assert parse("main", ["--model", "a/b", "--train-set", "unset", "--seed", ""]) == ["repair", "--model=a/b"]
     with mlflow_at(f"sqlite:///{tmp_path}/no.db", tmp_path / "home", pytest.MonkeyPatch()):
         assert CliRunner().invoke(main, words).exit_code == 1
 

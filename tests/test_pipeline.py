@@ -12,6 +12,7 @@ import mlflow
 import numpy as np
 import pytest
 import torch
+from mlflow.entities import Run
 from pipeline_helpers import (
     NAMES,
     OPTIONS,
@@ -30,6 +31,7 @@ from repairops.data.sets import write_parquet
 from repairops.errors import LossNotFinite
 from repairops.model.evaluation import predict
 from repairops.model.network import Classifier
+from repairops.outcome import Outcome
 from repairops.outcome.plain import to_plain
 from repairops.pipeline import repair
 from repairops.promotion.move import rollback
@@ -41,6 +43,43 @@ def right(scene: Scene, version: str) -> np.ndarray:
     network = mlflow.pytorch.load_model(f"models:/cls/{version}").eval()
     clean = scene.data.clean
     return predict(Classifier(network, scene.data.spec), clean.pixels, clean.labels).right
+
+
+def check_mlflows_pages(scene: Scene, run: Run, outcome: Outcome) -> None:
+    """The run has its parameters, the logged model the figures of what is registered, on the data that judged it."""
+    assert run.info.run_name == "repair cls 1 -> 2"
+    parameters = run.data.params
+    wanted = {"job.model": "models:/cls/1", "job.seed": "0", "job.failures": str(len(scene.logged))}
+    assert wanted.items() <= parameters.items()
+    assert parameters["gate.margin_points"] == str(outcome.values["config"]["gate"]["margin_points"])
+    assert parameters["gate.latency"] == "advisory"
+    assert "" not in parameters.values()
+    assert "images.memory_limit_mb" not in parameters
+
+    inputs = run.inputs.dataset_inputs
+    found = {entry.tags[0].value: entry.dataset for entry in inputs}
+    assert len(inputs) == len(found)
+    assert found.keys() == {"training", "evaluation", "failures"}
+    assert found["failures"].digest == outcome.values["batches"][0]["digest"][:36]
+    assert json.loads(found["failures"].profile) == {"num_rows": len(scene.logged)}
+
+    evidence, checks = outcome.values["evidence"], outcome.values["verdict"]["checks"]
+    model = scene.client.get_logged_model(scene.client.get_model_version("cls", "2").source.removeprefix("models:/"))
+    assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": "cls", "version": 2}]
+    figures = {metric.key: metric for metric in model.metrics}
+    assert not {"validation_repair_rate", "loss"} & figures.keys()  # which are of epochs, not of what is registered
+    assert figures.keys() <= run.data.metrics.keys()
+    rate = figures["judge/heldout_repair_rate"]
+    assert rate.value == evidence["heldout_repaired"] / evidence["heldout_total"] > 0
+    assert (rate.dataset_name, rate.dataset_digest) == (found["failures"].name, found["failures"].digest)
+    assert figures["judge/challenger_clean_accuracy"].dataset_name == found["evaluation"].name
+    assert figures["judge/negative_flips"].value == evidence["clean"]["champion_only"]
+    for check in checks:
+        assert figures[f"gate/{check['name']}"].value == {"PASS": 1, "FAIL": 0, "INCONCLUSIVE": 0.5}[check["result"]]
+    by_name = {check["name"]: check["figures"] for check in checks}
+    for figure in ("lower_points", "difference_points", "upper_points", "margin_points"):
+        assert figures[f"gate/clean_non_regression.{figure}"].value == by_name["clean_non_regression"][figure]
+    assert figures["time/fine-tune"].value == outcome.values["stages"]["fine-tune"]
 
 
 def test_a_repair_registers_one_complete_version_and_repeats_nothing(
@@ -97,6 +136,8 @@ def test_a_repair_registers_one_complete_version_and_repeats_nothing(
     assert all(check["summary"][:40] in report for check in stored["verdict"]["checks"])
     assert [row["batch_size"] for row in stored["evidence"]["latency"]] == [1, 32]
     assert all(row["challenger_median_ms"] > 0 for row in stored["evidence"]["latency"])
+
+    check_mlflows_pages(scene, run, outcome)
 
     # One entry of each metric per epoch, the champion being epoch 0.
     steps = [m.step for m in scene.client.get_metric_history(run.info.run_id, "validation_accuracy")]

@@ -31,6 +31,7 @@ from repairops.errors import (
     UnreadableDataset,
     UnreadableFailures,
 )
+from repairops.store.batch_pages import contact_sheet
 from repairops.store.batches import (
     LoggedBatch,
     _keep_first,
@@ -405,6 +406,31 @@ def test_a_batch_is_one_finished_run(client: MlflowClient) -> None:
     }
     assert client.get_experiment(run.info.experiment_id).name == "repairops/failures/cls"
     assert (batch.model, batch.model_version, batch.rows, batch.created) == ("cls", "1", 4, True)
+    assert run.data.metrics == {"failures": 4}
+    assert run.data.tags["mlflow.source.name"]
+    assert run.data.tags["mlflow.user"]
+    assert run.data.tags["mlflow.note.content"].startswith(
+        "4 failures of version 1 of cls.\n\nBy true class: `zero (1),"
+    )
+    (entry,) = run.inputs.dataset_inputs
+    assert (entry.dataset.digest, json.loads(entry.dataset.profile)) == (batch.digest[:36], {"num_rows": 4})
+    assert json.loads(entry.dataset.source) == {"uri": batch.uri} == {"uri": f"{run.info.artifact_uri}/batch"}
+
+
+def test_a_batch_shows_its_images_and_where_they_come_from(client: MlflowClient) -> None:
+    """Thumbnails in the batch's order, without what does not decode; wide images keep their shape."""
+    wide = np.full((20, 80, 3), (255, 0, 0), np.uint8)
+    files = [png(GREY[0]), b"no image at all", png(wide), png(COLOUR[1])]
+    batch = log_failures("cls", files, ["zero"] * 4, sources=["camera `7`", "camera 8", "camera 8", ""])
+    tags = client.get_run(batch.run_id).data.tags
+    assert tags["repairops.sources"] == "camera 8 (2), camera '7' (1)"
+    assert "4 failures of cls, from `camera 8 (2), camera '7' (1)`." in tags["mlflow.note.content"]
+    sheet = np.asarray(Image.open(client.download_artifacts(batch.run_id, "contact_sheet.png")))
+    assert sheet.shape == (76, 224, 3)
+    assert np.array_equal(sheet[2:74:9, 2:74:9], COLOUR[0])
+    assert (sheet[2:20, 76:148] == (255, 0, 0)).all()
+    assert (sheet[20:74, 76:148] == 160).all()
+    assert contact_sheet([b"", b"nothing"]) == b""
     assert list_failures("prod/cls") == list_failures("cls") == [batch]
 
 
@@ -415,7 +441,9 @@ def test_two_thousand_images_are_one_run_and_one_file(
     batch = log_failures("cls", images, (np.arange(2000) % 4).tolist())
     experiment = client.get_experiment_by_name("repairops/failures/cls").experiment_id
     assert [run.info.run_id for run in client.search_runs([experiment])] == [batch.run_id]
-    assert artifact_paths(client, batch.run_id) == ["batch/manifest.json", "batch/part-00000.parquet"]
+    assert artifact_paths(client, batch.run_id) == [
+        "batch/manifest.json", "batch/part-00000.parquet", "contact_sheet.png"
+    ]  # fmt: skip
     rows = fetch_rows(client, [batch])
     assert len(rows) == 2000
     assert np.array_equal(pixels_of(rows.image[1999]), images[1999])

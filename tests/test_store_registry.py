@@ -50,6 +50,7 @@ from repairops.store.jobs import (
     job_lock,
     job_run,
     place_of,
+    run_name,
     runs_of_job,
     work_folder,
 )
@@ -179,6 +180,7 @@ def register_in_process(uri: str, folder: str, run_id: str, seed: int) -> str:
             tags={},
             describe=str,
             alias="challenger",
+            step=1,
         )
     return f"version {version.version}"
 
@@ -532,9 +534,25 @@ def test_a_jobs_run_goes_where_mlflow_s_settings_say(client: MlflowClient, monke
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "ours")
     monkeypatch.setenv("MLFLOW_RUN_NAME", "nightly")
     with job_run(client, REF) as job:
-        pass
+        job.rename(run_name(REF, "4"))
     info = client.get_run(job.run_id).info
     assert (client.get_experiment(info.experiment_id).name, info.run_name) == ("ours", "nightly")
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [("respected-sloth-441", "repair cls 3 -> 4"), ("repair cls 3", "repair cls 3 -> 4"), ("nightly", "nightly")],
+)
+def test_a_name_that_mlflow_made_up_is_replaced(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch, given: str, named: str
+) -> None:
+    """`mlflow run` opens the run; a name that its user gave stays."""
+    run_id = client.create_run("0", run_name=given).info.run_id
+    monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+    with job_run(client, REF) as job:
+        assert client.get_run(run_id).info.run_name == (given if given == "nightly" else "repair cls 3")
+        job.rename(run_name(REF, "4"))
+    assert client.get_run(run_id).info.run_name == named
 
 
 def test_a_failing_job_ends_its_run_as_failed(client: MlflowClient) -> None:

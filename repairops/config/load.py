@@ -63,6 +63,22 @@ def option_names(cls: type = Config, prefix: str = "") -> list[str]:
     return names
 
 
+def changed_options(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The options by dotted name, of nested plain values, that differ from the defaults; the seed is none of them."""
+    defaults, given = _flat(Config().to_dict()), _flat(values)
+    return {name: v for name, v in given.items() if name != "seed" and (name not in defaults or defaults[name] != v)}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
 def read_yaml(path: Path, depth: int = 10) -> tuple[dict[str, Any], str]:
     """The values by name in a YAML file, at most `depth` deep, and the sha256 of its bytes.
 

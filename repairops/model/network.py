@@ -30,6 +30,14 @@ def to_input(images: Tensor, spec: InputSpec) -> Tensor:
     return (low + images * (high - low) - mean) / std
 
 
+def from_input(images: Tensor, spec: InputSpec) -> Tensor:
+    """What the bare network takes, float (N, C, H, W), back to uint8 pixels: undoes `to_input`."""
+    low, high = spec.value_range
+    mean = images.new_tensor(spec.mean).view(1, -1, 1, 1)
+    std = images.new_tensor(spec.std).view(1, -1, 1, 1)
+    return from_unit((images * std + mean - low) / (high - low))
+
+
 def select_logits(output: Any, classes: int) -> Tensor:
     """The one obvious logits tensor (N, classes) of a network's output: a tensor, or inside a dict or tuple.
 

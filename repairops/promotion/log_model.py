@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING
 
 from repairops.data.records import ImageSet, InputSpec
 from repairops.errors import InvalidOption, NotAClassifier, RepairError
-from repairops.model.network import Classifier
+from repairops.model.network import Classifier, to_input, to_unit
 from repairops.promotion.history import Promotion, close_move, open_move, user
 from repairops.store.connection import connect, talking
-from repairops.store.datasets import OPTION, log_dataset
+from repairops.store.datasets import OPTION, ROLE, log_dataset
+from repairops.store.descriptions import describe_model, version_description
 from repairops.store.flavors import ClassifierFlavors
 from repairops.store.models import ModelRef, check_alias_name, version_at
+from repairops.store.registry import link_model
 
 if TYPE_CHECKING:
+    import numpy as np
     from mlflow import MlflowClient
     from torch import nn
 
@@ -69,20 +72,34 @@ def log_model(
 
     model = model.eval().cpu()
     _check(model, spec)
-    flavors = ClassifierFlavors(model, spec, serialization_format, pip_requirements, code_paths)
+    sets = dict(zip(OPTION, (train_set, clean_set, validation_set), strict=True))
+    example = next((data for data in sets.values() if isinstance(data, ImageSet)), None)
+    flavors = ClassifierFlavors(
+        model, spec, serialization_format, pip_requirements, code_paths, example=_as_input(example, spec)
+    )
     started = mlflow.active_run() is None
     with talking("open the run"):
         run = mlflow.start_run(run_name=f"log {name}") if started else mlflow.active_run()
     status = "FAILED"
     try:
         run_id = run.info.run_id
-        for context, data in zip(OPTION, (train_set, clean_set, validation_set), strict=True):
+        for context, data in sets.items():
             if data is not None:
                 log_dataset(client, run_id, context, data)
         with talking("store the model"):
             model_id = flavors.log(run_id, {"model_factory": model_factory})
             _ensure_registered_model(client, name)
-            version = client.create_model_version(name, f"models:/{model_id}", run_id, model_id=model_id).version
+            describe_model(client, name, spec)
+            roles = [ROLE[context] for context, data in sets.items() if data is not None]
+            made = client.create_model_version(
+                name,
+                f"models:/{model_id}",
+                run_id,
+                model_id=model_id,
+                description=version_description(name, alias, spec, roles),
+            )
+            link_model(client, made)
+            version = made.version
             if alias:
                 _move_alias(client, name, alias, str(version))
         status = "FINISHED"
@@ -113,6 +130,15 @@ def _ensure_registered_model(client: MlflowClient, name: str) -> None:
     except MlflowException as error:
         if error.error_code not in ("RESOURCE_ALREADY_EXISTS", "ALREADY_EXISTS"):
             raise
+
+
+def _as_input(images: ImageSet | None, spec: InputSpec) -> np.ndarray | None:
+    """Two images of the set as the network takes them, float32 (2, C, H, W): a right input example."""
+    if images is None or not len(images):
+        return None
+    pixels = images.pixels[[0, min(1, len(images) - 1)]]
+    found: np.ndarray = to_input(to_unit(pixels), spec).numpy()
+    return found
 
 
 def _check(model: nn.Module, spec: InputSpec) -> None:

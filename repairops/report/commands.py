@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
 from typing import Any
 
+from repairops.config import load
 from repairops.outcome import Record
 from repairops.report.formats import plain
 from repairops.report.statements import production_alias
@@ -70,20 +70,7 @@ def reproduce_command(record: Record) -> str:
 
 def changed_options(record: Record) -> list[str]:
     """The configuration's options that differ from the defaults, as `key=value`, without the seed."""
-    from repairops.config import Config
-
-    defaults, given = _flat(Config().to_dict()), _flat(record.config)
-    return [f"{k}={_value(v)}" for k, v in given.items() if k != "seed" and (k not in defaults or defaults[k] != v)]
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple) else value
-    return flat
+    return [f"{name}={_value(value)}" for name, value in load.changed_options(record.config).items()]
 
 
 def _value(value: Any) -> str:

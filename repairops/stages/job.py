@@ -22,6 +22,7 @@ from repairops.data.contact_sheet import as_png
 from repairops.errors import RegistryUnreachable, RepairError, foreseen
 from repairops.model.device import resolve_device
 from repairops.outcome import EXIT_CODES, Outcome, Record, write_outcome
+from repairops.outcome.logged import metrics, parameters
 from repairops.outcome.plain import to_plain
 from repairops.outcome.sections import Batch, Environment, ModelVersion, Tracking
 from repairops.report import Pictures, render_markdown, render_page
@@ -42,6 +43,8 @@ class Job:
         self.run, self.key, self.folder, self.ref, self.config = run, key, folder, ref, config
         self._began = time.perf_counter()
         self._said = ""
+        self.model_id = ""  # of the repair's logged model
+        self.judging: dict[str, tuple[str, str]] = {}  # the data sets' names and digests in MLflow, by `Measured.on`
         self.device = str(resolve_device(config.training.device))
         self.record = Record(
             job_key=key,
@@ -55,6 +58,7 @@ class Job:
             tracking=Tracking(run.run_id),
             commit=run.tag("mlflow.source.git.commit"),
         )
+        run.log_parameters(parameters(self.record))
         run.set_tags({JOB_TAG: key, PLACE_TAG: place_of(folder), "repairops.config_digest": config.digest()})
 
     @contextlib.contextmanager
@@ -126,6 +130,7 @@ class Job:
         """Writes outcome.json and report.html, logs both, and only then tags the run with its outcome."""
         seconds = round(time.perf_counter() - self._began, 3)
         record = replace(self.record, outcome=outcome, exit_code=EXIT_CODES[outcome], message=message, seconds=seconds)
+        self.run.log_figures(metrics(record), self.judging, self.model_id or None)
         page = render_page(record, pictures or Pictures())
         return self._log(Outcome(to_plain(record)), render_markdown(record)[:5000], page)
 

@@ -18,6 +18,7 @@ from repairops.stages.job import Job
 from repairops.stages.judge import onnx_file
 from repairops.store import registry
 from repairops.store.champion import Champion
+from repairops.store.jobs import run_name
 from repairops.store.models import ModelRef, check_alias_name, find_version, version_at
 
 if TYPE_CHECKING:
@@ -114,14 +115,17 @@ def _register(job: Job, client: MlflowClient, champion: Champion, challenger: Cl
         client,
         champion,
         challenger.network,
-        onnx_file(job),
+        onnx_file(job) if job.record.artifacts else None,
         run_id=job.run.run_id,
         job_key=job.key,
         tags=tags,
         describe=describe,
         alias=alias,
+        step=len(job.record.training.history) + 1 if job.record.training else 0,
     )
     number = str(version.version)
+    job.model_id = registry.logged_model_id(version)
+    job.run.rename(run_name(job.ref, number))
     weights, onnx = (version.tags.get(tag, "") for tag in registry.DIGEST_TAGS.values())
     files = replace(job.record.artifacts or Artifacts(), weights_sha256=weights, onnx_sha256=onnx)
     job.record = replace(job.record, registered=registered(number), artifacts=files)

@@ -14,7 +14,7 @@ from repairops.errors import listing
 from repairops.outcome.sections import DataSet
 from repairops.stages.job import Job
 from repairops.stages.roles import assign_clean_roles
-from repairops.store.batches import LoggedBatch, fetch_rows
+from repairops.store.batches import LoggedBatch, fetch_rows, log_batch_inputs
 from repairops.store.champion import Champion, fetch_champion
 from repairops.store.datasets import OPTION, ROLE, Context, DatasetRef, fetch_dataset, log_reference
 from repairops.store.failure_rows import FailureRows
@@ -65,8 +65,7 @@ def pull(job: Job, inputs: Inputs) -> tuple[Champion, ImageSet, ImageSet | None,
         c: load_image_set(path, champion.spec, job.config.images, role=ROLE[c], cache_dir=job.folder / "mapped")
         for c, path in paths.items()
     }
-    for context, found in inputs.sets.items():
-        log_reference(inputs.client, job.run.run_id, context, found)
+    _name_inputs(job, inputs, sets)
     rows = fetch_rows(inputs.client, inputs.batches)
     recorded = {
         OPTION[c]: DataSet(inputs.sets[c].uri, inputs.sets[c].given, images.digest, len(images))
@@ -81,3 +80,14 @@ def pull(job: Job, inputs: Inputs) -> tuple[Champion, ImageSet, ImageSet | None,
         f"{len(rows)} failures in {len(inputs.batches)} batch{'es' if len(inputs.batches) > 1 else ''}"
     )
     return champion, train_set, unseen, clean, rows
+
+
+def _name_inputs(job: Job, inputs: Inputs, sets: Mapping[Context, ImageSet]) -> None:
+    """All that is repaired from as inputs of the job's run; the figures of the job will name what judged it."""
+    client, run_id = inputs.client, job.run.run_id
+    named = {
+        context: log_reference(client, run_id, context, found, len(sets[context]))
+        for context, found in inputs.sets.items()
+    }
+    failures = log_batch_inputs(client, run_id, inputs.batches)
+    job.judging = {"clean_set": named["evaluation"], "failures": failures}

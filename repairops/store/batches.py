@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Collection, Sequence
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repairops.errors import FailureBatchDamaged, FailureBatchNotFound, UnreadableDataset
+from repairops.store.batch_pages import SHEET, contact_sheet, summary_tags
 from repairops.store.connection import connect, talking
+from repairops.store.datasets import DatasetRef, log_input
 from repairops.store.failure_rows import FailureRows, make_rows, read_rows, write_rows
 from repairops.store.models import registered, resolve_model
 from repairops.store.runs import all_runs, file_sha256, kept_run
@@ -34,6 +37,7 @@ class LoggedBatch:
     rows: int
     logged_at: int  # milliseconds since 1970
     created: bool = True
+    uri: str = ""  # of its files
 
 
 def log_failures(
@@ -85,9 +89,16 @@ def log_rows(model: str, rows: FailureRows, *, tracking_uri: str | None = None) 
             "repairops.model_version": version,
             "repairops.batch_sha256": digest,
             "repairops.rows": str(len(rows)),
+            **summary_tags(rows, name, version),
         }
+        sheet = contact_sheet(rows.image)
         with kept_run(client, _experiment(name), f"failures-{digest[:8]}", tags) as run_id:
             client.log_artifacts(run_id, folder, "batch")
+            client.log_metric(run_id, "failures", len(rows))
+            if sheet:
+                (Path(folder) / SHEET).write_bytes(sheet)
+                client.log_artifact(run_id, str(Path(folder) / SHEET))
+            log_batch_inputs(client, run_id, [_describe(client.get_run(run_id))])
     return _keep_first(client, name, digest, run_id)
 
 
@@ -127,6 +138,15 @@ def choose_batches(batches: Sequence[LoggedBatch], wanted: str, used: Collection
 def fetch_rows(client: MlflowClient, batches: Sequence[LoggedBatch]) -> FailureRows:
     """The rows of batches, each checked against its manifest. Raises FailureBatchDamaged."""
     return FailureRows.concatenate([_fetch(client, batch) for batch in batches])
+
+
+def log_batch_inputs(client: MlflowClient, run_id: str, batches: Sequence[LoggedBatch]) -> tuple[str, str]:
+    """Names failure batches as inputs of a run; returns what all of them together are called there, see `log_input`."""
+    refs = [(DatasetRef(batch.uri, batch.digest), batch.rows) for batch in batches]
+    if len(batches) > 1:
+        together = hashlib.sha256("\0".join(sorted(batch.digest for batch in batches)).encode()).hexdigest()
+        refs.append((DatasetRef(" ".join(batch.uri for batch in batches), together), sum(rows for _, rows in refs)))
+    return [log_input(client, run_id, KIND, KIND, ref, rows) for ref, rows in refs][-1]
 
 
 def _fetch(client: MlflowClient, batch: LoggedBatch) -> FailureRows:
@@ -190,4 +210,5 @@ def _describe(run: Run, created: bool = True) -> LoggedBatch:
         int(tags.get("repairops.rows", 0)),
         run.info.start_time,
         created,
+        f"{run.info.artifact_uri}/batch",
     )

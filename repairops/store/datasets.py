@@ -36,26 +36,41 @@ def log_dataset(client: MlflowClient, run_id: str, context: Context, data: Image
     Raises DatasetNotFound, RegistryUnreachable.
     """
     ref = _upload(client, run_id, context, data) if isinstance(data, ImageSet) else _local(context, data, given=False)
-    log_reference(client, run_id, context, ref)
+    log_reference(client, run_id, context, ref, len(data) if isinstance(data, ImageSet) else None)
     return ref
 
 
-def log_reference(client: MlflowClient, run_id: str, context: Context, ref: DatasetRef) -> None:
+def log_reference(
+    client: MlflowClient, run_id: str, context: Context, ref: DatasetRef, images: int | None = None
+) -> tuple[str, str]:
     """Names a data set that lies somewhere already as a run's input; a repaired version's own repair finds it there.
+
+    images: how many it has. Returns its name and digest in MLflow, see `log_input`.
+    """
+    return log_input(client, run_id, context, ROLE[context].replace(" ", "-"), ref, images)
+
+
+def log_input(
+    client: MlflowClient, run_id: str, context: str, kind: str, ref: DatasetRef, rows: int | None = None
+) -> tuple[str, str]:
+    """Names data that lie somewhere already as a run's input; returns their name and digest there.
 
     The digest is ours (MLflow's misses changed pixels) and part of the name, since MLflow keeps the first
     source of a name and digest.
     """
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
+    name, digest = f"{kind}-{ref.digest[:8]}", ref.digest[:36]
     entity = Dataset(
-        name=f"{ROLE[context].replace(' ', '-')}-{ref.digest[:8]}",
-        digest=ref.digest[:36],
+        name=name,
+        digest=digest,
         source_type="local" if "://" not in ref.uri and ":/" not in ref.uri else "artifact",
         source=json.dumps({"uri": ref.uri}),
+        profile=None if rows is None else json.dumps({"num_rows": rows}),
     )
     with talking("store the dataset"):
         client.log_inputs(run_id, [DatasetInput(entity, [InputTag(_CONTEXT_TAG, context)])])
+    return name, digest
 
 
 def find_dataset(client: MlflowClient, run_id: str, context: Context) -> DatasetRef | None:

@@ -12,18 +12,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from repairops.data.records import InputSpec
 from repairops.errors import NotTraceable
 from repairops.model import guarded
+from repairops.model.network import from_input
 from repairops.store.runs import file_sha256
+from repairops.store.served import MODEL
+from repairops.store.serving_form import write_serving_form
 
 if TYPE_CHECKING:
     from mlflow.models import Model, ModelSignature
     from torch import nn
 
 METADATA_KEY = "repairops"
-ONNX_FILE = "onnx/model.onnx"
+ONNX_FILE = f"onnx/{MODEL}"
+LARGEST_EXAMPLE = 3 * 64 * 64  # numbers of an image: an example is kept as text, twice
 _WEIGHTS = ("data/model.pth", "data/model.pt2")
 
 
@@ -33,6 +38,8 @@ class ClassifierFlavors:
 
     serialization_format: 'pickle' keeps the class; 'pt2' traces the network in eval mode with a batch of 2.
     pip_requirements: none = `default_requirements`.
+    example: two images or more as the network takes them, float32 (n, C, H, W): the model's input example, where they
+        are small. Without it a traced model has images of the mean colour, and a pickle none.
     digests: filled when the files are written, before they are uploaded; see `model_digests`.
     """
 
@@ -42,12 +49,22 @@ class ClassifierFlavors:
     pip_requirements: Sequence[str] = ()
     code_paths: Sequence[str] = ()
     onnx_file: Path | None = None
+    example: np.ndarray | None = None
     digests: dict[str, str] = field(default_factory=dict)
 
     def log(
-        self, run_id: str, metadata: Mapping[str, Any], *, name: str = "model", tags: Mapping[str, str] | None = None
+        self,
+        run_id: str,
+        metadata: Mapping[str, Any],
+        *,
+        name: str = "model",
+        tags: Mapping[str, str] | None = None,
+        step: int = 0,
     ) -> str:
-        """Logs it as a model of the run, with what it expects of its input; returns the logged model's id."""
+        """Logs it as a model of the run, with what it expects of its input; returns the logged model's id.
+
+        step: whose metrics MLflow takes for the model's.
+        """
         from mlflow.models import Model
 
         logged = Model.log(
@@ -57,7 +74,9 @@ class ClassifierFlavors:
             run_id=run_id,
             metadata={METADATA_KEY: {**metadata, "input": self.spec.to_dict()}},
             tags=tags,
+            step=step,
             flavor_name="pytorch",
+            validate_serving_input=False,  # it would be loaded again, in a process of its own
         )
         return str(logged.model_id)
 
@@ -65,8 +84,11 @@ class ClassifierFlavors:
         """Called by MLflow with the folder to write. Raises NotTraceable."""
         import mlflow.pytorch
 
-        example = np.zeros((2, self.spec.channels, self.spec.height, self.spec.width), np.float32)
-        traced = self.serialization_format == "pt2"
+        example, traced = self.example, self.serialization_format == "pt2"
+        if example is not None and example[0].size > LARGEST_EXAMPLE:
+            example = None
+        if example is None and traced:
+            example = np.zeros((2, self.spec.channels, self.spec.height, self.spec.width), np.float32)
         try:
             with quiet_mlflow():
                 mlflow.pytorch.save_model(
@@ -75,7 +97,7 @@ class ClassifierFlavors:
                     mlflow_model=mlflow_model,
                     code_paths=list(self.code_paths) or None,
                     signature=signature(self.spec),
-                    input_example=example if traced else None,
+                    input_example=example,
                     pip_requirements=list(self.pip_requirements) or default_requirements(),
                     serialization_format=self.serialization_format,
                 )
@@ -102,6 +124,23 @@ class ClassifierFlavors:
             code=None,
         )
         mlflow_model.save(str(folder / "MLmodel"))
+        shown = None if self.example is None else from_input(torch.from_numpy(self.example[:1]), self.spec)[0].numpy()
+        write_serving_form(target.parent, self.network, self.spec, shown)
+
+
+def input_example(folder: Path) -> np.ndarray | None:
+    """The input example of an MLflow model in `folder`, float32 (n, C, H, W), n of 2 or more; None where it has none
+    of that kind.
+    """
+    from mlflow.exceptions import MlflowException
+    from mlflow.models import Model
+
+    try:
+        found = Model.load(str(folder)).load_input_example(str(folder))
+    except (MlflowException, OSError, ValueError):  # a champion that was logged otherwise may have any
+        return None
+    fits = isinstance(found, np.ndarray) and found.ndim == 4 and len(found) > 1 and found.dtype.kind == "f"
+    return found.astype(np.float32) if fits else None
 
 
 def guard_code(network: nn.Module, serialization_format: str, folder: Path) -> list[str]:

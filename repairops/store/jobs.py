@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from repairops.config import Config
 from repairops.errors import JobRunning, RegistryUnreachable
 from repairops.outcome import Outcome, read_outcome
+from repairops.outcome.logged import Measured
 from repairops.store.connection import experiment_id, home_folder, talking, tried_once
 from repairops.store.models import ModelRef
 
@@ -25,6 +28,8 @@ JOB_TAG = "repairops.job_key"
 PLACE_TAG = "repairops.place"
 LOCK, PLACE = "lock", "place"  # files in a job's folder
 LONGEST_JOB = 7 * 86400  # seconds; a run of another place that began before is taken for dead
+METRICS_A_REQUEST = 500  # MLflow takes at most 1,000
+_BY_CHANCE = re.compile(r"[a-z]+-[a-z]+-\d+")  # the names that MLflow makes up
 FINAL = ("passed", "failed", "inconclusive", "alias_moved", "not_promoted")
 
 
@@ -76,14 +81,45 @@ class JobRun:
     run_id: str
 
     def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        import time
-
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
+        now = _now()
         entries = [Metric(name, float(value), now, step) for name, value in metrics.items()]
         with talking("log the metrics"):
             self.client.log_batch(self.run_id, metrics=entries)
+
+    def log_figures(
+        self, figures: Sequence[Measured], sets: Mapping[str, tuple[str, str]], model_id: str | None = None
+    ) -> None:
+        """What the job came to, as metrics of the run, and of the logged model that it is about where there is one.
+
+        sets: name and digest of the data sets, by what a figure was measured on.
+        """
+        from mlflow.entities import Metric
+
+        now = _now()
+        with talking("log the metrics"):
+            for start in range(0, len(figures), METRICS_A_REQUEST):
+                entries = [
+                    Metric(each.name, each.value, now, 0, model_id, *sets.get(each.on, (None, None)))
+                    for each in figures[start : start + METRICS_A_REQUEST]
+                ]
+                self.client.log_batch(self.run_id, metrics=entries)
+
+    def log_parameters(self, parameters: Mapping[str, str]) -> None:
+        from mlflow.entities import Param
+
+        with talking("log the parameters"):
+            self.client.log_batch(self.run_id, params=[Param(name, value) for name, value in parameters.items()])
+
+    def rename(self, name: str) -> None:
+        """Names the run by MLFLOW_RUN_NAME, else so, unless the user has named it: a name of `run_name`'s or one that
+        MLflow made up is replaced.
+        """
+        with talking("name the run"):
+            found = self.client.get_run(self.run_id).info.run_name or ""
+            if found == name.partition(" -> ")[0] or _BY_CHANCE.fullmatch(found):
+                self.client.update_run(self.run_id, name=os.environ.get("MLFLOW_RUN_NAME") or name)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
@@ -105,11 +141,21 @@ class JobRun:
             self.client.log_artifact(self.run_id, str(file), name)
 
 
+def run_name(ref: ModelRef, version: str = "") -> str:
+    """'repair cls 1', and 'repair cls 1 -> 2' when version 2 is registered."""
+    return f"repair {ref.name} {ref.version}" + (f" -> {version}" if version else "")
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
+
+
 @contextlib.contextmanager
 def job_run(client: MlflowClient, ref: ModelRef) -> Iterator[JobRun]:
     """The run that `mlflow run` opened, or a new one in the experiment repairops/repairs/<model>.
 
-    MLFLOW_EXPERIMENT_NAME and MLFLOW_RUN_NAME name another experiment and the run, as for all of MLflow's runs.
+    MLFLOW_EXPERIMENT_NAME and MLFLOW_RUN_NAME name another experiment and the run, as for all of MLflow's runs; a name
+    that `mlflow run` gave by chance is replaced.
     Ends as FINISHED, or FAILED where an exception passes.
     """
     import mlflow
@@ -119,13 +165,14 @@ def job_run(client: MlflowClient, ref: ModelRef) -> Iterator[JobRun]:
         with talking("open the repairs' experiment"):
             given = os.environ.get("MLFLOW_EXPERIMENT_NAME")
             experiment = experiment_id(client, given or f"repairops/repairs/{ref.name}")
-        name = os.environ.get("MLFLOW_RUN_NAME") or f"repair {ref.name} {ref.version}"
+        name = os.environ.get("MLFLOW_RUN_NAME") or run_name(ref)
         start = {"experiment_id": experiment, "run_name": name, "nested": True}
     with talking("open the run"):
         run = mlflow.start_run(**start)
     status, lost = "FAILED", False
     try:
         job = JobRun(client, run.info.run_id)
+        job.rename(run_name(ref))
         job.set_tags({"repairops.kind": "repair", "repairops.model": ref.name, "repairops.model_version": ref.version})
         yield job
         status = "FINISHED"
@@ -172,8 +219,6 @@ def close_interrupted(client: MlflowClient, runs: Sequence[Run], folder: Path) -
 
     A run that another machine began may be alive, unless no job lasts so long.
     """
-    import time
-
     oldest, place = (time.time() - LONGEST_JOB) * 1000, place_of(folder)
     running = [run for run in runs if run.info.status == "RUNNING"]
     dead = [run for run in running if run.data.tags.get(PLACE_TAG) == place or run.info.start_time < oldest]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
+import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -13,10 +15,12 @@ from typing import TYPE_CHECKING
 from repairops.errors import NotGuarded, RegistryRefused, RegistryUnreachable, RolesLost
 from repairops.store.champion import Champion, code_paths, guard_metadata
 from repairops.store.connection import is_absent, talking
+from repairops.store.descriptions import describe_model
 from repairops.store.flavors import (
     ClassifierFlavors,
     guard_code,
     inherited_requirements,
+    input_example,
     model_digests,
     quiet_mlflow,
 )
@@ -60,17 +64,19 @@ def register_repair(
     client: MlflowClient,
     champion: Champion,
     network: nn.Module,
-    onnx_file: Path,
+    onnx_file: Path | None,
     *,
     run_id: str,
     job_key: str,
     tags: Mapping[str, str],
     describe: Callable[[str], str],
     alias: str,
+    step: int,
 ) -> ModelVersion:
     """Registers the champion's repaired `network` as one new version of the same registered model.
 
-    describe: from the version's number to its description, Markdown.
+    describe: from the version's number to its description, Markdown. step: of the run, at which it has no metrics:
+    MLflow copies those of the step to the logged model, whatever network they are about.
 
     The upload comes first, the version with all its tags is then made in one request, the alias comes last. So a job
     that dies leaves either no version or a whole one, which the same job finds again by its key and completes. Another
@@ -79,13 +85,29 @@ def register_repair(
     version = version_of_job(client, champion.ref.name, job_key)
     if version is None:
         _remove_leftovers(client, champion.ref.name, run_id, job_key)
-        model_id, digests = _upload(client, champion, network, onnx_file, run_id, job_key)
+        model_id, digests = _upload(client, champion, network, onnx_file, run_id, job_key, step)
         version = _register_once(client, champion.ref.name, run_id, model_id, {**tags, **digests, JOB_TAG: job_key})
+    link_model(client, version)
+    describe_model(client, champion.ref.name, champion.spec)
     with talking("describe the version"):
         client.update_model_version(champion.ref.name, version.version, describe(str(version.version)))
     with talking(f"set the alias {alias!r}"):
         client.set_registered_model_alias(champion.ref.name, alias, version.version)
     return version
+
+
+def logged_model_id(version: ModelVersion) -> str:
+    """The logged model that a version was made from; '' where it was made from something else."""
+    found = re.search(r"\bm-[0-9a-f]{32}\b", f"{version.model_id} {version.source}")
+    return found[0] if found else ""
+
+
+def link_model(client: MlflowClient, version: ModelVersion) -> None:
+    """Says on the logged model's page that it is registered, as MLflow's own `log_model` does; a server does it too."""
+    if model_id := logged_model_id(version):
+        registered = json.dumps([{"name": version.name, "version": version.version}])
+        with talking("link the logged model"):
+            client.set_logged_model_tags(model_id, {"mlflow.modelVersions": registered})
 
 
 def lineage(client: MlflowClient, ref: ModelRef) -> list[ModelVersion]:
@@ -214,9 +236,10 @@ def _upload(
     client: MlflowClient,
     champion: Champion,
     network: nn.Module,
-    onnx_file: Path,
+    onnx_file: Path | None,
     run_id: str,
     job_key: str,
+    step: int,
 ) -> tuple[str, dict[str, str]]:
     """Uploads both flavors as one logged model of the run.
 
@@ -230,6 +253,7 @@ def _upload(
             inherited_requirements(champion.folder),
             [*code_paths(champion.folder), *guard_code(network, champion.serialization_format, Path(shipped))],
             onnx_file,
+            input_example(champion.folder),
         )
-        model_id = flavors.log(run_id, guard_metadata(champion, network), tags={JOB_TAG: job_key})
+        model_id = flavors.log(run_id, guard_metadata(champion, network), tags={JOB_TAG: job_key}, step=step)
     return model_id, {tag: flavors.digests[part] for part, tag in DIGEST_TAGS.items()}
