@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from repairops.data.records import CleanSet, ImageSet
-from repairops.data.sets import load_image_set
+from repairops.data.sets import load_image_set, peek_image_size
 from repairops.data.sources import peek_class_names, read_column
 from repairops.errors import listing
+from repairops.model.preprocessing import better_input
 from repairops.outcome.sections import DataSet
 from repairops.stages.job import Job
 from repairops.stages.roles import assign_clean_roles
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 log = logging.getLogger("repairops")
+OTHER_INPUT = (
+    "{} says nothing of mean and std, and gets {:.1%} of its own train images right as they are, but {:.1%} with {}. "
+    "If it was trained so, run again with that."
+)
 FROZEN = (
     "{champion} is a traced graph that reads running statistics in an unknown way, and training will not move them "
     "({names}). Log it as a pickle, or give model.factory, if the repair diverges or does not improve."
@@ -58,7 +63,8 @@ def pull(job: Job, inputs: Inputs) -> tuple[Champion, ImageSet, ImageSet | None,
     if column := job.config.gate.clean_slices:
         read_column(paths["evaluation"], column, "gate.clean_slices")  # a wrong name is known before training
     names = peek_class_names(paths["evaluation"]) or ()
-    champion = fetch_champion(inputs.ref, job.config.model, job.folder / "champion", tuple(names))
+    shape = peek_image_size(paths["evaluation"])
+    champion = fetch_champion(inputs.ref, job.config.model, job.folder / "champion", tuple(names), shape)
     if champion.frozen:
         log.warning("Warning: %s", FROZEN.format(champion=inputs.ref, names=listing(champion.frozen, 5)))
     sets = {
@@ -74,6 +80,7 @@ def pull(job: Job, inputs: Inputs) -> tuple[Champion, ImageSet, ImageSet | None,
     }
     job.record = replace(job.record, sets=recorded)
     train_set = sets["training"]
+    _warn_of_another_input(job, champion, train_set)
     unseen, clean = assign_clean_roles(job, train_set, sets["evaluation"], sets.get("validation"))
     chosen = f" and {len(unseen)} that choose" if unseen else ""
     job.say(
@@ -81,3 +88,17 @@ def pull(job: Job, inputs: Inputs) -> tuple[Champion, ImageSet, ImageSet | None,
         f"{len(rows)} failures in {len(inputs.batches)} batch{'es' if len(inputs.batches) > 1 else ''}"
     )
     return champion, train_set, unseen, clean, rows
+
+
+def _warn_of_another_input(job: Job, champion: Champion, train_set: ImageSet) -> None:
+    """Where nobody said how the images are normalised, and the champion is clearly better otherwise."""
+    given = job.config.model
+    if any((given.mean, given.std, given.value_range)) or {"mean", "value_range"} & set(
+        champion.metadata.get("input", {})
+    ):
+        return
+    if found := better_input(champion.classifier, train_set, job.device):
+        spec, before, after = found
+        names = ("value_range",) if spec.value_range != champion.spec.value_range else ("mean", "std")
+        options = " ".join(f"--set model.{name}={','.join(f'{x:g}' for x in getattr(spec, name))}" for name in names)
+        log.warning("Warning: %s", OTHER_INPUT.format(job.ref, before, after, options))
