@@ -254,9 +254,9 @@ class MissingInputSpec(RepairError):
         options = [f"--set model.channels={channels}"] if "channels" in names else []
         options += [f"--set model.image_size={height},{width}"] if {"height", "width"} & set(names) else []
         options += ["--set model.class_names=NAME,NAME"] if "class_names" in names else []
-        guessed = " (as the images at hand are)" if images else ""
+        guessed = " (as the images at hand are)" if images and names != ["class_names"] else ""
         super().__init__(
-            f"{reference} does not say what images it expects, its signature has no shape for them; missing: "
+            f"{reference} does not say what images it expects, nor does the shape in its signature; missing: "
             f"{listing(names)}. Add {' '.join(options)}{guessed}, and model.mean and model.std if it takes normalised "
             "images; or register it with repairops.log_model(...)."
         )

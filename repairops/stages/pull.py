@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from repairops.config import ModelConfig
 from repairops.data.records import CleanSet, ImageSet
 from repairops.data.sets import load_image_set, peek_image_size
 from repairops.data.sources import peek_class_names, read_column
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("repairops")
 OTHER_INPUT = (
-    "{} says nothing of mean and std, and gets {:.1%} of its own train images right as they are, but {:.1%} with {}. "
-    "If it was trained so, run again with that."
+    "{} says nothing of mean and std, and gets {:.1%} of its own train images right as they are, {:.1%} normalised "
+    "otherwise. If it was trained so, add {} to the command."
 )
 FROZEN = (
     "{champion} is a traced graph that reads running statistics in an unknown way, and training will not move them "
@@ -80,7 +81,7 @@ def pull(job: Job, inputs: Inputs) -> tuple[Champion, ImageSet, ImageSet | None,
     }
     job.record = replace(job.record, sets=recorded)
     train_set = sets["training"]
-    _warn_of_another_input(job, champion, train_set)
+    warn_of_another_input(champion, job.config.model, train_set, job.device)
     unseen, clean = assign_clean_roles(job, train_set, sets["evaluation"], sets.get("validation"))
     chosen = f" and {len(unseen)} that choose" if unseen else ""
     job.say(
@@ -90,15 +91,13 @@ def pull(job: Job, inputs: Inputs) -> tuple[Champion, ImageSet, ImageSet | None,
     return champion, train_set, unseen, clean, rows
 
 
-def _warn_of_another_input(job: Job, champion: Champion, train_set: ImageSet) -> None:
+def warn_of_another_input(champion: Champion, given: ModelConfig, train_set: ImageSet, device: str) -> None:
     """Where nobody said how the images are normalised, and the champion is clearly better otherwise."""
-    given = job.config.model
-    if any((given.mean, given.std, given.value_range)) or {"mean", "value_range"} & set(
-        champion.metadata.get("input", {})
-    ):
+    logged = champion.metadata.get("input", {})
+    if given.mean or given.std or given.value_range or "mean" in logged or "value_range" in logged:
         return
-    if found := better_input(champion.classifier, train_set, job.device):
+    if found := better_input(champion.classifier, train_set, device):
         spec, before, after = found
         names = ("value_range",) if spec.value_range != champion.spec.value_range else ("mean", "std")
         options = " ".join(f"--set model.{name}={','.join(f'{x:g}' for x in getattr(spec, name))}" for name in names)
-        log.warning("Warning: %s", OTHER_INPUT.format(job.ref, before, after, options))
+        log.warning("Warning: %s", OTHER_INPUT.format(champion.ref, before, after, options))
