@@ -47,7 +47,7 @@ from repairops.model.network import Classifier, from_unit, to_unit
 
 CLASSES = (0, 1, 6)  # airplane, automobile, frog
 MEAN, STD = (0.48, 0.48, 0.46), (0.25, 0.25, 0.26)
-TRAINED = 2000  # images that a champion is trained on
+TRAINED = 1500  # images that a champion is trained on
 FAILURES = 300
 log = logging.getLogger("repairops")
 
@@ -146,7 +146,7 @@ STRANGERS = {
     "hugging face vit": Stranger(_hugging_face, sides=(32,) * 14, needs="transformers"),
     "lightning": Stranger(_lightning, needs="lightning"),
     "mobilenet_v3_small at 64": Stranger(
-        lambda: mobilenet_v3_small(num_classes=len(CLASSES)), sides=(64,) * 10, train=600, judging=500, choosing=200
+        lambda: mobilenet_v3_small(num_classes=len(CLASSES)), sides=(64,) * 8, train=600, judging=500, choosing=200
     ),
     "normalize inside": Stranger(
         lambda: nn.Sequential(Normalize(MEAN, STD), small_network(3, len(CLASSES))), inside=True
@@ -154,7 +154,7 @@ STRANGERS = {
     "layer norm": Stranger(Layered, sides=(32,) * 14),
     "grey": Stranger(lambda: small_network(1, len(CLASSES)), channels=1),
     "resnet18 at 224": Stranger(
-        lambda: resnet18(num_classes=len(CLASSES)), sides=(64,) * 8 + (224,), train=200, judging=120, choosing=60,
+        lambda: resnet18(num_classes=len(CLASSES)), sides=(64,) * 6 + (224,), train=200, judging=120, choosing=60,
         settings=("training.epochs=2", "training.interpolation=4"),
     ),
 }  # fmt: skip
@@ -179,13 +179,7 @@ class Strangers:
         trained = np.random.default_rng(derive_seed(seed, "train")).permutation(len(self.train))
         order = np.random.default_rng(derive_seed(seed, "photos")).permutation(len(self.clean))
         judging, choosing, field = np.split(order, [stranger.judging, stranger.judging + stranger.choosing])
-        train = self.train.subset(np.sort(trained[:TRAINED]))
-        return (
-            train,
-            self.clean.subset(np.sort(judging)),
-            self.clean.subset(np.sort(choosing)),
-            self.clean.subset(field),
-        )
+        return self.train.subset(trained[:TRAINED]), *(self.clean.subset(rows) for rows in (judging, choosing, field))
 
     def run(self, name: str, form: str, seed: int, settings: str) -> dict[str, Any]:
         stranger, began = STRANGERS[name], time.monotonic()
@@ -205,7 +199,7 @@ class Strangers:
             log_plainly(champion, form)
             log_failures("prod/cls", *failures(champion, parts[3], stranger, seed))
             config = load_config(overrides=[
-                f"seed={seed}", "training.device=cpu", *stranger.settings, *said(champion.spec),
+                f"seed={seed}", "training.device=cpu", *stranger.settings, *said(champion.spec, stranger),
                 *filter(None, settings.split("+")),
             ])  # fmt: skip
             outcome = repair(
@@ -245,11 +239,12 @@ def spec_of(stranger: Stranger, names: tuple[str, ...]) -> InputSpec:
     return InputSpec(stranger.channels, stranger.side, stranger.side, names, mean=mean, std=std)
 
 
-def said(spec: InputSpec) -> list[str]:
+def said(spec: InputSpec, stranger: Stranger) -> list[str]:
     """What a stranger says of the input by options: nothing else stands in his model."""
-    if spec.mean == (0.0,):
-        return []
-    return [f"model.{name}={','.join(map(str, getattr(spec, name)))}" for name in ("mean", "std")]
+    shape = [f"model.image_size={spec.height}", f"model.channels={spec.channels}"]
+    return (shape if stranger.needs == "transformers" else []) + [
+        f"model.{name}={','.join(map(str, getattr(spec, name)))}" for name in ("mean", "std") if not stranger.inside
+    ]
 
 
 def sized(images: ImageSet, stranger: Stranger) -> ImageSet:
@@ -292,13 +287,20 @@ def learn(classifier: Classifier, train: ImageSet, stranger: Stranger, batch: in
 
 
 def log_plainly(champion: Classifier, form: str) -> None:
-    """As MLflow's own pages do it; then the alias that is repaired."""
+    """As MLflow's own pages do it; then the alias that is repaired. MLflow finds no signature where the output is no
+    tensor, and refuses pt2 without one.
+    """
     import mlflow.pytorch
+    from mlflow.models import ModelSignature
+    from mlflow.types import Schema, TensorSpec
 
     spec = champion.spec
+    shape = TensorSpec(np.dtype(np.float32), (-1, spec.channels, spec.height, spec.width))
     example = np.zeros((2, spec.channels, spec.height, spec.width), np.float32)
     with mlflow.start_run():
-        kind = {"serialization_format": "pickle"} if form == "pickle" else {}
+        kind: dict[str, Any] = {"serialization_format": "pickle"} if form == "pickle" else {}
+        if form == "pt2" and type(champion.network).__module__.startswith("transformers"):
+            kind["signature"] = ModelSignature(Schema([shape]), Schema([TensorSpec(np.dtype(np.float32), (-1, 3))]))
         logged = mlflow.pytorch.log_model(
             champion.network, name="model", registered_model_name="cls", input_example=example, **kind
         )

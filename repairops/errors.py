@@ -246,11 +246,19 @@ class MetadataUnusable(RepairError):
 
 
 class MissingInputSpec(RepairError):
-    def __init__(self, reference: str, missing: Iterable[str]) -> None:
+    """images: channels, height and width of those at hand, which are proposed."""
+
+    def __init__(self, reference: str, missing: Iterable[str], images: tuple[int, int, int] | None = None) -> None:
+        names = list(missing)
+        channels, height, width = images or ("CHANNELS", "HEIGHT", "WIDTH")
+        options = [f"--set model.channels={channels}"] if "channels" in names else []
+        options += [f"--set model.image_size={height},{width}"] if {"height", "width"} & set(names) else []
+        options += ["--set model.class_names=NAME,NAME"] if "class_names" in names else []
+        guessed = " (as the images at hand are)" if images and names != ["class_names"] else ""
         super().__init__(
-            f"{reference} does not say what images it expects; missing: {listing(missing)}. "
-            "Register it with repairops.log_model(...), or give the options model.image_size, model.channels, "
-            "model.mean, model.std and model.class_names."
+            f"{reference} does not say what images it expects, nor does the shape in its signature; missing: "
+            f"{listing(names)}. Add {' '.join(options)}{guessed}, and model.mean and model.std if it takes normalised "
+            "images; or register it with repairops.log_model(...)."
         )
 
 

@@ -12,10 +12,18 @@ from test_training import CONFIG, CPU, fine_tune, run
 from training_helpers import champion, digits, parts_of
 
 from repairops.core.training import TrainingResult
-from repairops.core.training.interpolation import _choose, between, interpolate, smooth_losses, trade_off
-from repairops.core.training.selection import ValidationCounts
-from repairops.core.training.state import count_right
+from repairops.core.training.interpolation import (
+    between,
+    bound_losses,
+    choose_point,
+    choose_remembered,
+    interpolate,
+    smooth_losses,
+    trade_off,
+)
+from repairops.core.training.state import count_right, right_answers
 from repairops.model.network import Classifier
+from repairops.outcome.sections import Point
 
 
 def test_both_ends_are_exact_and_the_middle_is_the_mean_of_weights_and_running_statistics() -> None:
@@ -93,9 +101,11 @@ def result_with(best_clean: int, result: TrainingResult) -> TrainingResult:
     return dataclasses.replace(result, history=history, best_epoch=1, validation_images=1000, validation_failures=100)
 
 
-def choose(points: list[tuple[int, int]], result: TrainingResult) -> int:
+def choose(points: list[tuple[int, int]], confidence: float) -> int:
+    """On 1,000 images, of which each point gets the first ones right."""
     weights = [1 - index / (len(points) - 1) for index in range(len(points))]
-    return _choose(weights, [ValidationCounts(*point) for point in points], result, max_clean_drop=0.5)
+    clean = np.array([np.arange(1000) < right for right, _ in points])
+    return choose_point(weights, clean, [repaired for _, repaired in points], 0.5, confidence)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +120,17 @@ def choose(points: list[tuple[int, int]], result: TrainingResult) -> int:
     ],
 )
 def test_the_rule_of_the_epochs_picks_the_point(trained, points: list[tuple[int, int]], chosen: int) -> None:
-    assert choose(points, result_with(900, trained[1])) == chosen
+    clean, repaired = zip(*points, strict=True)
+    assert choose_remembered(clean, repaired, result_with(900, trained[1]), 0.5) == chosen
+
+
+def test_what_has_forgotten_a_quarter_of_the_remembered_images_is_not_chosen(trained) -> None:
+    """Memory explains 100 of 1,000 images; a point nearer to the champion is taken, or the champion."""
+    repaired, result = [90, 85, 40, 0], result_with(990, trained[1])  # an epoch's best does not count above this
+    assert choose_remembered([740, 860, 990, 990], repaired, result, 0.5) == 2
+    result = result_with(740, trained[1])
+    assert choose_remembered([740, 760, 800, 990], repaired, result, 0.5) == 3
+    assert choose_remembered([895, 900, 985, 990], repaired, result_with(895, trained[1]), 0.5) == 0
 
 
 @pytest.mark.parametrize(
@@ -131,9 +151,35 @@ def test_the_rule_of_the_epochs_picks_the_point(trained, points: list[tuple[int,
         ([(894, 90), (700, 40), (880, 14), (900, 0)], 3),  # 6 are more than 5
     ],
 )
-def test_on_unseen_images_the_smoothed_loss_against_the_champion_is_held(trained, points, chosen: int) -> None:
-    result = dataclasses.replace(result_with(points[0][0], trained[1]), validation_unseen=True)
-    assert choose(points, result) == chosen
+def test_on_unseen_images_the_smoothed_loss_against_the_champion_is_held(points, chosen: int) -> None:
+    assert choose(points, confidence=0.5) == chosen
+
+
+@pytest.mark.parametrize(
+    ("points", "chosen"),
+    [
+        ([(880, 60), (895, 50), (898, 30), (900, 0)], 2),  # 20 at the end: 2.2 on the way, and 2.5 for chance
+        ([(870, 60), (890, 50), (896, 30), (900, 0)], 3),  # 30: 3.5, and 3
+        ([(899, 60), (900, 50), (900, 30), (900, 0)], 0),  # few answers change, so nearly nothing may be lost
+        ([(897, 90), (700, 40), (880, 14), (900, 0)], 3),  # that 3 are lost does not say that 5 are not
+    ],
+)
+def test_a_point_is_chosen_by_what_it_may_lose(points, chosen: int) -> None:
+    assert choose(points, confidence=0.95) == chosen
+
+
+def test_fewer_images_allow_a_smaller_step() -> None:
+    """The same shares won and lost: on 500 images less of the way is borne out than on 8,000."""
+    weights, steps = [step / 10 for step in range(10, -1, -1)], []
+    for images in (500, 8000):
+        champion, clean = np.arange(images) < 0.9 * images, []
+        for weight in weights:
+            right = champion.copy()
+            right[: round(0.03 * weight * images)] = False
+            right[images - round(0.03 * weight * images) :] = True
+            clean.append(right)
+        steps.append(weights[choose_point(weights, np.array(clean), list(range(10, -1, -1)), 0.5, 0.95)])
+    assert 0 < steps[0] < steps[1]
 
 
 def test_the_curve_is_closer_to_the_true_losses_than_single_points_are() -> None:
@@ -159,12 +205,13 @@ def test_unseen_images_take_the_place_of_the_train_set_s_validation_part(tmp_pat
     assert (result.train_images, result.validation_images) == (len(train_set), len(unseen))
     assert result.validation_unseen
     assert result.champion["validation_right"] == count_right(champion(), unseen, CPU)
-    points = trade_off(champion(), classifier, parts_of(CONFIG, unseen=unseen), result, CONFIG)
+    points, tuned_whole = trade_off(champion(), classifier, parts_of(CONFIG, unseen=unseen), result, CONFIG), classifier
     classifier = between(champion(), classifier, points)
     (taken,) = [point for point in points if point.chosen]
-    lost = [points[0].validation_accuracy - point.validation_accuracy for point in points]
-    smoothed = smooth_losses([point.weight for point in points], lost)
-    allowed = [p for p, share in zip(points, smoothed, strict=True) if share <= CONFIG.max_clean_drop / 100 + 1e-9]
+    weights = [point.weight for point in points][::-1]
+    clean = [right_answers(between(champion(), tuned_whole, [Point(w, 0, 0, True)]), unseen, CPU) for w in weights]
+    bounds = bound_losses(weights, np.array(clean), 0.95)[::-1]
+    allowed = [p for p, share in zip(points, bounds, strict=True) if share <= CONFIG.max_clean_drop / 100 + 1e-9]
     assert taken in allowed
     assert taken.validation_repair_rate == max(point.validation_repair_rate for point in allowed)
     assert count_right(classifier, unseen, CPU) == taken.validation_accuracy * len(unseen)

@@ -49,6 +49,7 @@ from repairops.core.training.clock import StepClock
 from repairops.core.training.distributed import training_network
 from repairops.core.training.epoch import make_batch_source
 from repairops.core.training.loop import frozen_copy
+from repairops.core.training.pace import slower
 from repairops.core.training.selection import ValidationCounts, is_over, seconds_left, select_epoch
 from repairops.core.training.state import AveragedWeights, choose_epoch, count_right
 from repairops.data.records import ImageSet
@@ -372,7 +373,7 @@ def test_a_loss_that_is_not_finite_once_goes_on_from_the_last_good_weights(tmp_p
         run(champion(), tmp_path / "cut", fine_tune, config, on_epoch=stop_after_first, method_key="x")
     path = checkpoint_path(tmp_path / "cut").parent
     stored = load_checkpoint(path, fingerprint_in(path))
-    save_checkpoint(path, replace(stored, pace=stored.pace.slower()))
+    save_checkpoint(path, replace(stored, pace=slower(stored.pace)))
     run(wanted, path, fine_tune, config, method_key="x")
     assert same_weights(found, wanted)
 

@@ -187,6 +187,20 @@ class TrialFigures:
 
 
 @dataclass(frozen=True)
+class Pace:
+    """learning_rate: at the first step after warm-up. clip: norm to which a gradient is cut, 0 = none is.
+
+    change: of the weights by a step at the default rate, relative to them; 0 where the rate was given. lowered: how
+    often a loss was not finite.
+    """
+
+    learning_rate: float
+    clip: float = 0.0
+    change: float = 0.0
+    lowered: int = 0
+
+
+@dataclass(frozen=True)
 class Training:
     """How the challenger came about; see `core.training.TrainingResult`. best_epoch 0 is the champion itself."""
 
@@ -208,6 +222,8 @@ class Training:
     validation_unseen: bool | None = None  # None: an older outcome, which does not say
     tradeoff: tuple[Point, ...] = ()
     trials: tuple[TrialFigures, ...] = ()
+    optimizer: str = ""
+    pace: Pace | None = None
     more: Mapping[str, Any] = field(default_factory=dict, metadata=OTHERS)
 
 

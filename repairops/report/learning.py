@@ -37,8 +37,21 @@ def training(record: Record) -> dict[str, Any]:
         "charts": [chart for chart in charts if chart["figure"]],
         "validation": seen[found.validation_unseen],
         "time": _effort(found),
+        "pace": _pace(found),
         "trade_off": trade_off_chart(found.tradeoff),
     }
+
+
+def _pace(found: Training) -> str:
+    """By which optimizer, how fast, and why so; '' for an older outcome."""
+    if found.pace is None or not found.optimizer:
+        return ""
+    kind, pace = {"sgd": "SGD", "adamw": "AdamW"}.get(found.optimizer, plain(found.optimizer)), found.pace
+    said = f"Trained by {kind} from a learning rate of {pace.learning_rate:g}"
+    if not pace.change:
+        return f"{said}."
+    said += f"; a step at its default rate would change the weights by {percent(pace.change)}"
+    return f"{said}. Gradients were cut at a norm of {pace.clip:.3g}."
 
 
 def _effort(found: Training) -> str:

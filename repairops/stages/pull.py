@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from repairops.config import ModelConfig
 from repairops.data.records import CleanSet, ImageSet
-from repairops.data.sets import load_image_set
+from repairops.data.sets import load_image_set, peek_image_size
 from repairops.data.sources import peek_class_names, read_column
 from repairops.errors import listing
+from repairops.model.preprocessing import better_input
 from repairops.outcome.sections import DataSet
 from repairops.stages.job import Job
 from repairops.stages.roles import assign_clean_roles
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 log = logging.getLogger("repairops")
+OTHER_INPUT = (
+    "{} says nothing of mean and std, and gets {:.1%} of its own train images right as they are, {:.1%} normalised "
+    "otherwise. If it was trained so, add {} to the command."
+)
 FROZEN = (
     "{champion} is a traced graph that reads running statistics in an unknown way, and training will not move them "
     "({names}). Log it as a pickle, or give model.factory, if the repair diverges or does not improve."
@@ -58,7 +64,8 @@ def pull(job: Job, inputs: Inputs) -> tuple[Champion, ImageSet, ImageSet | None,
     if column := job.config.gate.clean_slices:
         read_column(paths["evaluation"], column, "gate.clean_slices")  # a wrong name is known before training
     names = peek_class_names(paths["evaluation"]) or ()
-    champion = fetch_champion(inputs.ref, job.config.model, job.folder / "champion", tuple(names))
+    shape = peek_image_size(paths["evaluation"])
+    champion = fetch_champion(inputs.ref, job.config.model, job.folder / "champion", tuple(names), shape)
     if champion.frozen:
         log.warning("Warning: %s", FROZEN.format(champion=inputs.ref, names=listing(champion.frozen, 5)))
     sets = {
@@ -73,6 +80,7 @@ def pull(job: Job, inputs: Inputs) -> tuple[Champion, ImageSet, ImageSet | None,
     }
     job.record = replace(job.record, sets=recorded)
     train_set = sets["training"]
+    warn_of_another_input(champion, job.config.model, train_set, job.device)
     unseen, clean = assign_clean_roles(job, train_set, sets["evaluation"], sets.get("validation"))
     chosen = f" and {len(unseen)} that choose" if unseen else ""
     job.say(
@@ -91,3 +99,15 @@ def _name_inputs(job: Job, inputs: Inputs, sets: Mapping[Context, ImageSet]) -> 
     }
     failures = log_batch_inputs(client, run_id, inputs.batches)
     job.judging = {"clean_set": named["evaluation"], "failures": failures}
+
+
+def warn_of_another_input(champion: Champion, given: ModelConfig, train_set: ImageSet, device: str) -> None:
+    """Where nobody said how the images are normalised, and the champion is clearly better otherwise."""
+    logged = champion.metadata.get("input", {})
+    if given.mean or given.std or given.value_range or "mean" in logged or "value_range" in logged:
+        return
+    if found := better_input(champion.classifier, train_set, device):
+        spec, before, after = found
+        names = ("value_range",) if spec.value_range != champion.spec.value_range else ("mean", "std")
+        options = " ".join(f"--set model.{name}={','.join(f'{x:g}' for x in getattr(spec, name))}" for name in names)
+        log.warning("Warning: %s", OTHER_INPUT.format(champion.ref, before, after, options))

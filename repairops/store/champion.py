@@ -66,21 +66,34 @@ class Champion:
         return self.classifier.spec
 
 
-def fetch_champion(ref: ModelRef, config: ModelConfig, folder: Path, class_names: tuple[str, ...] = ()) -> Champion:
+def fetch_champion(
+    ref: ModelRef,
+    config: ModelConfig,
+    folder: Path,
+    class_names: tuple[str, ...] = (),
+    shape: tuple[int, int, int] | None = None,
+) -> Champion:
     """Downloads the version into `folder` and loads it on the CPU in eval mode.
 
-    class_names: used where neither the options nor the model's metadata name the classes.
+    class_names: used where neither the options nor the model's metadata name the classes. shape: channels, height and
+    width of the images at hand; what is proposed where nothing says what the model takes.
 
     Raises NotAClassifier, NotFineTunable, PickleRefused, MissingInputSpec, InvalidInputSpec.
     """
     _download(ref, folder)
-    return open_champion(ref, config, folder, class_names)
+    return open_champion(ref, config, folder, class_names, shape)
 
 
-def open_champion(ref: ModelRef, config: ModelConfig, folder: Path, class_names: tuple[str, ...] = ()) -> Champion:
+def open_champion(
+    ref: ModelRef,
+    config: ModelConfig,
+    folder: Path,
+    class_names: tuple[str, ...] = (),
+    shape: tuple[int, int, int] | None = None,
+) -> Champion:
     """The version as it lies in `folder`; see `fetch_champion`."""
     data, metadata, signature = _described(ref, folder)
-    spec = input_spec(ref, config, metadata, signature, class_names)
+    spec = input_spec(ref, config, metadata, signature, class_names, shape)
     serialization_format = "pt2" if (data / "model.pt2").exists() else "pickle"
     traced = serialization_format == "pt2"
     network = _load_network(ref, folder, traced)
@@ -103,6 +116,7 @@ def input_spec(
     metadata: Mapping[str, Any],
     signature: Any = None,
     class_names: tuple[str, ...] = (),
+    images: tuple[int, int, int] | None = None,
 ) -> InputSpec:
     """The input specification: options first, then the model's metadata, then its signature's shape."""
     values: dict[str, Any] = dict(metadata.get("input", {}))
@@ -120,7 +134,7 @@ def input_spec(
             values[name] = getattr(config, name)
     missing = [name for name in ("channels", "height", "width", "class_names") if name not in values]
     if missing:
-        raise MissingInputSpec(str(ref), missing)
+        raise MissingInputSpec(str(ref), missing, images)
     try:
         return from_plain(InputSpec, values, "input")
     except Unfit as error:

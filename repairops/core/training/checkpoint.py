@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from repairops.core.training.pace import Pace
 from repairops.data.sets import whole_file
+from repairops.outcome.sections import Pace
 
 NAME = "training.safetensors"
 PARTS = ("model", "best", "momentum", "average")

@@ -21,12 +21,13 @@ from repairops.config import TrainingConfig, derive_seed
 from repairops.core.methods.base import Method
 from repairops.core.training.clock import StepClock
 from repairops.core.training.distributed import Ranks
-from repairops.core.training.pace import PROBES, WARM_UP, Pace
+from repairops.core.training.pace import PROBES, WARM_UP
 from repairops.core.training.state import AveragedWeights, Figures
 from repairops.data.records import ImageSet
 from repairops.errors import LossNotFinite
 from repairops.model.device import fits_on, seeded, set_mode
 from repairops.model.network import Classifier, to_unit
+from repairops.outcome.sections import Pace
 
 logger = logging.getLogger("repairops")
 

@@ -27,13 +27,14 @@ from repairops.core.training.distributed import (
     use_channels_last,
 )
 from repairops.core.training.epoch import EpochRunner, epoch_steps, make_batch_source
-from repairops.core.training.pace import Pace, choose_optimizer, fit_pace, make_optimizer
+from repairops.core.training.pace import choose_optimizer, fit_pace, make_optimizer
 from repairops.core.training.selection import is_over, seconds_left
 from repairops.core.training.state import Figures, TrainingState
 from repairops.data.records import ImageSet
 from repairops.errors import DatasetNotFound, InvalidOption
 from repairops.model.device import device_name, resolve_device, seeded, set_mode, use_bfloat16
 from repairops.model.network import Classifier
+from repairops.outcome.sections import Pace
 
 
 @dataclass(frozen=True)

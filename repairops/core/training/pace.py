@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from repairops.config import TrainingConfig
 from repairops.errors import NotFineTunable
 from repairops.model.traced import part_names
+from repairops.outcome.sections import Pace
 
 Optimizer = Literal["sgd", "adamw"]
 
@@ -28,21 +29,9 @@ WARM_UP = 0.05  # of the steps, with AdamW; the momentum of SGD starts from rest
 LOWERED, MOST = 0.1, 2  # times the learning rate where a loss is not finite; so often
 
 
-@dataclass(frozen=True)
-class Pace:
-    """learning_rate: at the first step after warm-up. clip: norm to which a gradient is cut, 0 = none is.
-
-    change: of the weights by a step at RATES, relative to them; 0 where the rate was given. lowered: how often a loss
-    was not finite.
-    """
-
-    learning_rate: float
-    clip: float = 0.0
-    change: float = 0.0
-    lowered: int = 0
-
-    def slower(self) -> Pace:
-        return replace(self, learning_rate=LOWERED * self.learning_rate, lowered=self.lowered + 1)
+def slower(pace: Pace) -> Pace:
+    """Where a loss was not finite."""
+    return replace(pace, learning_rate=LOWERED * pace.learning_rate, lowered=pace.lowered + 1)
 
 
 def is_transformer(network: nn.Module) -> bool:

@@ -28,12 +28,13 @@ from repairops.core.training.checkpoint import (
 )
 from repairops.core.training.clock import memory_figures
 from repairops.core.training.distributed import Ranks
-from repairops.core.training.pace import MOST, Pace
+from repairops.core.training.pace import MOST, slower
 from repairops.core.training.selection import FORGOTTEN, Selection, ValidationCounts, select_epoch
 from repairops.data.records import ImageSet
 from repairops.errors import LossNotFinite
 from repairops.model.device import set_mode
 from repairops.model.network import Classifier, to_unit
+from repairops.outcome.sections import Pace
 
 logger = logging.getLogger("repairops")
 
@@ -163,7 +164,7 @@ class TrainingState:
             except LossNotFinite as error:
                 if self.pace.lowered == MOST:
                     raise
-                self.pace = self.pace.slower()
+                self.pace = slower(self.pace)
                 if self.ranks.leads:
                     logger.warning("Warning: %s", error.going_on(self.pace.learning_rate))
                 load_tensors(self.classifier, model)
