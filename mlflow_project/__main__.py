@@ -1,7 +1,7 @@
 """MLproject's entry points: `python -m mlflow_project NAME --parameter value ...` is a `repairops` command.
 
-MLproject parameters are all text, and 'unset', or '', means 'not given'; the command line has options. MLflow shows every
-parameter on the run's page, where an empty text would say nothing.
+MLproject parameters are all text, and 'unset', or '', means 'not given'; the command line has options. MLflow shows
+every parameter on the run's page, where an empty text would say nothing.
 """
 
 from __future__ import annotations

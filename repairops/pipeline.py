@@ -16,9 +16,17 @@ from repairops.data.split import split_by_roles
 from repairops.errors import UsageError
 from repairops.model.device import resolve_device
 from repairops.outcome import Outcome
-from repairops.stages.gallery import changed_answers, flipped_images, guarded_images, repaired_by_class
+from repairops.stages.gallery import (
+    changed_answers,
+    flipped_images,
+    guarded_images,
+    judged_failures,
+    nearest_to,
+    repaired_by_class,
+)
 from repairops.stages.job import Job
 from repairops.stages.judge import ask_gate, export_and_compare, measure, weigh
+from repairops.stages.provenance import note_provenance
 from repairops.stages.publish import check_alias, outcome_message, promote_earlier, publish
 from repairops.stages.pull import Inputs, pull
 from repairops.stages.repair import repair_champion
@@ -114,6 +122,7 @@ def consolidate(model: str = "prod/cls", *, config: Config | None = None, **othe
 def run_job(job: Job, inputs: Inputs) -> Outcome:
     """One repair, from what was pulled to a judged outcome; each stage times itself and says what it did."""
     with job.stage("pull"):
+        note_provenance(job, inputs)
         champion, train_set, unseen, clean, rows = pull(job, inputs)
     with job.stage("validate"):
         failures, known = validate_failures(job, rows, champion, train_set, unseen, clean, inputs.roles)
@@ -133,6 +142,13 @@ def run_job(job: Job, inputs: Inputs) -> Outcome:
     changed, by_class = changed_answers(evaluation, clean, heldout), repaired_by_class(evaluation, heldout)
     job.record = replace(job.record, confusion=changed, heldout_by_class=by_class)
     routed, missed = guarded_images(evaluation, clean, heldout)
-    flips = flipped_images(evaluation, clean)
-    pictures = replace(pictures, negative_flips=flips, routed_clean=routed, missed_failures=missed)
+    right, wrong = judged_failures(evaluation, heldout, nearest_to(repaired))
+    pictures = replace(
+        pictures,
+        negative_flips=flipped_images(evaluation, clean),
+        routed_clean=routed,
+        missed_failures=missed,
+        repaired_failures=right,
+        remaining_failures=wrong,
+    )
     return job.conclude(outcome, outcome_message(job, outcome, evidence, verdict), pictures)

@@ -21,7 +21,7 @@ from repairops.gate import decide
 from repairops.gate.evidence import Evidence, LatencyFigures, ParityCounts, RoutedCounts, Routing
 from repairops.outcome import Outcome, Record
 from repairops.outcome.plain import from_plain, to_plain
-from repairops.report import GuardedImage, NegativeFlip, Pictures, SamplePair
+from repairops.report import GuardedImage, JudgedFailure, NegativeFlip, Pictures, SamplePair
 
 
 @functools.cache
@@ -93,6 +93,32 @@ def trade_off() -> list[dict[str, Any]]:
     return [
         {"weight": w, "validation_accuracy": a, "validation_repair_rate": r, "chosen": w == 0.75} for w, a, r in points
     ]
+
+
+def provenance() -> dict[str, Any]:
+    moves = [
+        {"kind": "logged", "version_to": "1", "by": "alice", "at": "2026-01-09T10:00:00+00:00"},
+        {"kind": "outside", "version_from": "1", "version_to": "2", "by": "outside repairops"},
+        {
+            "kind": "promotion",
+            "version_from": "2",
+            "version_to": "3",
+            "by": "carol",
+            "reason": "read the report",
+            "at": "2026-02-01T10:00:00+00:00",
+            "forced": True,
+        },
+    ]
+    return {
+        "registry": "https://mlflow.example.com",
+        "experiment": "12",
+        "failures_experiment": "9",
+        "ran_by": "scheduler",
+        "champion_by": "alice",
+        "failures_by": {"be17" * 16: "line 4", "07aa" * 16: "bob"},
+        "earlier_gates": ["e5" * 16, "f6" * 16],
+        "alias_history": moves,
+    }
 
 
 def passed() -> dict[str, Any]:
@@ -167,6 +193,7 @@ def passed() -> dict[str, Any]:
                 for method, rate, repaired in (("style_guided", 0.03, 83), ("fine_tune", 0.03, 79))
             ],
         },
+        "provenance": provenance(),
         "sets": {
             "train_set": {"uri": "mlflow-artifacts:/1", "digest": "ab12" * 16, "images": 50_000},
             "clean_set": {"uri": "mlflow-artifacts:/2", "digest": "cd34" * 16, "images": 10_000},
@@ -315,6 +342,9 @@ def renamed(outcome: dict[str, Any], name: str) -> dict[str, Any]:
     hostile["validation"]["quarantined"] = {name: 3}
     hostile["training"]["note"] = name
     hostile["config"]["style"]["name"] = name
+    move = dict.fromkeys(("kind", "version_from", "version_to", "by", "reason", "at"), name)
+    hostile["provenance"] |= dict.fromkeys(("registry", "experiment", "failures_experiment", "champion_by"), name)
+    hostile["provenance"] |= {"ran_by": name, "failures_by": {"be17" * 16: name}, "alias_history": [move]}
     hostile["tracking"] = {"run_id": name, "experiment": name}
     for check in hostile["verdict"]["checks"]:
         check["summary"] = name
@@ -343,6 +373,8 @@ def pictures(samples: int = 2, flips: int = 5, name: str = "cat") -> Pictures:
         [NegativeFlip(images[i], name, name, "dog") for i in range(flips)],
         [GuardedImage(images[i], name, name if i else "dog", 0.97 - i / 50) for i in range(4)],
         [GuardedImage(images[i], name, "dog", 0.01 + i / 50) for i in range(4, 7)],
+        [JudgedFailure(images[i], name, i % 5, "dog", 0.9 - i / 50, name, 0.7 + i / 50) for i in range(8)],
+        [JudgedFailure(images[i], name, i % 5, "dog", 0.9, "dog", 0.6) for i in range(8, 11)],
     )
 
 

@@ -249,6 +249,17 @@ def test_site_fetches_nothing_from_outside() -> None:
     assert (DOCS / "images" / "report.png").stat().st_size < 300_000
 
 
+def test_the_readme_s_picture_and_figures_are_those_of_the_benchmark() -> None:
+    names = runpy.run_path(str(DOCS / "extensions" / "default_command.py"))
+    looks = names["looks"]()
+    assert names["PICTURE"].read_text(encoding="utf-8") == names["drawn"](looks)
+    assert [len(look.repaired) == len(look.clean) == 3 for look in looks] == [True] * 6
+    repaired, clean = ([value for look in looks for value in getattr(look, part)] for part in ("repaired", "clean"))
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    assert f"{min(repaired):.0%} to {max(repaired):.0%}".replace("%", "", 1) in text
+    assert f"{min(clean):+.2f} to {max(clean):+.2f} points" in text
+
+
 def test_changelog_has_the_version_of_the_package() -> None:
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert f"## [{repairops.__version__}]" in text

@@ -34,6 +34,7 @@ from repairops.model.network import Classifier
 from repairops.outcome import Outcome
 from repairops.outcome.plain import to_plain
 from repairops.pipeline import repair
+from repairops.promotion.history import user
 from repairops.promotion.move import rollback
 from repairops.report import render_terminal
 
@@ -62,6 +63,14 @@ def check_mlflows_pages(scene: Scene, run: Run, outcome: Outcome) -> None:
     assert found.keys() == {"training", "evaluation", "failures"}
     assert found["failures"].digest == outcome.values["batches"][0]["digest"][:36]
     assert json.loads(found["failures"].profile) == {"num_rows": len(scene.logged)}
+
+    provenance = outcome.record.provenance
+    assert provenance is not None
+    assert provenance.registry == scene.uri
+    assert provenance.experiment == run.info.experiment_id
+    assert provenance.ran_by == provenance.champion_by == next(iter(provenance.failures_by.values())) == user()
+    assert provenance.earlier_gates == ()
+    assert [(move.kind, move.version_to) for move in provenance.alias_history] == [("logged", "1")]
 
     evidence, checks = outcome.values["evidence"], outcome.values["verdict"]["checks"]
     model = scene.client.get_logged_model(scene.client.get_model_version("cls", "2").source.removeprefix("models:/"))

@@ -84,7 +84,11 @@ def test_every_outcome_gives_a_well_formed_page_with_its_verdict(name: str) -> N
         assert len(found.all(landmark)) == 1
     ids = [a["id"] for _, a in found.elements if "id" in a]
     assert len(ids) == len(set(ids))
-    assert {a["href"] for a in found.all("a")} <= {f"#{i}" for i in ids}
+    inside, outside = set(), set()
+    for link in found.all("a"):
+        (inside if str(link["href"]).startswith("#") else outside).add(str(link["href"]))
+    assert inside <= {f"#{i}" for i in ids}
+    assert all(address.startswith("https://mlflow.example.com") for address in outside)
     assert {a["aria-labelledby"] for a in found.all("section")} <= set(ids)
 
 
@@ -244,7 +248,9 @@ def test_nothing_is_asked_of_the_network() -> None:
         found = Page(html)
         assert {tag for tag, _ in found.elements} & {"link", "iframe", "object", "video", "form"} == set()
         assert "http://" not in html
-        assert "https://" not in html
+        followed = {str(a["href"]) for a in found.all("a")}  # by a click alone
+        assert all(place.startswith(("#", "https://mlflow.example.com")) for place in followed)
+        assert "https://" not in html.replace("https://mlflow.example.com", "")
         assert "@import" not in html
         assert "url(" not in html
         sources = [
@@ -363,7 +369,7 @@ def test_a_large_grid_is_made_to_fit() -> None:
 
 def test_every_picture_and_figure_has_words() -> None:
     found = page("passed", made.pictures())
-    assert len(found.all("img")) == 5 * 2 * 4 + 5 + 1
+    assert len(found.all("img")) == 5 * 2 * 4 + 5 + 11 + 1  # clusters, flips, judged failures, grid
     assert all(a.get("alt") for a in found.all("img"))
     assert found.all("svg")
     assert all(a.get("role") == "img" and a.get("aria-label") for a in found.all("svg"))

@@ -138,6 +138,54 @@ def test_long_names_do_not_widen_the_page(opened: Opened, tmp_path: Path) -> Non
     assert {width: too_wide(opened.page) for width in resized(opened.page)} == NOWHERE
 
 
+def broken_words(page: Any) -> list[str]:
+    """Words of at most 14 letters in tables and lists that stand on more than one line."""
+    script = """() => {
+      const out = [];
+      for (const cell of document.querySelectorAll('th, td, dt, dd, figcaption, .keys p')) {
+        if (cell.getBoundingClientRect().width < 2) continue;  // for ears alone
+        const walker = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+        for (let node; (node = walker.nextNode()); )
+          for (const found of node.data.matchAll(/[\\p{L}\\p{N}]{2,14}/gu)) {
+            const range = document.createRange();
+            range.setStart(node, found.index);
+            range.setEnd(node, found.index + found[0].length);
+            const around = (node.data[found.index - 1] ?? ' ') + (node.data[found.index + found[0].length] ?? ' ');
+            if (/[\\p{L}\\p{N}]/u.test(around)) continue;
+            const lines = new Set([...range.getClientRects()].map(box => Math.round(box.top)));
+            if (lines.size > 1) out.push(found[0]);
+          }
+      }
+      return out;
+    }"""
+    return list(page.evaluate(script))
+
+
+@pytest.mark.parametrize("name", ["guarded", "error"])
+def test_no_word_breaks_into_letters_on_a_phone(name: str, opened: Opened, tmp_path: Path) -> None:
+    opened.page.goto(written(tmp_path, made.OUTCOMES[name]()))
+    opened.page.evaluate("document.querySelectorAll('details').forEach(e => e.open = true)")
+    assert {width: broken_words(opened.page) for width in resized(opened.page)} == NOWHERE
+    opened.page.add_style_tag(content="dd { max-width: 2ch }")
+    assert broken_words(opened.page) != []
+
+
+def test_links_lead_to_the_registry(opened: Opened, tmp_path: Path) -> None:
+    """Run, both versions and batches, as addresses of MLflow's pages; of a database its address alone."""
+    opened.page.goto(written(tmp_path, made.passed()))
+    section = opened.page.locator("#lineage")
+    found = {link.inner_text(): link.get_attribute("href") for link in section.get_by_role("link").all()}
+    root, run = "https://mlflow.example.com/#", "d4" * 16
+    assert found["models:/road-signs/4"] == f"{root.replace('#', '')}#/models/road-signs/versions/4"
+    assert found[run] == f"{root}/experiments/12/runs/{run}"
+    assert found["07aa07aa07aa, 344 rows"] == f"{root}/experiments/9/runs/{'c3' * 16}"
+    outcome = made.passed()
+    outcome["provenance"]["registry"] = "sqlite:////data/mlflow.db"
+    opened.page.goto(written(tmp_path, outcome))
+    assert opened.page.locator("#lineage").get_by_role("link").count() == 0
+    assert opened.page.locator("#lineage code", has_text="sqlite:////data/mlflow.db").is_visible()
+
+
 def test_accessible_on_a_phone_and_on_paper(opened: Opened, tmp_path: Path) -> None:
     opened.page.goto(written(tmp_path, made.passed()))
     opened.page.set_viewport_size({"width": 320, "height": 900})

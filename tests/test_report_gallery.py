@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from guard_helpers import images as bright_images
 from guard_helpers import pair
@@ -24,6 +25,7 @@ from repairops.stages.gallery import (
     changed_answers,
     flipped_images,
     guarded_images,
+    judged_failures,
     repaired_by_class,
     style_grid,
     style_samples,
@@ -132,6 +134,23 @@ def test_negative_flips_come_with_both_answers_most_confident_first() -> None:
     assert [(flip.label, flip.champion, flip.challenger) for flip in flips] == [("5", "5", "6")] * 2
     assert torch.equal(torch.from_numpy(flips[0].image), clean.images.pixels[int(places[1])])
     assert len(flipped_images(found, clean, limit=1)) == 1
+
+
+def test_judged_failures_come_from_all_clusters_with_both_answers() -> None:
+    found, _, heldout = evaluation()
+    labels, after = heldout.batch.images.labels, found.challenger_heldout
+    threes, others = np.flatnonzero(labels == 3), np.flatnonzero(labels != 3)
+    nearest = np.zeros(60, np.int64)
+    nearest[others[-2:]] = 1  # a cluster of two, both still wrong
+    right, wrong = judged_failures(found, heldout, nearest, limit=6)
+    assert {(f.label, f.champion, f.challenger, f.cluster) for f in right} == {("3", "8", "3", 0)}
+    assert len(right) == min(6, len(threes))
+    assert [f.cluster for f in wrong] == [0, 0, 0, 0, 1, 1]
+    for part in (wrong[:4], wrong[4:]):
+        assert [f.label for f in part] == sorted(f.label for f in part)
+    sure = np.sort(after.confidence[others[:-2]])[-4:]
+    assert sorted(f.challenger_confidence for f in wrong[:4]) == pytest.approx(sure.tolist())
+    assert all(f.challenger == str((int(f.label) + 1) % 10) == f.champion for f in wrong)
 
 
 def test_images_that_the_guard_gets_wrong_come_most_confident_first() -> None:

@@ -41,11 +41,13 @@ from repairops.promotion.move import move_alias
 from repairops.stages.job import Job
 from repairops.stages.publish import _promote
 from repairops.store.connection import connect, experiment_id
+from repairops.store.datasets import DatasetRef, log_reference
 from repairops.store.flavors import inherited_requirements, model_digests
 from repairops.store.jobs import (
     JobRun,
     close_interrupted,
     earlier_outcome,
+    gates_decided_by,
     job_key,
     job_lock,
     job_run,
@@ -537,6 +539,25 @@ def test_a_jobs_run_goes_where_mlflow_s_settings_say(client: MlflowClient, monke
         job.rename(run_name(REF, "4"))
     info = client.get_run(job.run_id).info
     assert (client.get_experiment(info.experiment_id).name, info.run_name) == ("ours", "nightly")
+
+
+def test_earlier_gates_of_a_clean_set_are_counted_by_job(client: MlflowClient) -> None:
+    """Not another set's or model's, not one without a verdict, and a job that was repeated is one."""
+
+    def judged(key: str, outcome: str = "passed", clean: str = "c" * 64, name: str = "cls") -> str:
+        with job_run(client, ModelRef(name, "1", "prod", "")) as job:
+            log_reference(client, job.run_id, "training", DatasetRef("/train", "t" * 64))
+            log_reference(client, job.run_id, "evaluation", DatasetRef("/clean", clean))
+            job.set_tags({"repairops.job_key": key, "repairops.outcome": outcome})
+        return job.run_id
+
+    first, second = judged("a"), judged("b", "failed")
+    for other in ({"outcome": "repeated:passed"}, {"outcome": "error"}, {"clean": "d" * 64}, {"name": "other"}):
+        judged("e", **other)
+    judged("a")
+    assert gates_decided_by(client, "cls", "c" * 64, "own") == [first, second]
+    assert gates_decided_by(client, "cls", "c" * 64, "a") == [second]
+    assert gates_decided_by(client, "cls", "e" * 64, "own") == []
 
 
 @pytest.mark.parametrize(

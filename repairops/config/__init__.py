@@ -1,6 +1,6 @@
 """Configuration: the options of each stage with defaults, ranges and sentences, and how they are read."""
 
-from repairops.config.gate import RULES, GateConfig
+from repairops.config.gate import RULES, GateConfig, looser_than_default
 from repairops.config.load import config_from_dict, load_config, option_names
 from repairops.config.options import (
     ClusteringConfig,
@@ -37,6 +37,7 @@ __all__ = [
     "config_from_dict",
     "derive_seed",
     "load_config",
+    "looser_than_default",
     "option_names",
 ]
 

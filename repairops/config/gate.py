@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import Any, NamedTuple
 
 from repairops.config.fields import NOT_NEGATIVE, POINTS, SHARE, Level, Range, Rule, Stage, advisory, option, required
 
@@ -124,3 +125,29 @@ class GateConfig(Stage):
 
 
 RULES: dict[str, Rule] = {f.name: f.metadata["rule"] for f in fields(GateConfig) if f.metadata["rule"]}
+
+
+class Looser(NamedTuple):
+    """An option of the gate that lets more pass than its default does."""
+
+    name: str
+    value: float | str
+    default: float | str
+
+
+def looser_than_default(policy: GateConfig) -> list[Looser]:
+    """The limits and levels of a policy that are looser than the defaults, in the order of the options."""
+    defaults = GateConfig()
+    pairs = [Looser(f.name, getattr(policy, f.name), getattr(defaults, f.name)) for f in fields(GateConfig)]
+    return [pair for pair in pairs if _is_looser(*pair)]
+
+
+def _is_looser(name: str, value: Any, default: Any) -> bool:
+    if name in RULES:
+        return _LEVELS.index(value) > _LEVELS.index(default)
+    if name == "confidence" or name.startswith("min_"):
+        return bool(value < default)
+    return bool(name.endswith(("_points", "_tolerance")) or name.startswith("max_")) and bool(value > default)
+
+
+_LEVELS = ("required", "advisory", "off")

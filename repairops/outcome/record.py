@@ -17,6 +17,7 @@ from repairops.gate import RULES, decide
 from repairops.gate.evidence import Evidence, RepairCounts, Verdict
 from repairops.outcome import sections
 from repairops.outcome.plain import Unfit, from_plain, to_plain
+from repairops.outcome.provenance import Provenance
 
 SCHEMA = 2
 READABLE = (1, 2)
@@ -82,6 +83,7 @@ class Record:
     not_moved: str | None = None
     confusion: sections.Confusion | None = None
     heldout_by_class: Mapping[str, RepairCounts] | None = None
+    provenance: Provenance | None = None
     seconds: float | None = None
     earlier_run: str | None = None
 

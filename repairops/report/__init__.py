@@ -6,11 +6,12 @@ why and shows what exists.
 
 from repairops.report.markdown import render_markdown
 from repairops.report.page import render_page
-from repairops.report.pictures import GuardedImage, NegativeFlip, Pictures, SamplePair
+from repairops.report.pictures import GuardedImage, JudgedFailure, NegativeFlip, Pictures, SamplePair
 from repairops.report.terminal import render_terminal
 
 __all__ = [
     "GuardedImage",
+    "JudgedFailure",
     "NegativeFlip",
     "Pictures",
     "SamplePair",

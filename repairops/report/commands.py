@@ -28,6 +28,15 @@ def rollback_command(record: Record) -> str:
     return f"repairops rollback {_target(record)}" if record.registered else ""
 
 
+def serve_command(record: Record) -> str:
+    """MLflow's command that serves the version to people; empty where none was registered, or without an ONNX file."""
+    new = record.registered
+    if not new or not (record.artifacts and record.artifacts.onnx_sha256):
+        return ""
+    uri = shlex.quote(f"models:/{plain(new.name)}/{plain(new.version)}/onnx")
+    return f"mlflow models serve -m {uri} --env-manager local"
+
+
 def gate_command(record: Record) -> str:
     """The command that computes the verdict again; empty where the gate was not asked."""
     run = plain(record.tracking.run_id)

@@ -9,7 +9,7 @@ from repairops.outcome.sections import Cluster, WrongAnswer
 from repairops.report import comparisons, statements
 from repairops.report.figures import WHOLE_RATES, dumbbell, interval
 from repairops.report.formats import count, of, percent, plain, ratio
-from repairops.report.pictures import Pictures, SamplePair, data_uri, fitted_png, png_size, png_uri
+from repairops.report.pictures import JudgedFailure, Pictures, SamplePair, data_uri, fitted_png, png_size, png_uri
 
 MAX_LABELS = 5  # class names listed for one cluster
 CAPTIONS = {  # of a sample's images, and their descriptions
@@ -93,6 +93,30 @@ def flips(record: Record, pictures: Pictures) -> dict[str, Any]:
         "gained": count(found.won) if found.won else "",
         "images": [{**flip._asdict(), "src": png_uri(flip.image, pictures.side)} for flip in shown],
     }
+
+
+def judged(record: Record, pictures: Pictures) -> dict[str, Any]:
+    """Held-out failures before and after: how many of each cluster, and pictures of those right now and still wrong."""
+    found, shown = statements.effect(record), pictures.shown_failures()
+    right, wrong = ([_failure(failure, pictures.side) for failure in failures] for failures in shown)
+    left = None if found.failures is None or found.repaired is None else found.failures - found.repaired
+    clusters = record.evidence.heldout_by_cluster if record.evidence else {}
+    return {
+        "known": bool(found.failures),
+        "right": right,
+        "wrong": wrong,
+        "repaired": count(found.repaired),
+        "left": count(left),
+        "total": count(found.failures),
+        "clusters": [
+            {"name": f"cluster {plain(name)}", "counts": counts, "left": counts.total - counts.repaired}
+            for name, counts in clusters.items()
+        ],
+    }
+
+
+def _failure(failure: JudgedFailure, side: int) -> dict[str, Any]:
+    return {**failure._asdict(), "src": png_uri(failure.image, side)}
 
 
 def confusion(record: Record) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from repairops.outcome import Record
-from repairops.report import commands, statements
+from repairops.report import commands, provenance, statements
 from repairops.report.advice import next_steps
 from repairops.report.formats import count, plain, short, when
 
@@ -19,6 +19,7 @@ def render_markdown(record: Record) -> str:
     """The page's words in the page's order, as Markdown without HTML: verdict, why, next, figures, checks, lineage."""
     parts = [f"**{statements.verdict_word(record)}.** {escaped(statements.headline(record))}"]
     parts += [escaped(statements.standing(record)), escaped(statements.form(record))]
+    parts += [escaped(provenance.looser(record)), escaped(provenance.reuse(record))]
     parts += [_bullets(statements.why(record))]
     parts += ["**What to do next**", _bullets(next_steps(record))]
     rows = statements.before_after(record)
@@ -82,6 +83,7 @@ def _code(text: str) -> str:
 def _commands(record: Record) -> str:
     rows = [
         ("Promote", commands.promote_command(record)),
+        ("Serve, images in and classes out", commands.serve_command(record)),
         ("Roll back, after a promotion", commands.rollback_command(record)),
         ("Reproduce", commands.reproduce_command(record)),
     ]

@@ -16,6 +16,7 @@ MAX_SAMPLES = 20  # clusters' samples shown
 SAMPLES_A_CLUSTER = 2
 MAX_FLIPS = 24
 MAX_ROUTED = 12  # clean images that the guard sends away, and failures that it misses, each
+MAX_FAILURES = 24  # held-out failures that are right now, and that are still wrong, each
 MAX_SIDE = 112  # pixels; larger images are scaled down for the page
 PICTURE_BYTES = 1_500_000  # of pixels, all small pictures together: 2.0 MB in base64 where nothing compresses
 GRID_BYTES = 480_000  # of the cluster grid's PNG: 0.64 MB in base64
@@ -53,6 +54,18 @@ class NegativeFlip(NamedTuple):
     challenger: str
 
 
+class JudgedFailure(NamedTuple):
+    """A held-out failure, uint8 (C, H, W): true class, nearest cluster, both answers with confidences in 0..1."""
+
+    image: Any
+    label: str
+    cluster: int
+    champion: str
+    champion_confidence: float
+    challenger: str
+    challenger_confidence: float
+
+
 class GuardedImage(NamedTuple):
     """An image, uint8 (C, H, W), with its true class, the guarded version's answer, and the guard's probability."""
 
@@ -67,7 +80,7 @@ class Pictures:
     """The page's pictures; all may be missing. `cluster_grid` is a finished PNG.
 
     routed_clean: clean images that the guard sends to the repaired network. missed_failures: held-out failures that it
-    leaves to the champion.
+    leaves to the champion. repaired_failures, remaining_failures: held-out ones that are right now, and still wrong.
     """
 
     cluster_grid: bytes | None = None
@@ -75,6 +88,8 @@ class Pictures:
     negative_flips: Sequence[NegativeFlip] = ()
     routed_clean: Sequence[GuardedImage] = ()
     missed_failures: Sequence[GuardedImage] = ()
+    repaired_failures: Sequence[JudgedFailure] = ()
+    remaining_failures: Sequence[JudgedFailure] = ()
 
     def shown_samples(self) -> list[SamplePair]:
         """At most SAMPLES_A_CLUSTER of each cluster and MAX_SAMPLES in all, in the order given."""
@@ -93,11 +108,15 @@ class Pictures:
         """Clean images that are routed, failures that are missed."""
         return self.routed_clean[:MAX_ROUTED], self.missed_failures[:MAX_ROUTED]
 
+    def shown_failures(self) -> tuple[Sequence[JudgedFailure], Sequence[JudgedFailure]]:
+        """Those that are right now, those that are still wrong."""
+        return self.repaired_failures[:MAX_FAILURES], self.remaining_failures[:MAX_FAILURES]
+
     @property
     def side(self) -> int:
         """Longest side in pixels so that all shown pictures fit in PICTURE_BYTES, even uncompressed."""
         shown = sum(len(sample.images) for sample in self.shown_samples()) + len(self.shown_flips())
-        shown += sum(map(len, self.shown_guarded()))
+        shown += sum(map(len, (*self.shown_guarded(), *self.shown_failures())))
         return min(MAX_SIDE, isqrt(PICTURE_BYTES // (3 * shown))) if shown else MAX_SIDE
 
 

@@ -8,7 +8,9 @@ import numpy as np
 import torch
 
 from repairops.config import derive_seed
+from repairops.core.clustering import nearest_clusters
 from repairops.core.parts import TrainingParts
+from repairops.core.repair import Repaired
 from repairops.core.styles import Style
 from repairops.data.contact_sheet import image_grid
 from repairops.data.records import CleanSet, GuardAnswers, HeldOutFailures, ImageSet, Predictions
@@ -16,7 +18,15 @@ from repairops.gate.evidence import RepairCounts
 from repairops.model.evaluation import Evaluation, repaired_by
 from repairops.model.network import from_unit, to_unit
 from repairops.outcome.sections import Confusion, WrongAnswer
-from repairops.report.pictures import MAX_FLIPS, MAX_ROUTED, GuardedImage, NegativeFlip, SamplePair
+from repairops.report.pictures import (
+    MAX_FAILURES,
+    MAX_FLIPS,
+    MAX_ROUTED,
+    GuardedImage,
+    JudgedFailure,
+    NegativeFlip,
+    SamplePair,
+)
 
 MAX_CONFUSIONS = 12  # wrong answers listed for each set
 
@@ -107,6 +117,44 @@ def guarded_images(
         shown(clean.images, evaluation.challenger_clean, away, on_clean),
         shown(heldout.batch.images, evaluation.challenger_heldout, missed, on_failures),
     )
+
+
+def nearest_to(repaired: Repaired) -> np.ndarray:
+    """The cluster that each held-out failure is nearest to, int64 (N,)."""
+    pixels = repaired.split.heldout.batch.images.pixels
+    return nearest_clusters(repaired.split.repair, repaired.clusters, pixels) if len(pixels) else np.empty(0, np.int64)
+
+
+def judged_failures(
+    evaluation: Evaluation, heldout: HeldOutFailures, nearest: np.ndarray, limit: int = MAX_FAILURES
+) -> tuple[list[JudgedFailure], list[JudgedFailure]]:
+    """Held-out failures that are right now, and those still wrong, by cluster and class, from all clusters alike.
+
+    nearest: int64 (N,), their clusters. Within a cluster those where the challenger is most sure come first.
+    """
+    images, before, after = heldout.batch.images, evaluation.champion_heldout, evaluation.challenger_heldout
+    names = images.class_names
+
+    def shown(rows: np.ndarray) -> list[JudgedFailure]:
+        rows = rows[np.argsort(-after.confidence[rows], kind="stable")]
+        order = np.zeros(len(rows), np.int64)  # of each one in its cluster
+        for cluster in np.unique(nearest[rows]):
+            order[nearest[rows] == cluster] = np.arange(np.count_nonzero(nearest[rows] == cluster))
+        chosen = rows[np.argsort(order, kind="stable")[:limit]]
+        return [
+            JudgedFailure(
+                images.pixels[i].numpy(),
+                names[images.labels[i]],
+                int(nearest[i]),
+                names[before.labels[i]],
+                float(before.confidence[i]),
+                names[after.labels[i]],
+                float(after.confidence[i]),
+            )
+            for i in chosen[np.lexsort((images.labels[chosen], nearest[chosen]))].tolist()
+        ]
+
+    return shown(np.flatnonzero(after.right & ~before.right)), shown(np.flatnonzero(~after.right))
 
 
 def changed_answers(evaluation: Evaluation, clean: CleanSet, heldout: HeldOutFailures) -> Confusion:

@@ -11,7 +11,6 @@ import numpy as np
 from torch import Tensor
 
 from repairops.config import derive_seed
-from repairops.core.clustering import nearest_clusters
 from repairops.core.methods import CONSOLIDATE
 from repairops.core.repair import Repaired
 from repairops.data.records import CleanSet
@@ -24,6 +23,7 @@ from repairops.model.evaluation import Evaluation, evaluate, paired_counts, pred
 from repairops.model.onnx import compare, export_onnx, measure_latency, run_onnx
 from repairops.model.routing import at_a_limit, by_who_answers, routing_of
 from repairops.outcome.sections import Artifacts, ChallengerFigures
+from repairops.stages.gallery import nearest_to
 from repairops.stages.job import Job
 from repairops.store.champion import Champion
 from repairops.store.runs import file_sha256
@@ -54,9 +54,7 @@ def weigh(job: Job, champion: Champion, repaired: Repaired, clean: CleanSet, eva
     if policy.corruptions != "off":
         limit, seed = policy.corruption_images, derive_seed(job.config.seed, "gate")
         corrupted = corrupted_counts(*networks, clean.images, limit=limit, seed=seed, device=job.device)
-    nearest = np.empty(0, np.int64)
-    if len(heldout):
-        nearest = nearest_clusters(repaired.split.repair, clusters, heldout.images.pixels)
+    nearest = nearest_to(repaired)
     column, values = policy.clean_slices, _values_of_slices(clean, policy.clean_slices)
     return Evidence(
         clean=evaluation.clean,

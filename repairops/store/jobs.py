@@ -28,6 +28,7 @@ JOB_TAG = "repairops.job_key"
 PLACE_TAG = "repairops.place"
 LOCK, PLACE = "lock", "place"  # files in a job's folder
 LONGEST_JOB = 7 * 86400  # seconds; a run of another place that began before is taken for dead
+MOST_RUNS = 1000  # that are looked through for earlier gates
 METRICS_A_REQUEST = 500  # MLflow takes at most 1,000
 _BY_CHANCE = re.compile(r"[a-z]+-[a-z]+-\d+")  # the names that MLflow makes up
 FINAL = ("passed", "failed", "inconclusive", "alias_moved", "not_promoted")
@@ -191,6 +192,25 @@ def runs_of_job(client: MlflowClient, key: str) -> list[Run]:
         return list(
             client.search_runs(experiments, f"tags.`{JOB_TAG}` = '{key}'", order_by=["attributes.start_time DESC"])
         )
+
+
+def gates_decided_by(client: MlflowClient, model: str, clean_set: str, key: str) -> list[str]:
+    """Runs of other jobs of a model whose gate came to a verdict on the clean set of this digest, oldest first."""
+    with talking("look for earlier gates"):
+        experiments = [e.experiment_id for e in client.search_experiments(max_results=1000)]
+        runs = client.search_runs(
+            experiments,
+            f"tags.`repairops.kind` = 'repair' and tags.`repairops.model` = '{model}'",
+            order_by=["attributes.start_time ASC"],
+            max_results=MOST_RUNS,
+        )
+    jobs: dict[str, str] = {}
+    for run in runs:
+        tags, inputs = run.data.tags, run.inputs.dataset_inputs if run.inputs else []
+        judged = any(entry.dataset.digest == clean_set[:36] for entry in inputs)
+        if judged and tags.get(OUTCOME_TAG) in FINAL and tags.get(JOB_TAG) != key:
+            jobs.setdefault(tags.get(JOB_TAG, run.info.run_id), run.info.run_id)
+    return list(jobs.values())
 
 
 def earlier_outcome(client: MlflowClient, runs: Sequence[Run]) -> Outcome | None:
