@@ -206,7 +206,7 @@ class NotAClassifier(RepairError):
 class NotFineTunable(RepairError):
     message = (
         "{} cannot be fine-tuned: {}. Log it with serialization_format='pickle', or name the "
-        "class that rebuilds it: -P model_factory=package.module:function."
+        "class that rebuilds it: --set model.factory=package.module:function (-P set=model.factory=...)."
     )
 
 

@@ -49,8 +49,9 @@ def pytest_collection_finish() -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         folder = Path(os.environ.pop(SHARED_FOLDER))
-        for pid in folder.glob("*/pid"):
-            stop_server(int(pid.read_text()))
+        for file in folder.glob("*/pid"):
+            pid, *kind = map(int, file.read_text().split())
+            stop_server(pid, *map(signal.Signals, kind))
         shutil.rmtree(folder, ignore_errors=True)
 
 

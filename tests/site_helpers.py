@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -56,8 +57,8 @@ def run_sql(folder: Path, *statements: str, database: str = "postgres") -> None:
             connection.cursor().execute(statement)
 
 
-def start_postgres(folder: Path, bin_folder: Path) -> int:
-    """Starts a server whose data, socket and log lie in `folder`, with the database EMPTY: its process id."""
+def start_postgres(folder: Path, bin_folder: Path) -> None:
+    """Starts a server whose data, socket and log lie in `folder`, with the database EMPTY."""
     import psycopg2
 
     folder.parent.chmod(0o711)  # the user that it runs as passes through
@@ -78,7 +79,7 @@ def start_postgres(folder: Path, bin_folder: Path) -> int:
     serving = [bin_folder / "postgres", "-D", data, "-k", folder, *(part for s in QUICK for part in ("-c", s))]
     with log.open("wb") as file:
         server = subprocess.Popen(serving, cwd=folder, stdout=file, stderr=file, process_group=0, **USER)
-    (folder / "pid").write_text(str(server.pid))
+    (folder / "pid").write_text(f"{server.pid} {signal.SIGINT.value}")  # by which it does not wait for its clients
     for attempt in range(600):
         try:
             run_sql(folder, f"CREATE DATABASE {EMPTY}")
@@ -89,7 +90,6 @@ def start_postgres(folder: Path, bin_folder: Path) -> int:
             time.sleep(0.1)
     code = f"import mlflow; mlflow.MlflowClient({database_uri(folder, EMPTY)!r}).search_experiments()"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=folder, capture_output=True, timeout=240)
-    return server.pid
 
 
 @pytest.fixture(scope="session", name="postgres")

@@ -119,7 +119,7 @@ def test_a_model_without_data_sets_says_how_to_give_them(scene: Scene) -> None:
 
     network = mlflow.pytorch.load_model("models:/cls/1")
     assert log_champion(network, scene.data, train_set=None, clean_set=None) == "2"
-    with pytest.raises(DatasetNotFound, match=r"-P train_set=PATH"):
+    with pytest.raises(DatasetNotFound, match=r"--train-set PATH \(-P train_set=PATH\)"):
         repair(config=options())
     assert scene.repairs() == []
 

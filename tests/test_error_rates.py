@@ -55,6 +55,19 @@ def test_mirrored_tables_have_mirrored_answers() -> None:
     assert exact_p_value(40, 3, 1000, 0.0) == pytest.approx(one_sided, abs=1e-5)
 
 
+@pytest.mark.parametrize(("won", "lost"), [(11_000, 15_300), (60_000, 62_400), (15_300, 11_000)])
+def test_a_large_table_is_searched_in_parts_and_summed_whole(
+    won: int, lost: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten million images would take a minute; at a quarter of a million both ways can be computed."""
+    n = 250_000
+    given = won, lost, n, (won - lost - 1.6 * math.sqrt(won + lost)) / n  # near the limit of a decision
+    found = exact_p_value(*given)
+    monkeypatch.setattr("repairops.gate.exact._PARTS", math.inf)
+    assert found == pytest.approx(exact_p_value(*given), abs=1e-5)
+    assert 0.03 < found < 0.08
+
+
 def test_the_p_value_falls_with_won_and_rises_with_lost() -> None:
     in_won = [exact_p_value(won, 10, 1000, -MARGIN) for won in range(0, 30, 3)]
     assert in_won == sorted(in_won, reverse=True)

@@ -101,7 +101,9 @@ def test_a_validation_set_is_found_where_there_is_one(client: MlflowClient, tmp_
 
 def test_missing_sets_name_the_option(client: MlflowClient, tmp_path: Path) -> None:
     ref = log_model(TinyNet(), "cls", SPEC, train_set=digit_set(4))
-    with pytest.raises(DatasetNotFound, match=rf"clean set.*{ref.run_id} logged none.*-P clean_set=PATH"):
+    with pytest.raises(
+        DatasetNotFound, match=rf"clean set.*{ref.run_id} logged none.*--clean-set PATH \(-P clean_set=PATH\)"
+    ):
         find_sets(client, ref.run_id, None, None)
     with pytest.raises(DatasetNotFound, match=r"train set.*run \(none\)"):
         find_sets(client, "", None, None)

@@ -114,9 +114,14 @@ def find_set(client: MlflowClient, run_id: str, context: Context, path: str | Pa
         raise DatasetNotFound(
             ROLE[context],
             f"none was given, and the model's source run {run_id or '(none)'} logged none",
-            f"Give one with -P {OPTION[context]}=PATH, or log the model with repairops.log_model.",
+            f"Give one with {_how(context)}, or log the model with repairops.log_model.",
         )
     return found
+
+
+def _how(context: Context) -> str:
+    """The option of a command, and the parameter of `mlflow run`."""
+    return f"--{ROLE[context].replace(' ', '-')} PATH (-P {OPTION[context]}=PATH)"
 
 
 def fetch_dataset(ref: DatasetRef, context: Context, folder: Path) -> Path:
@@ -124,7 +129,7 @@ def fetch_dataset(ref: DatasetRef, context: Context, folder: Path) -> Path:
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    missing = DatasetNotFound(ROLE[context], ref.uri, f"Give another with -P {OPTION[context]}=PATH.")
+    missing = DatasetNotFound(ROLE[context], ref.uri, f"Give another with {_how(context)}.")
     local = ref.uri.removeprefix("file://")
     if ":/" not in local:
         if not Path(local).exists():
