@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.repairops-$(shell cat pyproject.toml | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-numeric test-slow lint types docs docs-serve clean
+.PHONY: help install demo wheel test test-numeric test-slow lint types docs docs-serve clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -21,6 +21,16 @@ $(READY): pyproject.toml
 
 demo: install  ## The whole story on real images, in a folder of its own.
 	$(BIN)/repairops demo
+
+wheel: install  ## The demo from the wheel alone, in an empty folder, beside the packages that are installed already.
+	@folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && \
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir "$$folder" . && \
+	$(BIN)/python -m venv --without-pip "$$folder/venv" && \
+	site=$$("$$folder/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' >"$$site/packages.pth" && \
+	$(BIN)/python -m pip --python "$$folder/venv/bin/python" install --quiet --disable-pip-version-check \
+	  --no-deps --ignore-installed "$$folder"/repairops-*.whl && \
+	mkdir "$$folder/empty" && cd "$$folder/empty" && PATH="$$folder/venv/bin:$$PATH" repairops demo
 
 test: install  ## The default tests.
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)

@@ -106,6 +106,7 @@ class FileUnusable(RepairError):
     message = "{} cannot be used: {}. Check the path and its rights, then run the same command again."
 
 
+_LOST = ("gloo", "NCCL", "Connection closed by peer")  # what torch's collectives raise when a process is gone
 _FULL = ("No space left on device", "os error 28", "database or disk is full", "Disk quota exceeded")
 
 
@@ -120,6 +121,8 @@ def foreseen(error: BaseException) -> RepairError:
         return NoMemory(text)
     if isinstance(error, KeyboardInterrupt):
         return Interrupted("Ctrl-C")
+    if isinstance(error, RuntimeError) and any(word in text for word in _LOST):
+        return RankLost(text)
     if isinstance(error, OSError) and error.filename is not None:
         return FileUnusable(error.filename, error.strerror or text)
     return Unforeseen(type(error).__name__, text)
@@ -490,6 +493,13 @@ class RanksNotStarted(RepairError):
             f"The processes that torchrun started did not find each other at {address or 'this machine'}: {why}. Check "
             "that MASTER_ADDR and MASTER_PORT reach rank 0 from every node."
         )
+
+
+class RankLost(RepairError):
+    message = (
+        "Another process of this training has ended or is not reached any more: {}. Its own messages say why (often "
+        "too little memory). The same command goes on after the last finished epoch, on any number of processes."
+    )
 
 
 class ExportImpossible(RepairError):

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import yaml
 
 from repairops.cli import main
+from repairops.config import option_names
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -59,3 +61,36 @@ def commands(
 def flags(command: click.Command) -> set[str]:
     """The option flags that a command takes."""
     return {flag for option in command.params if isinstance(option, click.Option) for flag in option.opts}
+
+
+def crontab(page: Path) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """Settings and (times, command) of a page's cron blocks, as cron reads a user's table: a line is an entry."""
+    settings, entries = {}, []
+    for line in "\n".join(blocks(page, "cron")).splitlines():
+        if re.match(r"\w+ *=", line):
+            name, _, value = line.partition("=")
+            settings[name.strip()] = value.strip()
+        elif line.strip() and not line.lstrip().startswith("#"):
+            entries.append((" ".join(line.split()[:5]), line.split(maxsplit=5)[5]))
+    return settings, entries
+
+
+def check_command(line: str) -> None:
+    """A shell line with `repairops` names a command and options that it has; one with `mlflow run`, parameters."""
+    known = {" ".join(path): command for path, command in commands()}
+    points = yaml.safe_load((ROOT / "MLproject").read_text(encoding="utf-8"))["entry_points"]
+    parts = [Path(part).name if part.endswith(("/repairops", "/mlflow")) else part for part in words(line)]
+    if "mlflow" in parts and "run" in parts:
+        entry = parts[parts.index("-e") + 1] if "-e" in parts else "main"
+        given = [parts[i + 1].partition("=")[0] for i, part in enumerate(parts) if part == "-P"]
+        assert set(given) <= set(points[entry]["parameters"]), line
+    elif parts[0] == "repairops":
+        rest = parts[1:]
+        while rest and rest[0] in ("--traceback", "--quiet"):
+            rest.pop(0)
+        command = next(known[" ".join(rest[:n])] for n in (2, 1) if " ".join(rest[:n]) in known)
+        used = {part.partition("=")[0] for part in rest if part.startswith("--")}
+        assert used <= flags(command), line
+        sets = [rest[i + 1] for i, part in enumerate(rest) if part == "--set"]
+        prefix = "model." if rest[0] == "log" else ""
+        assert {prefix + value.partition("=")[0] for value in sets} <= set(option_names()), line

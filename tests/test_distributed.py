@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from pipeline_helpers import (
     Scene,
     environment,
     scene_fixture,  # noqa: F401
+    shell_options,
     template_fixture,  # noqa: F401
 )
 from torch import nn
@@ -183,6 +187,38 @@ def test_mlflow_runs_a_job_on_two_processes_and_only_the_first_talks_to_mlflow(s
     assert outcome["training"]["ranks"] == 2
     assert outcome["training"]["validation_images"] == outcome["clean_validation"]["images"]
     assert outcome["clean_validation"]["source"] == "clean set"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_killed_rank_is_the_outcome_of_its_job_and_the_same_job_goes_on(scene: Scene) -> None:
+    """On two processes, of which the second one is killed in training; then alone."""
+    options = [
+        "repair",
+        *shell_options([*OPTIONS, "training.epochs=12", "guard.mode=off", "style.name=radial_spectrum"]),
+    ]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "repairops"]
+    settings = environment(scene) | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    with (scene.folder / "ranks.log").open("w") as log:
+        launcher = subprocess.Popen([*command, *options], env=settings, cwd=scene.folder, stdout=log, stderr=log)
+        while not list(scene.home.glob("jobs/*/training.safetensors")):  # the first epoch is done
+            assert launcher.poll() is None, (scene.folder / "ranks.log").read_text()[-2000:]
+            time.sleep(0.01)
+        ranks = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+        os.kill(int(ranks[1]), signal.SIGKILL)
+        assert launcher.wait(120) == 1
+    (run,) = scene.repairs()
+    said = scene.outcome(run.info.run_id)["message"]
+    assert (run.info.status, run.data.tags["repairops.outcome"]) == ("FAILED", "error")
+    assert said.startswith(("Another process of this training has ended", "The job was interrupted (SIGTERM)"))
+    assert f"Error: {said}" in (scene.folder / "ranks.log").read_text()
+    alone = subprocess.run(
+        [sys.executable, "-m", "repairops", *options],
+        env=settings, cwd=scene.folder, capture_output=True, text=True, timeout=900, check=False,
+    )  # fmt: skip
+    assert alone.returncode in (0, 3, 4), alone.stderr[-2000:]
+    assert "Training goes on after epoch" in alone.stderr
+    assert scene.repairs()[0].info.status == "FINISHED"
 
 
 # The manifests for Kubernetes

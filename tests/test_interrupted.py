@@ -235,7 +235,7 @@ def check_whole(scene: Scene, key: str) -> None:
     assert [f"models:/{model.model_id}" for model in models] == [version.source]
     runs = [run for run in scene.repairs() if run.data.tags.get(KEY_TAG) == key]
     assert {run.info.status for run in runs} <= {"FINISHED", "KILLED"}
-    assert runs[0].data.tags["repairops.outcome"] == "passed"
+    assert runs[0].data.tags["repairops.outcome"] in ("passed", "repeated:passed")  # killed when all was done
     assert scene.outcome(runs[0].info.run_id)["registered"]["version"] == str(version.version)
 
 

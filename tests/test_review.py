@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from docs_helpers import DOCS, shell_lines, words
 from evidence_helpers import page_evidence
 from mlflow import MlflowClient
 from store_helpers import add_version, judged_version
@@ -66,6 +67,19 @@ def test_a_review_shows_verdict_checks_links_and_the_next_command(challenger: st
     assert "clean_non_regression" in result.stdout
     assert challenger in result.stdout  # where its artifacts lie
     assert "repairops promote prod/cls --version 2 --by NAME --reason TEXT" in result.stdout
+
+
+def test_the_tutorial_s_last_commands_run_as_they_stand(challenger: str) -> None:
+    kinds = ("gate", "review", "promote", "rollback", "history")
+    lines = [line for line in shell_lines(DOCS / "tutorial.md") if line.split()[1] in kinds]
+    assert [line.split()[1] for line in lines] == list(kinds)
+    for line in lines:
+        result = call(*words(line)[1:])
+        assert result.exit_code == 0, (line, result.output)
+    assert [(move.kind, move.version_to) for move in repairops.history("cls")][-2:] == [
+        ("promotion", "2"),
+        ("rollback", "1"),
+    ]
 
 
 def test_a_review_as_json_is_the_whole_evidence(challenger: str) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import signal
 from pathlib import Path
 
 import mlflow
@@ -27,14 +29,16 @@ from repairops.config import load_config
 from repairops.errors import (
     ArtifactsRefused,
     ArtifactsUnreachable,
+    Interrupted,
     NoSpace,
+    RankLost,
     RegistryRefused,
     RegistryUnreachable,
     RepairError,
     Unforeseen,
 )
 from repairops.outcome import read_outcome
-from repairops.stages.job import Job
+from repairops.stages.job import Job, stopped_by_sigterm
 from repairops.store.connection import connect, talking
 from repairops.store.jobs import job_run
 from repairops.store.models import ModelRef
@@ -94,6 +98,11 @@ def failing_job(client: MlflowClient, folder: Path, error: BaseException) -> tup
         (SystemExit(0), Unforeseen, "SystemExit: 0"),  # a pickle may do that
         (KeyboardInterrupt(), KeyboardInterrupt, "The job was interrupted (Ctrl-C)"),
         (RepairError("known"), RepairError, "known"),
+        (
+            RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer"),
+            RankLost,
+            "Another process of this",
+        ),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
 )
@@ -108,6 +117,38 @@ def test_whatever_is_raised_in_a_job_is_its_run_s_outcome(
     kept = read_outcome(client.download_artifacts(job.run.run_id, "outcome.json"))
     assert kept.kind == "error"
     assert kept.message.startswith(says)
+
+
+def stop_job(client: MlflowClient, folder: Path, first: Exception | None) -> None:
+    ref = ModelRef("cls", "1", "prod", "")
+    with stopped_by_sigterm(), job_run(client, ref) as run:
+        job = Job(run, "k" * 64, folder, ref, [], load_config(overrides=["training.device=cpu"]))
+        with job.errors_kept():
+            if first:
+                log_folder = run.log_folder
+                object.__setattr__(run, "log_folder", lambda *given: os.kill(os.getpid(), 15) or log_folder(*given))
+                raise first
+            os.kill(os.getpid(), signal.SIGTERM)
+            pytest.fail("it was not stopped")
+
+
+@pytest.mark.parametrize(
+    ("first", "kind", "says"),
+    [
+        (None, Interrupted, "The job was interrupted (SIGTERM)"),
+        (RuntimeError("gloo: Connection closed"), RankLost, "Another process"),  # SIGTERM while that is kept
+    ],
+)
+def test_a_job_that_is_stopped_keeps_its_outcome(
+    client: MlflowClient, tmp_path: Path, first: Exception | None, kind: type[RepairError], says: str
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(kind):
+        stop_job(client, tmp_path, first)
+    assert signal.getsignal(signal.SIGTERM) is before
+    (run,) = client.search_runs([client.get_experiment_by_name("repairops/repairs/cls").experiment_id])
+    assert (run.info.status, run.data.tags["repairops.outcome"]) == ("FAILED", "error")
+    assert read_outcome(client.download_artifacts(run.info.run_id, "outcome.json")).message.startswith(says)
 
 
 def test_the_tags_are_kept_where_no_file_can_be(

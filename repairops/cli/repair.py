@@ -96,13 +96,14 @@ def _run(tracking_uri: str | None, given: dict[str, Any]) -> None:
     from repairops.core.training.distributed import start_ranks
     from repairops.pipeline import repair as run_repair
     from repairops.report import render_terminal
+    from repairops.stages.job import stopped_by_sigterm
 
     ranks = start_ranks()
     if not ranks.leads:
         return follow()
     config_file, overrides, as_json = (given.pop(name) for name in ("config_file", "overrides", "as_json"))
     options = [f"{option}={value}" for name, option in OPTIONS.items() if (value := given.pop(name)) is not None]
-    with leading(ranks):
+    with leading(ranks), stopped_by_sigterm():
         outcome = run_repair(
             config=load_config(config_file, [*overrides, *options]), tracking_uri=tracking_uri, **given
         )

@@ -6,7 +6,9 @@ import contextlib
 import logging
 import math
 import platform
+import signal
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -19,7 +21,7 @@ import numpy as np
 from repairops import __version__
 from repairops.config import Config
 from repairops.data.contact_sheet import as_png
-from repairops.errors import RegistryUnreachable, RepairError, foreseen
+from repairops.errors import Interrupted, RegistryUnreachable, RepairError, foreseen
 from repairops.model.device import resolve_device
 from repairops.outcome import EXIT_CODES, Outcome, Record, write_outcome
 from repairops.outcome.logged import metrics, parameters
@@ -32,6 +34,36 @@ from repairops.store.jobs import JOB_TAG, OUTCOME_TAG, PLACE_TAG, JobRun, place_
 from repairops.store.models import ModelRef
 
 log = logging.getLogger("repairops")
+
+
+@contextlib.contextmanager
+def stopped_by_sigterm() -> Iterator[None]:
+    """SIGTERM raises Interrupted inside, once: whoever stops a job leaves a run with its outcome, as an error does.
+
+    It is what torchrun sends where another rank died, and Kubernetes to a pod that must go.
+    """
+
+    def stop(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise Interrupted("SIGTERM")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def unstopped() -> Iterator[None]:
+    """A process that listens to SIGTERM does not inside, where it is about to end already."""
+    listens = callable(signal.getsignal(signal.SIGTERM)) and threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN) if listens else None
+    try:
+        yield
+    finally:
+        if listens:
+            signal.signal(signal.SIGTERM, before)
 
 
 class Job:
@@ -106,13 +138,13 @@ class Job:
     def errors_kept(self) -> Iterator[None]:
         """Whatever is raised inside is the run's outcome 'error', with what was found so far, and a RepairError.
 
-        A killed process keeps nothing; Ctrl-C stays what it is.
+        A killed process keeps nothing; Ctrl-C stays what it is. torchrun sends SIGTERM right after a rank's error.
         """
         try:
             yield
         except BaseException as error:
             known = foreseen(error)
-            with tried_once(isinstance(known, RegistryUnreachable)):
+            with unstopped(), tried_once(isinstance(known, RegistryUnreachable)):
                 self._keep_error(str(known))
             if known is error or isinstance(error, KeyboardInterrupt):
                 raise
