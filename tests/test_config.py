@@ -130,7 +130,7 @@ def test_infinity_in_yaml_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "option",
     [
-        *("training.epochs=0", "training.learning_rate=-1", "training.learning_rate=0", "training.batch_size=0"),
+        *("training.epochs=0", "training.learning_rate=-1", "training.batch_size=0"),
         *("training.validation_fraction=1", "training.ema=1", "training.epoch_images=-1", "training.crop_padding=-2"),
         *("training.max_minutes=-1", "training.max_clean_drop=-0.1", "training.patience=-1", "training.workers=-2"),
         *("method.failure_share=-1", "method.population=0", "method.cutout_side=0", "method.chains=0"),
