@@ -211,9 +211,8 @@ class Strangers:
                 traceback.print_exc()
             return {**line, "outcome": "error", "error": f"{type(error).__name__}: {shown}"[:600]}
         training = outcome.values.get("training", {})
-        rate = {"learning_rate": training.get("history", [{}])[0].get("learning_rate")}
-        more = {key: training[key] for key in ("rate", "note") if training.get(key)}
-        return {**line, **figures(outcome.values), **rate, **more, "whole_seconds": round(time.monotonic() - began)}
+        more = {key: training[key] for key in ("optimizer", "pace", "note") if training.get(key)}
+        return {**line, **figures(outcome.values), **more, "whole_seconds": round(time.monotonic() - began)}
 
     def champion(self, name: str, train: ImageSet, seed: int) -> Classifier:
         """In eval mode. Its weights are kept."""

@@ -447,6 +447,18 @@ def test_latency_is_one_row_for_each_batch_size() -> None:
     assert rows == [["1", "1.910", "1.930", "1.01", "2.400", "2.520"], ["32", "21.3", "21.8", "1.02", "24.0", "25.9"]]
 
 
+def test_the_page_tells_how_fast_and_by_what_it_was_trained() -> None:
+    found, given = made.passed(), made.passed()
+    pace = {"learning_rate": 0.02, "clip": 39.7, "change": 0.0201, "lowered": 0}
+    found["training"] |= {"optimizer": "sgd", "pace": pace}
+    given["training"] |= {"optimizer": "adamw", "pace": {"learning_rate": 0.001, "clip": 0, "change": 0, "lowered": 0}}
+    page = render_page(record(found), Pictures())
+    assert "Trained by SGD from a learning rate of 0.02; a step at its default rate would change" in page
+    assert "the weights by 2.0%. Gradients were cut at a norm of 39.7." in page
+    assert learning.training(record(given))["pace"] == "Trained by AdamW from a learning rate of 0.001."
+    assert learning.training(record(made.passed()))["pace"] == ""  # an older outcome
+
+
 def test_training_starts_at_the_champion() -> None:
     found = learning.training(record(made.passed()))
     loss, accuracy = (chart["figure"] for chart in found["charts"])

@@ -174,14 +174,9 @@ class MethodConfig(Stage):
 class TrainingConfig(Stage):
     epochs: int = option(5, "At most.", COUNT)
     batch_size: int = option(100, "Train images in a batch; styled and failure images come on top.", COUNT)
-    optimizer: Literal["auto", "sgd", "adamw"] = option(
-        "auto", "`sgd`, `adamw`, or `auto`: `adamw` for a transformer (attention, LayerNorm, no BatchNorm), else `sgd`."
-    )
+    optimizer: Literal["auto", "sgd", "adamw"] = option("auto", "`auto` is `adamw` for a transformer, else `sgd`.")
     learning_rate: float = option(
-        0.0,
-        "At the first step, from which it falls along half a cosine; 0 = 0.02 with `sgd` and 0.0005 with `adamw`, "
-        "where such steps fit the network. See [Training](../how-it-works/repair.md#training).",
-        Range("0 (found for you) or more", 0),
+        0.0, "At the first step; 0 = found, see [Training](../how-it-works/repair.md#training).", NOT_NEGATIVE
     )
     momentum: float = option(0.9, "Of SGD, in the form of Nesterov; the first beta of AdamW.", PART)
     weight_decay: float = option(5e-4, "Of all parameters.", NOT_NEGATIVE)

@@ -222,7 +222,7 @@ class Training:
     validation_unseen: bool | None = None  # None: an older outcome, which does not say
     tradeoff: tuple[Point, ...] = ()
     trials: tuple[TrialFigures, ...] = ()
-    optimizer: str = ""
+    optimizer: str | None = None
     pace: Pace | None = None
     more: Mapping[str, Any] = field(default_factory=dict, metadata=OTHERS)
 
