@@ -19,6 +19,7 @@ def render_markdown(record: Record) -> str:
     """The page's words in the page's order, as Markdown without HTML: verdict, why, next, figures, checks, lineage."""
     parts = [f"**{statements.verdict_word(record)}.** {escaped(statements.headline(record))}"]
     parts += [escaped(statements.standing(record)), escaped(statements.form(record))]
+    parts += [escaped(statements.looks(record))]
     parts += [_bullets(statements.why(record))]
     parts += ["**What to do next**", _bullets(next_steps(record))]
     rows = statements.before_after(record)
