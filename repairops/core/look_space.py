@@ -46,8 +46,8 @@ class LookSpace:
     def directions(self, measures: Tensor) -> Tensor:
         """Of measures (N, M): how far they are from clean images' in each direction, in length at most 1."""
         moved = ((measures - self.centre) / self.scale).clamp(-CLIP, CLIP) @ self.white
-        length: Tensor = moved.norm(dim=1, keepdim=True)
-        return moved / (length + NEAR * float(moved.shape[1]) ** 0.5)
+        directions: Tensor = moved / (moved.norm(dim=1, keepdim=True) + NEAR * moved.shape[1] ** 0.5)
+        return directions
 
 
 def fit_look_space(failures: Tensor, clean: Tensor) -> LookSpace:

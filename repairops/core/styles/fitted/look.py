@@ -24,6 +24,7 @@ WIDE = 1.2816  # standard deviations to the 10% and 90% quantiles of a normal di
 ONE_DIRECTION = 0.5  # share of the mean length that is left when streaks are averaged as vectors
 UNEXPLAINED = 12.0  # see `FittedLook.unexplained`; set between 8 and 15 in docs/styles-measured.md
 CLEAR = 2.0  # of `FittedLook.evidence`, in the same units: what is told explains as much, see docs/styles-measured.md
+STRANGE = 4.0  # times what is unexplained, where that is much: a warp is taken for a veil that explains twice as much
 INTERVAL = re.compile(r" \(\{low\}[^)]*\)")
 GREY = 0.6  # correlation of the channels' noise from which it is called grey
 
@@ -67,10 +68,10 @@ class FittedLook:
 
     def clear(self, parameter: str) -> bool:
         """Whether the family of this parameter is told: without it clearly less is explained, and more than what is not
-        explained with it, which may be what it stands for.
+        explained with it, which may be what it stands for; where that is much, several times as much.
         """
-        evidence = self.evidence.get(PARAMETERS[parameter].family, math.inf)
-        return evidence >= max(CLEAR, self.unexplained())
+        left, evidence = self.unexplained(), self.evidence.get(PARAMETERS[parameter].family, math.inf)
+        return evidence >= max(CLEAR, left if left <= UNEXPLAINED else STRANGE * left)
 
     def draw(self, index: Tensor, generator: Generator, low: Tensor, high: Tensor) -> Degradation:
         """Parameters for failures `index` int64 (B,), anew from what is known of each, within low and high, (P,).
