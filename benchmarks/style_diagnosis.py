@@ -1,14 +1,16 @@
-"""What the fitted degradation finds in failures under each of the 15 corruptions, beside what was true.
+"""What the fitted degradation tells of failures under 15 corruptions and others of our own, beside what was true.
 
     python benchmarks/style_diagnosis.py TRAIN CLEAN --folder out [--corruptions fog,snow] [--photos 2500]
 
-Writes one JSON line for each corruption to FOLDER/diagnosis.jsonl and leaves out what is there already; --table prints
-the Markdown table from it. The truth is that of the failures themselves: the mean over their severities.
+Writes one JSON line for each to FOLDER/diagnosis.jsonl and leaves out what is there already; --table prints the
+Markdown tables from it: what was told with its values, and how often each component is told that is not there, or
+missed. The true value is that of the failures themselves: the mean over their severities.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import math
 import sys
 import time
@@ -17,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from degradations import TRUTHS
 from style_failures import Failures, champion, failures, load_sets, run_missing
 
-from repairops.bench.corruptions import CORRUPTIONS, blur, corrupt, weather
-from repairops.core.styles.fitted.estimation import estimate
+from repairops.bench.corruptions import blur, corrupt, weather
+from repairops.core.styles.fitted.degradation import PARAMETERS
+from repairops.core.styles.fitted.estimation import estimate, strengths
 from repairops.core.styles.fitted.look import findings, sentence
 from repairops.model.network import to_unit
 
@@ -85,7 +89,7 @@ def examine(corruption: str, batch: Failures, clean: torch.Tensor) -> dict[str, 
     began = time.process_time()
     found = estimate(to_unit(batch.images), clean, torch.Generator().manual_seed(0))
     seconds = time.process_time() - began
-    told = findings(found)
+    told, all_told = findings(found), findings(dataclasses.replace(found, evidence={}))
     checks = []
     for name, by_severity in truths(corruption).items():
         truth = float(torch.tensor(by_severity, dtype=torch.float32)[batch.severities - 1].mean())
@@ -95,15 +99,43 @@ def examine(corruption: str, batch: Failures, clean: torch.Tensor) -> dict[str, 
         checks.append({"parameter": name, "true": truth, "range": [min(by_severity), max(by_severity)],
                        "found": value, "error_of_range": error,
                        "within": error is not None and error <= ALLOWED})  # fmt: skip
+    families = {name: parameter.family for name, parameter in PARAMETERS.items()} | {"streak": "streak"}
+    strength, named = strengths(found), {finding.component for finding in told}
+    fitted = [
+        {"component": f.component, "value": f.value, "images": f.images, "told": f.component in named,
+         "evidence": found.evidence[families[f.component]], "strength": strength[families[f.component]]}
+        for f in all_told
+    ]  # fmt: skip
     return {"corruption": corruption, "failures": len(batch.images), "unexplained": round(found.unexplained(), 1),
-            "said": sentence(told, len(batch.images), found.unexplained()),
+            "said": sentence(told, len(batch.images), found.unexplained()), "fitted": fitted,
             "findings": [vars(f) for f in told], "checks": checks, "cpu_seconds": round(seconds, 1)}  # fmt: skip
+
+
+def judge(lines: list[dict[str, Any]]) -> dict[str, list[int]]:
+    """By component: in how many batches it was told, and told though it is not there; is there, and is missed."""
+    counts: dict[str, list[int]] = {}
+    for line in lines:
+        truth, told = TRUTHS[line["corruption"]], {finding["component"] for finding in line["findings"]}
+        for name in told | set(truth.there):
+            row = counts.setdefault(name, [0, 0, 0, 0])
+            row[0] += name in told
+            row[1] += name in told and name not in (*truth.there, *truth.fair)
+            row[2] += name in truth.there
+            row[3] += name in truth.there and name not in told
+    return counts
+
+
+def judged(lines: list[dict[str, Any]]) -> str:
+    counts = judge(lines)
+    counts["all"] = [sum(column) for column in zip(*counts.values(), strict=True)]
+    rows = ["| component | told | told but not there | there | missed |", "| --- | --- | --- | --- | --- |"]
+    return "\n".join(rows + [f"| {name} | " + " | ".join(map(str, row)) + " |" for name, row in counts.items()])
 
 
 def table(lines: list[dict[str, object]]) -> str:
     rows = [
-        "| corruption | found | parameter | true | found | off, % of its range |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| degradation | told | unexplained | parameter | true | found | off, % of its range |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for line in lines:
         checks = line["checks"] or [None]
@@ -113,7 +145,9 @@ def table(lines: list[dict[str, object]]) -> str:
                 value, error = check["found"], check["error_of_range"]
                 cells = [f"`{check['parameter']}`", f"{check['true']:.3g}", "-" if value is None else f"{value:.3g}",
                          "not found" if error is None else f"{100 * error:.0f}"]  # fmt: skip
-            rows.append(f"| {line['corruption']} | {line['said']} | " + " | ".join(cells) + " |")
+            rows.append(
+                f"| {line['corruption']} | {line['said']} | {line['unexplained']} | " + " | ".join(cells) + " |"
+            )
     return "\n".join(rows)
 
 
@@ -124,7 +158,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("style-bench"))
     parser.add_argument("--champions", type=Path, help="Folder of the benchmark's champions; default: in FOLDER.")
     parser.add_argument("--epochs", type=int, default=7, help="Of the champion's training.")
-    parser.add_argument("--corruptions", default=",".join(CORRUPTIONS))
+    parser.add_argument("--corruptions", default=",".join(TRUTHS))
     parser.add_argument("--photos", type=int, default=2500, help="Clean images that are corrupted at five severities.")
     parser.add_argument("--batch", type=int, default=1000)
     parser.add_argument("--table", action="store_true")
@@ -146,7 +180,7 @@ def main() -> None:
     wanted = [(corruption,) for corruption in given.corruptions.split(",")]
     lines = run_missing(given.folder / "diagnosis.jsonl", wanted, ("corruption",), prepare)
     if given.table:
-        sys.stdout.write(table(lines) + "\n")
+        sys.stdout.write(f"{table(lines)}\n\n{judged(lines)}\n")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from degradations import degrade_pixels
 from torch import Generator, Tensor
 
 from repairops.bench.champions import (
@@ -21,7 +22,7 @@ from repairops.bench.champions import (
     save_champion,
     train_champion,
 )
-from repairops.bench.corruptions import SEVERITIES, corrupt_pixels
+from repairops.bench.corruptions import SEVERITIES
 from repairops.config import ImagesConfig, derive_seed
 from repairops.data.records import ImageSet, InputSpec
 from repairops.data.sets import load_image_set
@@ -113,7 +114,7 @@ def failures(
     chosen = torch.from_numpy(random.permutation(len(clean))[:photos])
     generator = Generator().manual_seed(derive_seed(seed, corruption))
     images, labels, severities, sources = wrong_answers(
-        classifier, clean, chosen, corrupt_pixels, corruption, generator
+        classifier, clean, chosen, degrade_pixels, corruption, generator
     )
     order = torch.from_numpy(random.permutation(len(images)))
     first, rest = order[:batch], order[batch:]

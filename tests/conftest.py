@@ -76,6 +76,8 @@ def few_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     """A degradation is estimated from FEW_TRIALS and at the first look: in a fifth of the time, and less exactly."""
     monkeypatch.setattr("repairops.core.styles.fitted.estimation.TRIALS", FEW_TRIALS)
     monkeypatch.setattr("repairops.core.styles.fitted.estimation.SECOND_LOOKS", 0)
+    monkeypatch.setattr("repairops.core.styles.fitted.evidence.TRIALS", 300)
+    monkeypatch.setattr("repairops.core.styles.fitted.evidence.SIMULATED", 300)
 
 
 @contextmanager

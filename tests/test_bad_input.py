@@ -226,7 +226,8 @@ def test_labels_by_name_and_by_index_and_fewer_failures_than_clusters(
     labels = [NAMES[label] if i % 2 else int(label) for i, label in enumerate(few.labels)]
     batch = log_failures("prod/cls", few.pixels, labels, groups=few.groups)
     with caplog.at_level(logging.INFO, logger="repairops"):
-        outcome = repair(failures=batch.digest, config=options("clustering.clusters=64", "training.epochs=1"))
+        pixels = ("clustering.by=pixels", "clustering.clusters=64")
+        outcome = repair(failures=batch.digest, config=options(*pixels, "training.epochs=1"))
 
     assert outcome.values["validation"] == {"rows": 40, "accepted": 40, "quarantined": {}, "broken": []}
     sizes = [cluster["size"] for cluster in outcome.values["clusters"]]

@@ -2,10 +2,19 @@ import dataclasses
 import hashlib
 import json
 import os
+from typing import Any
 
 import pytest
 
-from repairops.config import Config, SplitConfig, config_from_dict, derive_seed, load_config, option_names
+from repairops.config import (
+    Config,
+    SplitConfig,
+    config_from_dict,
+    derive_seed,
+    load_config,
+    looser_than_default,
+    option_names,
+)
 from repairops.config.fields import PART, POSITIVE, Range
 from repairops.config.load import PRESETS
 from repairops.errors import InvalidOption, UnknownOption, UnreadableConfiguration, UsageError
@@ -291,3 +300,21 @@ def test_without_a_guard_the_training_keeps_clean_accuracy_by_more_clean_images(
     assert shares("guard.mode=off", "method.style_share=0.6") == (0.6, 0.2)
     assert shares("preset=paper")[0] == 0.5
     assert config_from_dict({"guard": {"mode": False}}).method.failure_share == 0.2
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({}, []),
+        ({"margin_points": 0.1, "confidence": 0.99, "min_repair_rate": 0.9, "latency": "required"}, []),  # all stricter
+        ({"clean_slices": "site", "corruption_images": 10}, []),  # no limits
+        ({"confidence": 0.9, "repair_rate": "advisory", "latency": "off"}, ["confidence", "repair_rate", "latency"]),
+        ({"max_latency_ratio": 3.0, "margin_points": 2.0}, ["margin_points", "max_latency_ratio"]),
+        ({"parity_tolerance": 1.0, "min_repair_rate": 0.1}, ["min_repair_rate", "parity_tolerance"]),
+    ],
+)
+def test_limits_that_are_looser_than_the_default(changes: dict[str, Any], found: list[str]) -> None:
+    policy = dataclasses.replace(Config().gate, **changes)
+    looser = looser_than_default(policy)
+    assert [each.name for each in looser] == found
+    assert all(each.value == changes[each.name] != each.default for each in looser)

@@ -7,10 +7,13 @@ import pytest
 import torch
 from style_helpers import digits, eight_bits, generator, scenes
 
-from repairops.config import ClusteringConfig
+from repairops.config import ClusteringConfig, StyleConfig
 from repairops.core.clustering import cluster_failures, distance_of_looks, nearest_clusters
+from repairops.core.looks import describe_all, describe_looks
+from repairops.core.styles import fit_style
+from repairops.core.styles.fitted import FittedLooks
 from repairops.data.decoding import sample_ids
-from repairops.data.records import FailureBatch, ImageSet
+from repairops.data.records import Clusters, FailureBatch, ImageSet
 
 NAMES = tuple("0123456789")
 
@@ -68,23 +71,16 @@ def test_a_second_look_of_fewer_failures_than_a_tenth_is_no_cause(clean):
     assert by_look(torch.cat([noisy(scenes()[:110]), pale(scenes()[110:119])]), clean).count == 1
 
 
-def test_never_more_clusters_than_configured_and_looks_within_each_class(clean):
-    images = torch.cat([noisy(scenes()[:60]), pale(scenes()[60:120])])
-    assert by_look(images, clean, clusters=1).count == 1
-    labels = np.tile([0, 1], 60)
-    clusters = by_look(images, clean, labels, per_class=True)
-    assert clusters.count == 4
-    for cluster in range(4):
-        members = clusters.members(cluster)
-        assert len(set(labels[members].tolist())) == 1
-        assert (members < 60).all() or (members >= 60).all()
+def test_never_more_clusters_than_configured(clean):
+    assert by_look(torch.cat([noisy(scenes()[:60]), pale(scenes()[60:120])]), clean, clusters=1).count == 1
 
 
-def test_without_clean_images_failures_are_clustered_by_pixels():
-    images = scenes()[:40]
+def test_inside_each_class_and_without_clean_images_failures_are_clustered_by_pixels(clean):
+    images, labels = scenes()[:40], np.tile([0, 1], 20)
+    pixels = by_look(images, clean, labels, by="pixels", per_class=True)
+    assert (by_look(images, clean, labels, per_class=True).assignments == pixels.assignments).all()
     alone = cluster_failures(batch_of(images), **vars(ClusteringConfig()), seed=0)
-    pixels = cluster_failures(batch_of(images), **vars(ClusteringConfig(by="pixels")), seed=0)
-    assert (alone.assignments == pixels.assignments).all()
+    assert (alone.assignments == by_look(images, clean, by="pixels").assignments).all()
 
 
 @pytest.mark.parametrize(
@@ -108,3 +104,27 @@ def test_the_distance_of_looks_is_of_the_nearest_two_and_grows_with_their_gap():
     assert distance_of_looks(features, three) == pytest.approx(10, rel=0.3)  # 1 over 0.1
     assert distance_of_looks(features, two) > 50
     assert distance_of_looks(features, np.zeros(90, int)) == float("inf")
+
+
+@pytest.mark.usefixtures("few_trials")
+def test_each_look_has_an_estimate_of_its_own_and_is_told_with_its_share():
+    """The looks alternate, so that an image's number within its look is not that in the batch."""
+    images, looks = digits()[:100], torch.tensor([0, 1] * 40 + [0] * 20)
+    struck = eight_bits(images + 0.15 * torch.randn(images.shape, generator=generator(5)))
+    references = torch.where(looks.view(-1, 1, 1, 1) == 0, struck, images)
+    clean = digits()[300:900]
+    style = fit_style("fitted_degradation", references, clean, StyleConfig(), generator(), looks=looks)
+    assert isinstance(style, FittedLooks)
+    assert [len(look.values) for look in style.found] == [60, 40]
+    assert ["noise" in look.names for look in style.found] == [True, False]
+    content = digits()[1000:1010]
+    moved = (style.apply(content, torch.tensor([0, 1] * 5), generator()) - content).std((1, 2, 3))
+    assert moved[::2].mean() > 0.05 > moved[1::2].mean()
+    clusters = Clusters(looks.numpy(), np.zeros(100, np.float32), np.full(100, 0.01), lambda pixels: pixels.numpy())
+    whole = describe_all(style.found, clusters)
+    assert whole["look"].startswith("two looks: 60% additive noise")
+    assert " / 40% no degradation" in whole["look"]
+    told = describe_looks(style, style.found, clusters)
+    assert [finding for look in told for finding in look["findings"]] == whole["findings"]
+    assert [look["cluster"] for look in told] == [0, 1]
+    assert "noise" in told[0]["look"]

@@ -11,7 +11,7 @@ from evidence_helpers import page_evidence
 from report_helpers import Page, attributes, record
 
 from repairops.gate.evidence import RoutedCounts
-from repairops.report import GuardedImage, Pictures, guard, render_markdown, render_page
+from repairops.report import GuardedImage, Pictures, guard, render_markdown, render_page, render_terminal
 from repairops.report.charts import mirrored_histogram
 from repairops.report.formats import megabytes
 from repairops.report.pictures import MAX_ROUTED, PICTURE_BYTES
@@ -140,3 +140,17 @@ def test_pictures_of_both_mistakes_are_cut_and_have_words() -> None:
     }
     assert "99.0%cat → dog" in found.text
     assert 3 * pictures.side**2 * 2 * MAX_ROUTED <= PICTURE_BYTES
+
+
+def test_several_looks_are_said_with_their_shares_and_repairs_wherever_the_verdict_is() -> None:
+    values = made.passed()
+    summary = "two looks: 60% additive noise, 336 images / 40% contrast reduced, 224 images"
+    values["style"] = {"name": "fitted_degradation", "clusters": [], "summary": summary}
+    counts = page_evidence().heldout_by_cluster.values()
+    said = f"The failures have {summary}. Repaired of each: {', '.join(f'{c.repaired} of {c.total}' for c in counts)}."
+    assert said in Page(render_page(record(values))).text
+    assert said in render_markdown(record(values))
+    assert said in render_terminal(record(values))
+    assert "231 (41%) of the repair failures" in Page(render_page(record(values))).text
+    for text in (render_page(record(made.passed())), render_terminal(record(made.passed()))):
+        assert "The failures have" not in text

@@ -32,7 +32,9 @@ def test_diagnose_says_what_the_field_did_in_sentences_and_in_numbers(
     assert "brighter by 0." in lines[0]
     assert [line[:8] for line in lines[1:]] == ["cluster "] * (len(lines) - 1)
 
-    code, text = call("style", "diagnose", "prod/cls", "--json", "--set", "clustering.clusters=2")
+    code, text = call(
+        "style", "diagnose", "prod/cls", "--json", "--set", "clustering.by=pixels", "--set", "clustering.clusters=2"
+    )
     found = json.loads(text)
     assert code == 0
     contrast = next(f for f in found["findings"] if f["component"] == "contrast")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -12,7 +13,10 @@ from torch import Tensor
 from repairops.config import StyleConfig
 from repairops.core.styles.fitted import FittedDegradation, fit_fitted_degradation
 from repairops.core.styles.fitted.degradation import PARAMETERS, Degradation, degrade
-from repairops.core.styles.fitted.look import UNEXPLAINED, FittedLook, findings, sentence
+from repairops.core.styles.fitted.evidence import with_evidence
+from repairops.core.styles.fitted.explanations import Group
+from repairops.core.styles.fitted.look import CLEAR, INTERVAL, UNEXPLAINED, WORDINGS, FittedLook, findings, sentence
+from repairops.core.styles.fitted.measures import measure
 from repairops.core.styles.fitted.regression import ask
 
 
@@ -220,6 +224,49 @@ def test_sentences_say_what_how_strong_and_in_how_many() -> None:
     assert "noise" not in {finding.component for finding in findings(found, torch.arange(70, 100))}
     grey = FittedLook(**{**vars(found), "noise_shape": torch.ones(3, 3) / math.sqrt(3)})
     assert "grey noise" in findings(grey)[0].text
+
+
+def test_told_is_what_explains_more_than_what_stays_unexplained() -> None:
+    names = ("noise", "contrast", "specks")
+    values, zero = torch.tensor([[0.07, -0.7, 0.1]]).expand(100, -1), torch.zeros(3)
+    evidence = {"noise": CLEAR + 0.1, "contrast": CLEAR - 0.1}  # specks were not tried
+    found = FittedLook(names, values, torch.zeros(3, 3), zero, torch.eye(3), evidence=evidence)
+    assert [finding.component for finding in findings(found)] == ["noise", "specks"]
+    left = torch.full((100, 1), 16.0).sqrt() + 0.1 * torch.randn(100, 1, generator=generator())
+    strange = dataclasses.replace(found, surplus=left, evidence={"noise": 60.0, "contrast": 68.0, "specks": 17.0})
+    assert strange.unexplained() == pytest.approx(16, abs=0.5)
+    (told,) = findings(strange)
+    assert (told.text, told.low, told.high) == ("contrast reduced to 0.50 of the original", None, None)
+    assert told.value == pytest.approx(0.5, abs=0.01)
+    assert sentence([told], 100, 16.0) == (
+        "contrast reduced to 0.50 of the original, 100 images; much of their look is something else"
+    )
+    hidden = dataclasses.replace(found, surplus=left / 2, evidence={"noise": 3.5, "contrast": 4.5, "specks": 0.0})
+    assert [finding.component for finding in findings(hidden)] == ["contrast"]
+    assert findings(hidden)[0].low is not None
+    nothing = dataclasses.replace(strange, evidence=dict.fromkeys(("noise", "contrast", "specks"), 60.0))
+    assert findings(nothing) == []
+    assert sentence([], 100, 16.0) == "a look that no degradation known here explains, 100 images"
+    for parameter, wording in WORDINGS.items():
+        assert "(" not in INTERVAL.sub("", wording.text), parameter
+
+
+@pytest.mark.usefixtures("few_trials")
+def test_what_is_there_is_needed_on_failures_that_did_not_fit_it_and_a_stranger_is_not() -> None:
+    images = degraded(digits()[:120], noise=0.15)
+    scenes_, draw = digits()[300:1000], generator()
+    group = Group([images], measure(images), scenes_, torch.eye(1), 300)
+    claimed = torch.tensor([[0.15, 0.05]]).expand(120, -1)
+    found = FittedLook(("noise", "shift"), claimed, 0.01 * torch.eye(2), torch.zeros(2), torch.eye(1))
+    before = draw.get_state()
+    weighed = with_evidence(group, found, draw)
+    assert torch.equal(draw.get_state(), before)  # so that what is fitted afterwards is what it was
+    assert weighed.evidence["noise"] > 5 * CLEAR
+    assert weighed.evidence["brightness"] < CLEAR
+    assert torch.equal(weighed.values, found.values)
+    assert with_evidence(group, found, generator()).evidence == weighed.evidence
+    alone = dataclasses.replace(found, names=("noise",), values=claimed[:, :1], spread=0.01 * torch.eye(1))
+    assert with_evidence(group, alone, draw).evidence["noise"] > 5 * CLEAR
 
 
 def test_a_streaks_width_does_not_shrink_where_directions_are_uncertain() -> None:

@@ -94,7 +94,7 @@ def _cell(preset: Preset, data: BenchData, place: Coordinates, step: StepTime) -
         training=within_budget(training, seconds, preset.budget_seconds / (1 + trials), len(data.train), preset.checks),
         method=chosen.config,
         style=chosen.style_config,
-        clustering=ClusteringConfig(),
+        clustering=ClusteringConfig(by="pixels" if chosen.config.recipe == "paper" else "look"),
         failure_batch=preset.failure_batch,
         residuals=preset.residuals,
         corrupted=preset.corrupted,

@@ -101,7 +101,7 @@ class ClusteringConfig(Stage):
         "scenes (the paper).",
     )
     clusters: int = option(5, "Of the whole batch, or of each class; by look the most.", COUNT)
-    per_class: bool = option(False, "Cluster inside each class, as the authors' scripts do.")
+    per_class: bool = option(False, "Cluster inside each class, by pixels, as the authors' scripts do.")
     restarts: int = option(3, "Of k-means; the best one counts.", COUNT)
 
 

@@ -51,8 +51,8 @@ def cluster_failures(
     by: `pixels`, the paper's, which puts like scenes together, or `look`, what sets images apart from the `clean` train
     images, uint8 (N, C, H, W), whatever they show (`LookSpace`). By look there are as many clusters as looks that are
     clearly apart (`distance_of_looks`), `clusters` at most.
-    clusters: over the whole batch (the paper), or with `per_class` inside each true label (the authors' scripts,
-    which also standardise the pixels; here they stay in 0..1). Images larger than 32x32 are reduced to it first.
+    clusters: over the whole batch (the paper), or with `per_class` inside each true label by pixels (the authors'
+    scripts, which also standardise them; here they stay in 0..1). Images larger than 32x32 are reduced to it first.
     Fewer different images than clusters give fewer clusters, which is logged. More than 20,000 failures are
     clustered by mini-batch k-means.
 
@@ -61,7 +61,7 @@ def cluster_failures(
     ClusteringConfig.check(clusters=clusters)
     labels = failures.images.labels
     space = None
-    if by == "look" and clean is not None and len(labels) and len(clean):
+    if by == "look" and not per_class and clean is not None and len(labels) and len(clean):
         space = fit_look_space(failures.images.pixels, clean)
     features = (space or _pixels)(failures.images.pixels)
     assignments = np.full(len(labels), -1, np.int64)

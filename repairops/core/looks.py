@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from repairops.core.styles.fitted.estimation import estimate
 from repairops.core.styles.fitted.look import FittedLook, findings, sentence
 from repairops.data.records import Clusters
 from repairops.model.network import Classifier, to_unit
+
+NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}
 
 
 def fit_to_failures(
@@ -32,33 +35,57 @@ def fit_to_failures(
     failures, train = parts.failures.images, parts.sample
     order = torch.randperm(len(train), generator=generator)
     references, clean = to_unit(failures.pixels.to(device)), to_unit(train.pixels[order].to(device))
-    witness = None
+    assignments, witness = torch.from_numpy(parts.clusters.assignments).long(), None
     if config.name == AUTO:
         labels, truth = torch.from_numpy(failures.labels), torch.from_numpy(train.labels)[order]
-        assignments = torch.from_numpy(parts.clusters.assignments).long()
         witness = Witness(copy.deepcopy(champion).to(device), assignments, labels, truth)
-    return fit_style(config.name, references, clean, config, generator, witness)
+    looks = assignments if parts.clusters.by_look else None
+    return fit_style(config.name, references, clean, config, generator, witness, looks)
 
 
-def find_degradation(style: Style, parts: TrainingParts, *, seed: int) -> FittedLook:
-    """What degradation shows in the failures: the style's own estimate where it has one, else a new one."""
-    found: FittedLook | None = getattr(style, "found", None)
-    if found is not None:
-        return found
-    generator = torch.Generator().manual_seed(derive_seed(seed, "look", "style"))
-    with torch.no_grad():
-        return estimate(to_unit(parts.failures.images.pixels), to_unit(parts.sample.pixels), generator)
+def find_degradation(style: Style, parts: TrainingParts, *, seed: int) -> tuple[FittedLook, ...]:
+    """What degradation shows in the failures, in all or in each look: the style's own estimate where it has one."""
+    found: FittedLook | tuple[FittedLook, ...] | None = getattr(style, "found", None)
+    if found is None:
+        generator = torch.Generator().manual_seed(derive_seed(seed, "look", "style"))
+        images, clean = to_unit(parts.failures.images.pixels), to_unit(parts.sample.pixels)
+        clusters = parts.clusters
+        groups = [clusters.members(c) for c in range(clusters.count)] if clusters.by_look else [slice(None)]
+        with torch.no_grad():
+            found = tuple(estimate(images[group], clean, generator) for group in groups)
+    return found if isinstance(found, tuple) else (found,)
 
 
-def describe_looks(style: Style, found: FittedLook, clusters: Clusters) -> list[dict[str, Any]]:
-    """For each cluster, as plain values: what `describe_look` says of it, and what `auto` chose."""
+def describe_looks(style: Style, found: Sequence[FittedLook], clusters: Clusters) -> list[dict[str, Any]]:
+    """For each cluster, as plain values: what `describe_look` says of it, and what `auto` chose.
+
+    found: of each look, where the clusters are looks, or one for all failures.
+    """
     looks = []
     for number in range(clusters.count):
-        look = {"cluster": number, **describe_look(found, torch.from_numpy(clusters.members(number)))}
+        if len(found) == clusters.count > 1:
+            told = describe_look(found[number])
+        else:
+            told = describe_look(found[0], torch.from_numpy(clusters.members(number)))
+        look = {"cluster": number, **told}
         if isinstance(style, Auto):
             look["styles"] = [vars(part) for part in style.mixes[number]]
         looks.append(look)
     return looks
+
+
+def describe_all(found: Sequence[FittedLook], clusters: Clusters) -> dict[str, Any]:
+    """What `describe_look` says of all failures, in which several looks are told one after the other."""
+    told = [describe_look(look) for look in found]
+    if len(told) == 1:
+        return told[0]
+    total = len(clusters.assignments)
+    parts = [f"{len(each.values) / total:.0%} {look['look']}" for each, look in zip(found, told, strict=True)]
+    return {
+        "look": f"{NUMBERS.get(len(told), len(told))} looks: {' / '.join(parts)}",
+        "findings": [finding for look in told for finding in look["findings"]],
+        "unexplained": max(look["unexplained"] for look in told),
+    }
 
 
 def describe_look(found: FittedLook, members: Tensor | None = None) -> dict[str, Any]:

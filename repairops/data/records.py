@@ -195,6 +195,10 @@ class Clusters:
     space: Callable[[torch.Tensor], np.ndarray] | None = None
 
     @property
+    def by_look(self) -> bool:
+        return self.space is not None
+
+    @property
     def count(self) -> int:
         return int(self.assignments.max()) + 1 if len(self.assignments) else 0
 

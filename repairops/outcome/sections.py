@@ -132,8 +132,11 @@ class Look:
 
 @dataclass(frozen=True)
 class Looks:
+    """name: of the style. summary: the looks of the failures with their shares, where there are several."""
+
     name: str
     clusters: tuple[Look, ...] = ()
+    summary: str = ""
 
 
 @dataclass(frozen=True)

@@ -27,17 +27,19 @@ def clusters(record: Record, pictures: Pictures) -> list[dict[str, Any]]:
         samples.setdefault(sample.cluster, []).append(_sample(sample, pictures.side))
     known = list(record.clusters or ())
     known += [Cluster(number) for number in sorted(samples.keys() - {cluster.id for cluster in known})]
-    return [{**_cluster(cluster, record), "samples": samples.get(cluster.id, [])} for cluster in known]
+    total = sum(cluster.size or 0 for cluster in known)
+    return [{**_cluster(cluster, record, total), "samples": samples.get(cluster.id, [])} for cluster in known]
 
 
-def _cluster(cluster: Cluster, record: Record) -> dict[str, Any]:
+def _cluster(cluster: Cluster, record: Record, total: int) -> dict[str, Any]:
+    """total: failures of all clusters."""
     labels = sorted(cluster.labels.items(), key=lambda item: -item[1])
     named = ", ".join(f"{plain(name)} ({count(n)})" for name, n in labels[:MAX_LABELS])
     left = len(labels) - MAX_LABELS
     more = f" and {left} more {'class' if left == 1 else 'classes'}" if left > 0 else ""
     return {
         "title": f"Cluster {cluster.id}",
-        "size": "" if cluster.size is None else count(cluster.size),
+        "size": "" if cluster.size is None else f"{count(cluster.size)} ({percent(ratio(cluster.size, total), 0)})",
         "labels": named + more,
         "look": cluster.look or "",
         "styles": _styles(cluster.id, record),

@@ -20,6 +20,7 @@ def render_markdown(record: Record) -> str:
     parts = [f"**{statements.verdict_word(record)}.** {escaped(statements.headline(record))}"]
     parts += [escaped(statements.standing(record)), escaped(statements.form(record))]
     parts += [escaped(provenance.looser(record)), escaped(provenance.reuse(record))]
+    parts += [escaped(statements.looks(record))]
     parts += [_bullets(statements.why(record))]
     parts += ["**What to do next**", _bullets(next_steps(record))]
     rows = statements.before_after(record)

@@ -113,6 +113,7 @@ def _view(record: Record, pictures: Pictures) -> dict[str, Any]:
         "corruptions": comparisons.corruptions(record),
         "calibration": comparisons.calibration(record),
         "clusters": gallery.clusters(record, pictures),
+        "looks": statements.looks(record),
         "grid": gallery.grid(pictures),
         "guard": guard.guard(record, pictures),
         "judged": gallery.judged(record, pictures),

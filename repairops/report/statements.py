@@ -185,6 +185,15 @@ def production_alias(record: Record) -> str:
     return plain(record.model.alias) if record.model and record.model.alias else ""
 
 
+def looks(record: Record) -> str:
+    """The looks of the failures with their shares, and what of each is repaired; empty where there is one."""
+    if not record.style or not record.style.summary:
+        return ""
+    parts = record.evidence.heldout_by_cluster.values() if record.evidence else ()
+    repaired = ", ".join(of(part.repaired, part.total) for part in parts)
+    return f"The failures have {plain(record.style.summary)}." + (f" Repaired of each: {repaired}." if repaired else "")
+
+
 def why(record: Record) -> list[str]:
     """The reasons behind anything that is no plain pass, most important first."""
     if kind(record) in ("failed", "inconclusive"):

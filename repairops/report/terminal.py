@@ -14,6 +14,7 @@ _ASCII = str.maketrans({"–": "-", "−": "-", "→": "->", "’": "'"})
 def render_terminal(record: Record) -> str:
     """The page's words in the page's order, but for the next step: it comes last, above the prompt."""
     lines = [_title(record), statements.headline(record), statements.standing(record)]
+    lines += [looks] if (looks := statements.looks(record)) else []
     lines += [f"  {reason}" for reason in statements.why(record)[:3]]
     rows = statements.before_after(record)
     lines += [f"  {row[0]:<34} {_moved(*row[1:])}" for row in rows]

@@ -18,7 +18,7 @@ from torch import Tensor
 from repairops.config import Config, derive_seed
 from repairops.core.clustering import cluster_parts
 from repairops.core.guard import fit_guard, separation, statistics_of
-from repairops.core.looks import describe_look, describe_looks, find_degradation, fit_to_failures
+from repairops.core.looks import describe_all, describe_looks, find_degradation, fit_to_failures
 from repairops.core.parts import TrainingParts, cut_parts
 from repairops.core.styles import Style
 from repairops.data.decoding import decode_image, sample_ids
@@ -89,7 +89,7 @@ def diagnose(field: Field) -> dict[str, Any]:
     parts, config = field.parts, field.config
     style = fit_to_failures(parts, field.champion, config.style, CPU, seed=config.seed)
     found = find_degradation(style, parts, seed=config.seed)
-    whole = describe_look(found)
+    whole = describe_all(found, parts.clusters)
     return {
         "failures": len(parts.failures),
         "summary": whole["look"],

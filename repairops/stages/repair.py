@@ -13,7 +13,7 @@ import numpy as np
 
 from repairops.core.clustering import cluster_grid
 from repairops.core.followers import call_followers
-from repairops.core.looks import describe_look, describe_looks, find_degradation
+from repairops.core.looks import describe_all, describe_looks, find_degradation
 from repairops.core.parts import RepairInputs, TrainingParts
 from repairops.core.repair import Repaired, Watch, repair_network
 from repairops.core.styles import Style
@@ -82,9 +82,10 @@ class JobWatch(Watch):
         found = find_degradation(style, parts, seed=config.seed)
         samples = style_samples(parts, style, per_cluster=4, seed=config.seed)
         self.pictures = replace(self.pictures, samples=samples)
-        _record_style(job, describe_looks(style, found, parts.clusters))
+        whole = describe_all(found, parts.clusters)["look"]
+        _record_style(job, describe_looks(style, found, parts.clusters), whole if len(found) > 1 else "")
         job.log_picture("styles.png", style_grid(samples))
-        job.say(f"{config.style.name}, fitted to {len(parts.failures)} failures; {describe_look(found)['look']}")
+        job.say(f"{config.style.name}, fitted to {len(parts.failures)} failures; {whole}")
 
     def on_trained(self, repaired: Repaired) -> None:
         """The training's figures, the line between the weights, and what was chosen."""
@@ -129,10 +130,10 @@ def _cluster(number: int, names: Sequence[str], labels: np.ndarray) -> Cluster:
     return Cluster(number, len(labels), counts)
 
 
-def _record_style(job: Job, looks: Sequence[Mapping[str, Any]]) -> None:
+def _record_style(job: Job, looks: Sequence[Mapping[str, Any]], summary: str) -> None:
     """The method that will train, the style, and each cluster's look (`describe_looks`)."""
     name, method = job.config.style.name, job.config.method
-    found = from_plain(Looks, to_plain({"name": name, "clusters": looks}))
+    found = from_plain(Looks, to_plain({"name": name, "clusters": looks, "summary": summary}))
     clusters = zip(job.record.clusters or (), found.clusters, strict=True)
     job.record = replace(
         job.record,

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from repairops.config import StyleConfig
 from repairops.core.styles.auto import choose
 from repairops.core.styles.base import Style, Witness
-from repairops.core.styles.fitted import fit_fitted_degradation
+from repairops.core.styles.fitted import fit_each_look, fit_fitted_degradation
 from repairops.core.styles.one_reference import fit_fourier_amplitude, fit_radial_spectrum, fit_subband_wct
 from repairops.core.styles.wct2 import check_wct2, fit_wct2
 from repairops.errors import InvalidOption, StyleNotFittable, one_of
@@ -51,11 +51,13 @@ def fit_style(
     config: StyleConfig,
     generator: Generator,
     witness: Witness | None = None,
+    looks: Tensor | None = None,
 ) -> Style:
     """Fits the style `name`, or the mix `auto`, to the repair failures.
 
     references: float32 (R, C, H, W) in 0..1, the repair failures. clean: float32 (M, C, H, W) in 0..1, a sample of
-    train images (2,000 are plenty). generator: on the CPU. witness: only for `auto`, which needs it. Raises
+    train images (2,000 are plenty). generator: on the CPU. witness: only for `auto`, which needs it. looks: int64 (R,)
+    on the CPU, the look of each reference, 0 and up; the fitted degradation is fitted to each. Raises
     InvalidOption for an unknown name, StyleNotFittable for sets that cannot be fitted to, StyleWeightsMissing (wct2).
     """
     _check_name(name)
@@ -69,10 +71,15 @@ def fit_style(
         raise StyleNotFittable("references", f"their size is {shapes}", "Resize both to the model's input")
     with torch.no_grad(), torch.autocast(references.device.type, enabled=False):
         references, clean = references.float(), clean.float()
+
+        def fitted(style: str) -> Style:
+            if style == "fitted_degradation" and looks is not None and looks.any():
+                return fit_each_look(references, clean, looks, config, generator)
+            return STYLES[style](references, clean, config, generator)
+
         if name != AUTO:
-            return STYLES[name](references, clean, config, generator)
+            return fitted(name)
         if witness is None:
             raise StyleNotFittable("references", "auto compares styles by a champion and there is none", "Name a style")
         names = [other for other in CANDIDATES if other != "wct2" or config.weights]
-        fitted = {other: STYLES[other](references, clean, config, generator) for other in names}
-        return choose(fitted, references, clean, witness, generator)
+        return choose({other: fitted(other) for other in names}, references, clean, witness, generator)

@@ -46,7 +46,7 @@ class Auto:
     clusters: Tensor
     shares: Tensor
     mixes: tuple[tuple[MixPart, ...], ...]
-    found: FittedLook
+    found: FittedLook | tuple[FittedLook, ...]  # of all references, or of each look
 
     def apply(self, content: Tensor, reference: Tensor, generator: Generator) -> Tensor:
         """See `Style`; the style of each image is drawn by its reference's cluster."""

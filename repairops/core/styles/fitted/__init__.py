@@ -38,6 +38,41 @@ class FittedDegradation:
             return degrade(content, replace(drawn, values=self.alpha * drawn.values), generator)
 
 
+@dataclass(frozen=True, eq=False)
+class FittedLooks:
+    """One estimate for each look of the references. looks: int64 (R,), of each; place: its number within its look."""
+
+    parts: tuple[FittedDegradation, ...]
+    looks: Tensor
+    place: Tensor
+
+    @property
+    def found(self) -> tuple[FittedLook, ...]:
+        return tuple(part.found for part in self.parts)
+
+    def apply(self, content: Tensor, reference: Tensor, generator: Generator) -> Tensor:
+        """See `Style`; each image by the estimate of its reference's look."""
+        styled, which, place = torch.empty_like(content), self.looks[reference.cpu()], self.place[reference.cpu()]
+        for number, part in enumerate(self.parts):
+            index = (which == number).nonzero()[:, 0]
+            if len(index):
+                here = index.to(content.device)
+                styled[here] = part.apply(content[here], place[index].to(reference.device), generator)
+        return styled
+
+
+def fit_each_look(
+    references: Tensor, clean: Tensor, looks: Tensor, config: StyleConfig, generator: Generator
+) -> FittedLooks:
+    """An estimate for each look, int64 (R,) of the references: one for two would see a bit of both in all images."""
+    members = [(looks == number).nonzero()[:, 0] for number in range(int(looks.max()) + 1)]
+    place = torch.empty_like(looks)
+    for index in members:
+        place[index] = torch.arange(len(index))
+    parts = [fit_fitted_degradation(references[m.to(references.device)], clean, config, generator) for m in members]
+    return FittedLooks(tuple(parts), looks, place)
+
+
 def fit_fitted_degradation(
     references: Tensor, clean: Tensor, config: StyleConfig, generator: Generator
 ) -> FittedDegradation:

@@ -21,6 +21,7 @@ import torch
 from torch import Generator, Tensor
 
 from repairops.core.styles.fitted.degradation import PARAMETERS, parameter_names
+from repairops.core.styles.fitted.evidence import with_evidence
 from repairops.core.styles.fitted.explanations import Group, fading, kind_of_noise, over_tiles, with_surplus
 from repairops.core.styles.fitted.look import UNEXPLAINED, FittedLook, nothing, positive
 from repairops.core.styles.fitted.measures import flat_patch_covariance, measure
@@ -58,7 +59,7 @@ def estimate(references: Tensor, clean: Tensor, generator: Generator) -> FittedL
             break
         other = settle(group, sound, names, beside(names, found, low, high, trials, generator), generator)
         found = min(found, other, key=FittedLook.unexplained)
-    return found
+    return with_evidence(group, found, generator)
 
 
 def settle(group: Group, sound: Tensor, names: tuple[str, ...], drawn: Tensor, generator: Generator) -> FittedLook:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,6 +23,9 @@ from repairops.core.styles.whitening import safe_eigh
 WIDE = 1.2816  # standard deviations to the 10% and 90% quantiles of a normal distribution
 ONE_DIRECTION = 0.5  # share of the mean length that is left when streaks are averaged as vectors
 UNEXPLAINED = 12.0  # see `FittedLook.unexplained`; set between 8 and 15 in docs/styles-measured.md
+CLEAR = 2.0  # of `FittedLook.evidence`, in the same units: what is told explains as much, see docs/styles-measured.md
+STRANGE = 4.0  # times what is unexplained, where that is much: a warp is taken for a veil that explains twice as much
+INTERVAL = re.compile(r" \(\{low\}[^)]*\)")
 GREY = 0.6  # correlation of the channels' noise from which it is called grey
 
 
@@ -32,7 +36,8 @@ class FittedLook:
     names: the P parameters that are present. values: (R, P), each failure's own most likely values. spread: (P, P),
     factor L of what remains uncertain of them, L L'. error: (P,), standard error of their mean. noise_shape, fade: see
     `Degradation`. surplus: (R, K), what of each failure's measures is not that of clean images so degraded, in
-    independent directions of unit spread between single images; None where nothing was measured.
+    independent directions of unit spread between single images; None where nothing was measured. evidence: by family,
+    how much less is explained without it (`evidence.py`); a family that is not named was not tried.
     """
 
     names: tuple[str, ...]
@@ -42,6 +47,7 @@ class FittedLook:
     noise_shape: Tensor
     fade: float | None = None
     surplus: Tensor | None = None
+    evidence: Mapping[str, float] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> FittedLook:
         """The same on another device."""
@@ -59,6 +65,13 @@ class FittedLook:
         surplus = self.surplus if members is None else self.surplus[members.to(self.surplus.device)]
         chance = surplus.var(0, correction=0).sum() / len(surplus)
         return max(0.0, float(surplus.mean(0).square().sum() - chance))
+
+    def clear(self, parameter: str) -> bool:
+        """Whether the family of this parameter is told: without it clearly less is explained, and more than what is not
+        explained with it, which may be what it stands for; where that is much, several times as much.
+        """
+        left, evidence = self.unexplained(), self.evidence.get(PARAMETERS[parameter].family, math.inf)
+        return evidence >= max(CLEAR, left if left <= UNEXPLAINED else STRANGE * left)
 
     def draw(self, index: Tensor, generator: Generator, low: Tensor, high: Tensor) -> Degradation:
         """Parameters for failures `index` int64 (B,), anew from what is known of each, within low and high, (P,).
@@ -109,15 +122,15 @@ def nothing(references: Tensor) -> FittedLook:
 class LookFinding:
     """One component in one group of failures.
 
-    value: mean over the images that have it; low, high: where 80% of them lie, uncertainty included; error: standard
-    error of the mean; all in `unit`. images: how many have it, of `of`.
+    value: mean over the images that have it; low, high: where 80% of them lie, uncertainty included, None where much of
+    their look is something else; error: standard error of the mean; all in `unit`. images: how many have it, of `of`.
     """
 
     component: str
     text: str
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     error: float
     unit: str
     images: int
@@ -159,14 +172,15 @@ WORDINGS = {
 def findings(found: FittedLook, members: Tensor | None = None) -> list[LookFinding]:
     """What the failures `members`, int64 (n,), of an estimate have; all of its failures by default.
 
-    Components that fewer than a tenth of the members have are left out.
+    Components that fewer than a tenth of the members have are left out, and those whose absence would not show
+    (`FittedLook.clear`). Where much of the look is something else, nothing is sure enough for an interval.
     """
     values = found.values if members is None else found.values[members.to(found.values.device)]
     remaining = (found.spread @ found.spread.T).diagonal()
-    told = []
+    told, sure = [], found.unexplained(members) <= UNEXPLAINED
     for i, parameter in enumerate(found.names):
         name, column, uncertain = parameter, values[:, i], remaining[i]
-        if parameter == "streak_y":
+        if parameter == "streak_y" or not found.clear(parameter):
             continue
         if parameter == "streak_x":  # it and streak_y are one length
             name, both, uncertain = "streak", values[:, i : i + 2], remaining[i : i + 2].mean()
@@ -174,24 +188,29 @@ def findings(found: FittedLook, members: Tensor | None = None) -> list[LookFindi
         present = column.abs() > PARAMETERS[parameter].least / 2
         count = int(present.sum())
         if count and count >= len(values) / 10:
-            told.append(_finding(name, parameter, column[present], float(uncertain), found, values))
+            told.append(_finding(name, parameter, column[present], float(uncertain), found, values, sure=sure))
     return told
 
 
 def sentence(told: Sequence[LookFinding], failures: int, unexplained: float = 0.0) -> str:
     """All findings of a group in one sentence, and whether they account for its look (`FittedLook.unexplained`)."""
     rest = "; much of their look is something else" if unexplained > UNEXPLAINED else ""
+    if not told and rest:
+        return f"a look that no degradation known here explains, {failures} images"
     if not told:
-        return f"no degradation that shows against clean images, {failures} images{rest}"
+        return f"no degradation that shows against clean images, {failures} images"
     parts = [f"{f.text}, {f.images} of {f.of} images" if f.images < f.of else f.text for f in told]
     said = f"{'; '.join(parts)}; {failures} images" if len(parts) > 1 else f"{told[0].text}, {told[0].images} images"
     return said + rest
 
 
 def _finding(
-    name: str, parameter: str, column: Tensor, uncertain: float, found: FittedLook, values: Tensor
+    name: str, parameter: str, column: Tensor, uncertain: float, found: FittedLook, values: Tensor, *, sure: bool
 ) -> LookFinding:
-    """column: (k,), of those of the values (n, P) that have the component. parameter: `streak_x` for a streak."""
+    """column: (k,), of those of the values (n, P) that have the component. parameter: `streak_x` for a streak.
+
+    sure: with an interval.
+    """
     wording, low = WORDINGS[name], PARAMETERS[parameter].low
     mean, error = float(column.mean()), float(found.error[found.names.index(parameter)])
     width = WIDE * math.sqrt(float(column.var(correction=0)) + uncertain)
@@ -201,9 +220,11 @@ def _finding(
     value, *ends = (wording.say(x) for x in raw)
     least, most = sorted(ends)
     shown = {k: f"{v:.{wording.digits}f}" for k, v in (("value", value), ("low", least), ("high", most))}
-    text = wording.text.format(sign=_sign(name, mean, found, values), **shown)
+    form = wording.text if sure else INTERVAL.sub("", wording.text)
+    text = form.format(sign=_sign(name, mean, found, values), **shown)
     slope = abs(wording.say(raw[0] + error) - value)
-    return LookFinding(name, text, value, least, most, slope, wording.unit, len(column), len(values))
+    finding = LookFinding(name, text, value, least, most, slope, wording.unit, len(column), len(values))
+    return finding if sure else dataclasses.replace(finding, low=None, high=None)
 
 
 def _sign(name: str, mean: float, found: FittedLook, values: Tensor) -> str:
