@@ -102,7 +102,7 @@ def _figures(check: Check) -> Iterator[tuple[str, float]]:
         if isinstance(value, int | float):
             if name not in _KNOWN:
                 yield name, value
-        elif isinstance(value, tuple):
+        elif isinstance(value, list | tuple):
             for figure in _WORST:
                 rows = [row[figure] for row in value if isinstance(row.get(figure), int | float)]
                 if rows:
