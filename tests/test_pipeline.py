@@ -53,7 +53,6 @@ def check_mlflows_pages(scene: Scene, run: Run, outcome: Outcome) -> None:
     wanted = {"job.model": "models:/cls/1", "job.seed": "0", "job.failures": str(len(scene.logged))}
     assert wanted.items() <= parameters.items()
     assert parameters["gate.margin_points"] == str(outcome.values["config"]["gate"]["margin_points"])
-    assert parameters["gate.latency"] == "advisory"
     assert "" not in parameters.values()
     assert "images.memory_limit_mb" not in parameters
 
@@ -88,7 +87,9 @@ def check_mlflows_pages(scene: Scene, run: Run, outcome: Outcome) -> None:
     assert figures["judge/negative_flips"].value == evidence["clean"]["champion_only"]
     for check in checks:
         assert figures[f"gate/{check['name']}"].value == {"PASS": 1, "FAIL": 0, "INCONCLUSIVE": 0.5}[check["result"]]
-    for figure in ("lower_points", "difference_points", "upper_points", "margin_points"):
+    assert figures["gate/all_required"].value == 1
+    assert not {key for key in figures if "margin_points" in key or ".max_" in key or ".min_" in key}
+    for figure in ("lower_points", "difference_points", "upper_points"):
         assert figures[f"gate/clean_non_regression.{figure}"].value == by_name["clean_non_regression"][figure]
     assert figures["time/fine-tune"].value == outcome.values["stages"]["fine-tune"]
 
