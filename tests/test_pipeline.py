@@ -83,11 +83,15 @@ def check_mlflows_pages(scene: Scene, run: Run, outcome: Outcome) -> None:
     assert rate.value == evidence["heldout_repaired"] / evidence["heldout_total"] > 0
     assert (rate.dataset_name, rate.dataset_digest) == (found["failures"].name, found["failures"].digest)
     assert figures["judge/challenger_clean_accuracy"].dataset_name == found["evaluation"].name
+    by_name = {check["name"]: check["figures"] for check in checks}
+    classes = [row["difference_points"] for row in by_name["class_recall"]["classes"]]
+    assert figures["gate/class_recall.classes.lowest_difference_points"].value == min(classes)
     assert figures["judge/negative_flips"].value == evidence["clean"]["champion_only"]
     for check in checks:
         assert figures[f"gate/{check['name']}"].value == {"PASS": 1, "FAIL": 0, "INCONCLUSIVE": 0.5}[check["result"]]
-    by_name = {check["name"]: check["figures"] for check in checks}
-    for figure in ("lower_points", "difference_points", "upper_points", "margin_points"):
+    assert figures["gate/all_required"].value == 1
+    assert not {key for key in figures if "margin_points" in key or ".max_" in key or ".min_" in key}
+    for figure in ("lower_points", "difference_points", "upper_points"):
         assert figures[f"gate/clean_non_regression.{figure}"].value == by_name["clean_non_regression"][figure]
     assert figures["time/fine-tune"].value == outcome.values["stages"]["fine-tune"]
 
@@ -124,6 +128,11 @@ def test_a_repair_registers_one_complete_version_and_repeats_nothing(
     }
     assert expected.items() <= version.tags.items()
     assert "held-out" in version.description
+    assert "float32 (N, 1, 16, 16), in which a pixel p of 0..255 is (p / 255 - 0.5) / 0.5" in version.description
+    assert "\n–\n" not in version.description
+    first = scene.client.get_model_version("cls", "1").description
+    assert "\n\nLogged with its train set and clean set.\n\n" in first
+    assert scene.client.get_registered_model("cls").description.startswith("Image classifier: 16x16 grey images to 10")
 
     # The artifacts are whole and lie beside the copied registry, not in the template that it was copied from.
     assert {

@@ -305,3 +305,37 @@ def test_in_the_artifact_view_of_a_running_mlflow_ui(opened: Opened, server_regi
     asked = [r.url for r in opened.requests if r.frame == frame and not r.url.startswith(("data:", "blob:"))]
     assert asked == []
     assert [said for said in opened.complaints if "Content Security Policy" in said or "blob:" in said] == []
+
+
+def test_mlflow_s_own_page_of_a_repaired_model_has_the_judged_figures(
+    opened: Opened, server_registry: str, tmp_path: Path
+) -> None:
+    """The figures of the outcome, on the data that judged, and the version that it is; nothing of an epoch."""
+    from store_helpers import SPEC, TinyNet, digit_set, register
+
+    from repairops.config import ModelConfig
+    from repairops.outcome.logged import metrics
+    from repairops.promotion.log_model import log_model
+    from repairops.store.champion import fetch_champion
+    from repairops.store.connection import connect
+    from repairops.store.datasets import DatasetRef, log_reference
+    from repairops.store.jobs import job_run
+    from repairops.store.registry import logged_model_id
+
+    client, record = connect(), made.record(made.passed())
+    ref = log_model(TinyNet().eval(), "pages-in-a-browser", SPEC, train_set=digit_set())
+    with job_run(client, ref) as job:
+        job.log_metrics(0, {"validation_repair_rate": 0.0})
+        clean = log_reference(client, job.run_id, "evaluation", DatasetRef("/clean", "c" * 64))
+        champion = fetch_champion(ref, ModelConfig(), tmp_path / "champion")
+        version = register(client, champion, TinyNet(seed=1), tmp_path, job.run_id)
+        model_id = logged_model_id(version)
+        job.log_figures(metrics(record), {"clean_set": clean}, model_id)
+    experiment = client.get_run(job.run_id).info.experiment_id
+    opened.page.goto(f"{server_registry}/#/experiments/{experiment}/models/{model_id}")
+    shown = opened.page.locator("body")
+    playwright.expect(shown).to_contain_text("judge/heldout_repair_rate", timeout=60_000)
+    assert record.evidence is not None
+    for text in (clean[0], f"{ref.name}", str(record.evidence.heldout_repaired / record.evidence.heldout_total)):
+        playwright.expect(shown).to_contain_text(text)
+    assert "validation_repair_rate" not in shown.inner_text().replace("train/validation_repair_rate", "")

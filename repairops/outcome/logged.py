@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -18,7 +19,7 @@ MAIN = (
 )  # fmt: skip
 RESULTS = {"PASS": 1.0, "INCONCLUSIVE": 0.5, "FAIL": 0.0}
 LONGEST = 500  # characters of a parameter's value
-_KNOWN = ("n", "confidence")  # figures of a check that other metrics and parameters say
+_KNOWN = re.compile("n|confidence|max_.*|min_.*|tolerance|(.*_)?margin_points")  # which others say
 _WORST = ("difference_points", "rate")  # of a check's rows, the lowest is a metric
 
 Judges = Literal["", "clean_set", "failures"]  # the data that a figure was measured on
@@ -46,8 +47,8 @@ def parameters(record: Record) -> dict[str, str]:
 def metrics(record: Record) -> list[Measured]:
     """What a record came to, in the groups `gate/`, `judge/`, `train/` and `time/`; only numbers that are finite.
 
-    gate/CHECK: 1 for a pass, 0 for a failure, 0.5 where the evidence is too thin; gate/CHECK.FIGURE: its figures, such
-    as the difference with its bounds and its limit; of many parts the lowest.
+    gate/CHECK: 1 for a pass, 0 for a failure, 0.5 where the evidence is too thin; gate/CHECK.FIGURE: what it measured,
+    such as the difference with its bounds; of many parts the lowest. gate/all_required: the verdict.
     judge/: of both networks on the images that judge. train/: on those that choose, of what was chosen. time/: seconds.
     """
     found = [*_judged(record), *_gate(record), *_trained(record.training), *_times(record)]
@@ -90,7 +91,10 @@ def _latency(found: tuple[LatencyFigures, ...], kind: str) -> Iterator[Measured]
 
 
 def _gate(record: Record) -> Iterator[Measured]:
-    for check in record.verdict.checks if record.verdict else ():
+    if record.verdict is None:
+        return
+    yield Measured("gate/all_required", RESULTS[record.verdict.result])  # the first chart that MLflow draws
+    for check in record.verdict.checks:
         on: Judges = "failures" if "repair" in check.name else "clean_set"
         yield Measured(f"gate/{check.name}", RESULTS[check.result], on)
         for name, value in _figures(check):
@@ -100,9 +104,9 @@ def _gate(record: Record) -> Iterator[Measured]:
 def _figures(check: Check) -> Iterator[tuple[str, float]]:
     for name, value in check.figures.items():
         if isinstance(value, int | float):
-            if name not in _KNOWN:
+            if not _KNOWN.fullmatch(name):
                 yield name, value
-        elif isinstance(value, tuple):
+        elif isinstance(value, list | tuple):
             for figure in _WORST:
                 rows = [row[figure] for row in value if isinstance(row.get(figure), int | float)]
                 if rows:

@@ -91,14 +91,11 @@ def log_model(
             _ensure_registered_model(client, name)
             describe_model(client, name, spec)
             roles = [ROLE[context] for context, data in sets.items() if data is not None]
+            description = version_description(name, alias, spec, roles)
             made = client.create_model_version(
-                name,
-                f"models:/{model_id}",
-                run_id,
-                model_id=model_id,
-                description=version_description(name, alias, spec, roles),
+                name, f"models:/{model_id}", run_id, model_id=model_id, description=description
             )
-            link_model(client, made)
+            link_model(client, made, description)
             version = made.version
             if alias:
                 _move_alias(client, name, alias, str(version))

@@ -15,17 +15,21 @@ MAX_BATCHES = 10  # a version's description has at most 5,000 characters
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~&!])")
 
 
-def render_markdown(record: Record) -> str:
-    """The page's words in the page's order, as Markdown without HTML: verdict, why, next, figures, checks, lineage."""
+def render_markdown(record: Record, takes: str = "") -> str:
+    """The page's words in the page's order, as Markdown without HTML: verdict, why, next, figures, checks, lineage.
+
+    takes: what the version takes and answers, Markdown.
+    """
     parts = [f"**{statements.verdict_word(record)}.** {escaped(statements.headline(record))}"]
     parts += [escaped(statements.standing(record)), escaped(statements.form(record))]
-    parts += [escaped(provenance.looser(record)), escaped(provenance.reuse(record))]
-    parts += [escaped(statements.looks(record))]
+    remarks = (provenance.looser(record), provenance.reuse(record), statements.looks(record))
+    parts += [escaped(remark) for remark in remarks if remark]
     parts += [_bullets(statements.why(record))]
     parts += ["**What to do next**", _bullets(next_steps(record))]
     rows = statements.before_after(record)
     parts += [_table(("", "Champion", "Challenger", "Change"), rows)] if rows else []
-    parts += [_checks(record), _lineage(record), _commands(record)]
+    parts += [_checks(record), f"**What it takes and answers.** {takes}" if takes else ""]
+    parts += [_lineage(record), _commands(record)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

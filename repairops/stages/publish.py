@@ -18,6 +18,7 @@ from repairops.stages.job import Job
 from repairops.stages.judge import onnx_file
 from repairops.store import registry
 from repairops.store.champion import Champion
+from repairops.store.descriptions import input_sentence
 from repairops.store.jobs import run_name
 from repairops.store.models import ModelRef, check_alias_name, find_version, version_at
 
@@ -109,7 +110,8 @@ def _register(job: Job, client: MlflowClient, champion: Champion, challenger: Cl
         return ModelVersion(name, number, alias, f"models:/{name}/{number}")
 
     def describe(number: str) -> str:
-        return render_markdown(replace(job.record, outcome="passed", registered=registered(number)))
+        record = replace(job.record, outcome="passed", registered=registered(number))
+        return render_markdown(record, takes=input_sentence(champion.spec))
 
     version = registry.register_repair(
         client,

@@ -30,9 +30,7 @@ def describe_model(client: MlflowClient, name: str, spec: InputSpec) -> None:
 
 def version_description(name: str, alias: str, spec: InputSpec, sets: Sequence[str]) -> str:
     """Of a version that `log_model` registers. sets: the roles of the data sets that were logged with it."""
-    given = (
-        f"Logged with its {' and '.join(sets)}." if sets else "Logged without its data sets; a repair is given them."
-    )
+    given = f"with its {' and '.join(sets)}" if sets else "without its data sets, which a repair must then be given"
     model = f"{alias or 'ALIAS'}/{name}"
     return (
         f"**What it takes and answers.** {input_sentence(spec)}\n\n"

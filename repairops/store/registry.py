@@ -87,10 +87,11 @@ def register_repair(
         _remove_leftovers(client, champion.ref.name, run_id, job_key)
         model_id, digests = _upload(client, champion, network, onnx_file, run_id, job_key, step)
         version = _register_once(client, champion.ref.name, run_id, model_id, {**tags, **digests, JOB_TAG: job_key})
-    link_model(client, version)
+    description = describe(str(version.version))
+    link_model(client, version, description)
     describe_model(client, champion.ref.name, champion.spec)
     with talking("describe the version"):
-        client.update_model_version(champion.ref.name, version.version, describe(str(version.version)))
+        client.update_model_version(champion.ref.name, version.version, description)
     with talking(f"set the alias {alias!r}"):
         client.set_registered_model_alias(champion.ref.name, alias, version.version)
     return version
@@ -102,12 +103,13 @@ def logged_model_id(version: ModelVersion) -> str:
     return found[0] if found else ""
 
 
-def link_model(client: MlflowClient, version: ModelVersion) -> None:
-    """Says on the logged model's page that it is registered, as MLflow's own `log_model` does; a server does it too."""
+def link_model(client: MlflowClient, version: ModelVersion, description: str) -> None:
+    """Says on the logged model's page what it is, and that it is registered, as MLflow's own `log_model` does."""
     if model_id := logged_model_id(version):
         registered = json.dumps([{"name": version.name, "version": version.version}])
         with talking("link the logged model"):
-            client.set_logged_model_tags(model_id, {"mlflow.modelVersions": registered})
+            tags = {"mlflow.modelVersions": registered, "mlflow.note.content": description[:5000]}
+            client.set_logged_model_tags(model_id, tags)
 
 
 def lineage(client: MlflowClient, ref: ModelRef) -> list[ModelVersion]:

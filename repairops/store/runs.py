@@ -7,7 +7,9 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit, urlunsplit
 
+from repairops.errors import RegistryRefused
 from repairops.store.connection import experiment_id, is_absent, talking, tried_once
 
 if TYPE_CHECKING:
@@ -75,6 +77,44 @@ def links(client: MlflowClient, model: str, version: str, run_id: str) -> dict[s
         "run": f"{uri}/#/experiments/{info.experiment_id}/runs/{run_id}",
         "version": f"{uri}/#/models/{model}/versions/{version}",
     }
+
+
+def registry_address() -> str:
+    """The tracking URI, without a user's name and password in it."""
+    import mlflow
+
+    uri = str(mlflow.get_tracking_uri())
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if parts.netloc else uri
+
+
+def experiment_of(client: MlflowClient, run_id: str) -> str:
+    """The id of a run's experiment."""
+    with talking("read the run"):
+        return str(client.get_run(run_id).info.experiment_id)
+
+
+def user_of(client: MlflowClient, run_id: str) -> str:
+    """Who started a run, '' where that is not known."""
+    if not run_id:
+        return ""
+    with talking("read the run"):
+        run = client.get_run(run_id)
+    return str(run.data.tags.get("mlflow.user") or run.info.user_id or "")
+
+
+@contextlib.contextmanager
+def where_readable() -> Iterator[None]:
+    """Ends quietly at what this user may not read, or what was deleted since."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except RegistryRefused:
+        pass
+    except MlflowException as error:
+        if not is_absent(error):
+            raise
 
 
 def file_sha256(path: Path) -> str:
