@@ -252,8 +252,7 @@ class MissingInputSpec(RepairError):
     """images: channels, height and width of those at hand, which are proposed."""
 
     def __init__(self, reference: str, missing: Iterable[str], images: tuple[int, int, int] | None = None) -> None:
-        names = list(missing)
-        channels, height, width = images or ("CHANNELS", "HEIGHT", "WIDTH")
+        names, (channels, height, width) = list(missing), images or ("CHANNELS", "HEIGHT", "WIDTH")
         options = [f"--set model.channels={channels}"] if "channels" in names else []
         options += [f"--set model.image_size={height},{width}"] if {"height", "width"} & set(names) else []
         options += ["--set model.class_names=NAME,NAME"] if "class_names" in names else []
@@ -497,8 +496,8 @@ class RanksNotStarted(RepairError):
 
 class RankLost(RepairError):
     message = (
-        "Another process of this training has ended or is not reached any more: {}. Its own messages say why (often "
-        "too little memory). The same command goes on after the last finished epoch, on any number of processes."
+        "Another process of this training is not reached any more: {}. Its own messages say why, often too little "
+        "memory. The same command goes on after the last finished epoch, on any number of processes."
     )
 
 

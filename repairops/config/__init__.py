@@ -12,10 +12,10 @@ from repairops.config.options import (
     ModelConfig,
     SplitConfig,
     StyleConfig,
-    TrainingConfig,
     ValidationConfig,
     derive_seed,
 )
+from repairops.config.training import TrainingConfig
 
 __all__ = [
     "AUTO",
