@@ -136,7 +136,7 @@ class Looks:
 
     name: str
     clusters: tuple[Look, ...] = ()
-    summary: str = ""
+    summary: str | None = None
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ class JobWatch(Watch):
         samples = style_samples(parts, style, per_cluster=4, seed=config.seed)
         self.pictures = replace(self.pictures, samples=samples)
         whole = describe_all(found, parts.clusters)["look"]
-        _record_style(job, describe_looks(style, found, parts.clusters), whole if len(found) > 1 else "")
+        _record_style(job, describe_looks(style, found, parts.clusters), whole if len(found) > 1 else None)
         job.log_picture("styles.png", style_grid(samples))
         job.say(f"{config.style.name}, fitted to {len(parts.failures)} failures; {whole}")
 
@@ -130,10 +130,10 @@ def _cluster(number: int, names: Sequence[str], labels: np.ndarray) -> Cluster:
     return Cluster(number, len(labels), counts)
 
 
-def _record_style(job: Job, looks: Sequence[Mapping[str, Any]], summary: str) -> None:
+def _record_style(job: Job, looks: Sequence[Mapping[str, Any]], summary: str | None) -> None:
     """The method that will train, the style, and each cluster's look (`describe_looks`)."""
     name, method = job.config.style.name, job.config.method
-    found = from_plain(Looks, to_plain({"name": name, "clusters": looks, "summary": summary}))
+    found = from_plain(Looks, to_plain({"name": name, "clusters": looks} | ({"summary": summary} if summary else {})))
     clusters = zip(job.record.clusters or (), found.clusters, strict=True)
     job.record = replace(
         job.record,
