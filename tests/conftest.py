@@ -16,9 +16,11 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; the workers share the cores
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -31,7 +33,12 @@ from numeric import is_numeric
 SERVER_START_SECONDS = 120
 PASSWORD = "a long password"  # MLflow wants twelve characters
 SHARED_FOLDER = "REPAIROPS_TESTS_FOLDER"
-FEW_TRIALS = (1000, 1000)
+FEW_TRIALS = {  # by module and name
+    ("estimation", "TRIALS"): (1000, 1000),
+    ("estimation", "SECOND_LOOKS"): 0,
+    ("evidence", "TRIALS"): 300,
+    ("evidence", "SIMULATED"): 300,
+}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -74,10 +81,13 @@ def exporter_reads_its_operators_once() -> None:
 @pytest.fixture
 def few_trials(monkeypatch: pytest.MonkeyPatch) -> None:
     """A degradation is estimated from FEW_TRIALS and at the first look: in a fifth of the time, and less exactly."""
-    monkeypatch.setattr("repairops.core.styles.fitted.estimation.TRIALS", FEW_TRIALS)
-    monkeypatch.setattr("repairops.core.styles.fitted.estimation.SECOND_LOOKS", 0)
-    monkeypatch.setattr("repairops.core.styles.fitted.evidence.TRIALS", 300)
-    monkeypatch.setattr("repairops.core.styles.fitted.evidence.SIMULATED", 300)
+    take_few_trials(monkeypatch.setattr)
+
+
+def take_few_trials(change: Callable[[ModuleType, str, object], None] = setattr) -> None:
+    """Also for processes that tests start."""
+    for (module, name), value in FEW_TRIALS.items():
+        change(import_module(f"repairops.core.styles.fitted.{module}"), name, value)
 
 
 @contextmanager

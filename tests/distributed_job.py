@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import FEW_TRIALS
+from conftest import take_few_trials
 from torch import Generator, Tensor
 from training_helpers import SPEC, SmallNet, Stopped, champion, method_of, parts_of, stop_after_first
 
 from repairops.config import MethodConfig, TrainingConfig
 from repairops.core.methods import MethodData
-from repairops.core.styles.fitted import estimation
 from repairops.core.training import train
 from repairops.core.training.checkpoint import state_tensors
 from repairops.core.training.distributed import Ranks, current_ranks, start_ranks
@@ -121,7 +120,7 @@ def launch(folder: Path, processes: int, names: Sequence[str]) -> list[dict[str,
 
 def main(folder: Path, names: list[str]) -> None:
     torch.set_num_threads(1)
-    estimation.TRIALS, estimation.SECOND_LOOKS = FEW_TRIALS, 0
+    take_few_trials()
     ranks: Ranks = start_ranks()
     found: dict[str, object] = {"world": ranks.world}
     for name in names:

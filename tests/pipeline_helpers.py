@@ -24,7 +24,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import FEW_TRIALS, mlflow_at, new_database
+from conftest import mlflow_at, new_database, take_few_trials
 from filelock import FileLock
 from torch import Tensor, nn
 
@@ -352,9 +352,8 @@ def _run_command(arguments: list[str], settings: dict[str, str], log: str) -> No
     os.environ.update(settings)
     torch.set_num_threads(1)
     from repairops.cli import main
-    from repairops.core.styles.fitted import estimation
 
-    estimation.TRIALS, estimation.SECOND_LOOKS = FEW_TRIALS, 0  # as in the process that asks
+    take_few_trials()  # as in the process that asks
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
     main(arguments, prog_name="repairops")
 

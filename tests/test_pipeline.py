@@ -335,8 +335,7 @@ def test_a_refused_promotion_is_no_error_and_is_made_up_for(scene: Scene) -> Non
     assert (again.kind, again.exit_code, scene.version_at("prod")) == ("passed", 0, "1")
 
 
-def test_a_repair_that_harms_is_not_registered(scene: Scene) -> None:
-    """Behind a guard it would harm nothing."""
+def test_a_training_that_harms_is_not_taken_and_what_repairs_nothing_is_not_registered(scene: Scene) -> None:
     config = options("training.learning_rate=0.5", "training.epochs=1", "guard.mode=off")
     outcome = repair(config=config)
 
@@ -347,11 +346,13 @@ def test_a_repair_that_harms_is_not_registered(scene: Scene) -> None:
     assert run.data.tags["repairops.outcome"] == "failed"
     assert run.info.status == "FINISHED"  # the job did its work
     checks = {check["name"]: check for check in outcome.values["verdict"]["checks"]}
-    assert checks["clean_non_regression"]["result"] == "FAIL"
-    assert checks["clean_non_regression"]["summary"] in outcome.message
-    assert outcome.values["challenger"]["clean_accuracy"] < 0.5
+    training = outcome.values["training"]
+    assert training["history"][0]["validation_right"] < training["validation_images"] / 2
+    assert outcome.values["challenger"]["clean_accuracy"] == outcome.values["champion"]["clean_accuracy"]
+    assert checks["repair_rate"]["result"] == "FAIL"
+    assert checks["repair_rate"]["summary"] in outcome.message
     report = scene.artifact(run.info.run_id, "report.html").read_text(encoding="utf-8")
-    assert "with 95% confidence it falls by at least" in report
+    assert "the challenger is the champion" in report
     code, _ = call("gate", str(scene.artifact(run.info.run_id, "outcome.json")))
     assert code == 3
 

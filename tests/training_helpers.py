@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from conftest import FEW_TRIALS
+from conftest import take_few_trials
 from sklearn.datasets import load_digits
 from torch import Generator, Tensor, nn
 
@@ -19,7 +19,6 @@ from repairops.core.looks import fit_to_failures
 from repairops.core.methods import STYLED, Method, MethodData, make_method
 from repairops.core.parts import TrainingParts, cut_parts
 from repairops.core.styles import Style
-from repairops.core.styles.fitted import estimation
 from repairops.core.training.loop import make_jitter
 from repairops.data.records import Clusters, FailureBatch, ImageSet, InputSpec
 from repairops.model.network import Classifier, to_unit
@@ -155,8 +154,7 @@ def _fitted(parts: TrainingParts, device: torch.device) -> Style:
     key = hashlib.sha256(b"".join(part.contiguous().numpy().tobytes() for part in pixels)).hexdigest() + str(device)
     if key not in FITTED:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(estimation, "TRIALS", FEW_TRIALS)
-            patch.setattr(estimation, "SECOND_LOOKS", 0)
+            take_few_trials(patch.setattr)
             FITTED[key] = fit_to_failures(parts, champion(), StyleConfig(), device, seed=0)
     return FITTED[key]
 
