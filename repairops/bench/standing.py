@@ -84,9 +84,10 @@ def _cell(record: Record) -> tuple[str, int]:
 def _standing(group: str, rival: str, form: str, records: Sequence[Record]) -> Standing:
     changes = [s.clean_change(record) for record in records]
     judging = [(s.disjoint_images(record), s.clean_images(record)) for record in records]
+    failures = records[0]["cell"]["failure_batch"]
     return Standing(
-        group=group,
-        failures=records[0]["cell"]["failure_batch"],
+        group=group.removesuffix(f"-{failures}-failures"),  # which has a column of its own
+        failures=failures,
         rival=rival,
         form=form,
         repaired=s.over_seeds(records, s.disjoint, s.disjoint_images),
