@@ -148,11 +148,12 @@ def test_a_models_life(client: MlflowClient, tmp_path: Path) -> None:
     check_a_models_life(client, tmp_path)
 
 
-def test_two_thousand_images_are_two_uploads(client: MlflowClient) -> None:
+def test_two_thousand_images_are_three_uploads(client: MlflowClient) -> None:
     add_version(client, "many", "prod")
     images = np.random.default_rng(0).integers(0, 256, (2000, 32, 32, 3), dtype=np.uint8)
     batch = log_failures("many", images, (np.arange(2000) % 4).tolist())
-    assert artifact_paths(client, batch.run_id) == ["batch/manifest.json", "batch/part-00000.parquet"]
+    uploads = ["batch/manifest.json", "batch/part-00000.parquet", "contact_sheet.png"]
+    assert artifact_paths(client, batch.run_id) == uploads
     assert fetch_rows(client, [batch]).sample_id == make_rows(images, [0] * 2000).sample_id
 
 

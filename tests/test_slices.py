@@ -55,7 +55,8 @@ def evaluation(before: list[bool], after: list[bool]) -> Evaluation:
         Predictions(np.zeros(len(right), np.int64), np.ones(len(right), np.float32), np.array(right))
         for right in (before, after)
     )
-    return Evaluation(champion, challenger, champion, challenger, PairedCounts(0, 0, 0, 0), {}, True, True)
+    outputs = np.zeros((len(before), 1), np.float32), np.zeros((len(before), 1), np.float32)
+    return Evaluation(champion, challenger, champion, challenger, PairedCounts(0, 0, 0, 0), {}, True, True, outputs)
 
 
 def slices_of(clean: CleanSet, column: str, judged: Evaluation) -> list[Slice]:

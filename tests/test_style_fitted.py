@@ -99,7 +99,8 @@ def test_a_look_that_no_component_has_is_said_to_be_something_else() -> None:
     unexplained = found.unexplained()
     assert unexplained > 1.5 * UNEXPLAINED
     assert found.unexplained(torch.arange(50)) > UNEXPLAINED
-    assert sentence(findings(found), 100, unexplained).endswith("much of their look is something else")
+    assert findings(found) == []  # whatever stands in for it explains nothing by itself
+    assert sentence([], 100, unexplained) == "a look that no degradation known here explains, 100 images"
 
 
 @pytest.mark.slow

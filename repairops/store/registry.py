@@ -25,7 +25,7 @@ from repairops.store.flavors import (
     quiet_mlflow,
 )
 from repairops.store.jobs import JOB_TAG
-from repairops.store.models import ModelRef, find_version
+from repairops.store.models import ModelRef, find_version, version_at
 from repairops.store.runs import fetch_artifact
 
 if TYPE_CHECKING:
@@ -92,8 +92,13 @@ def register_repair(
     describe_model(client, champion.ref.name, champion.spec)
     with talking("describe the version"):
         client.update_model_version(champion.ref.name, version.version, description)
+    name, number = champion.ref.name, str(version.version)
     with talking(f"set the alias {alias!r}"):
-        client.set_registered_model_alias(champion.ref.name, alias, version.version)
+        try:
+            client.set_registered_model_alias(name, alias, number)
+        except Exception:  # MLflow adds a new alias: where another machine did so at the same moment, it fails
+            if str(version_at(client, name, alias)) != number:
+                raise
     return version
 
 
