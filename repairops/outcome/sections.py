@@ -191,8 +191,8 @@ class TrialFigures:
 
 @dataclass(frozen=True)
 class Pace:
-    """learning_rate: after warm-up. clip: norm to which a gradient is cut, 0 = none. change: of the weights by a step at
-    the default rate, relative to them; 0 where it was given. lowered: how often a loss was not finite.
+    """learning_rate: after warm-up. clip: norm to which a gradient is cut, 0 = none. change: of the weights by a step
+    at the default rate, relative to them; 0 where it was given. lowered: how often a loss was not finite.
     """
 
     learning_rate: float
