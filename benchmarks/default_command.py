@@ -153,17 +153,23 @@ def table(lines: Sequence[dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
-def main(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("train", type=Path)
-    parser.add_argument("clean", type=Path)
+def job_parser(text: str | None, *files: str, seeds: str) -> argparse.ArgumentParser:
+    """The options that scripts of whole jobs share; files: names of those that come first."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in files:
+        parser.add_argument(name, type=Path)
     parser.add_argument("--folder", type=Path, required=True)
-    parser.add_argument("--champion", type=Path, help="a grid's folder; default: FOLDER")
-    parser.add_argument("--corruptions", default=",".join(SIX))
-    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--seeds", default=seeds)
     parser.add_argument("--set", dest="settings", action="append", default=[], help="stage.option=value")
     parser.add_argument("--minutes", type=float, default=0.0, help="start no job after this long")
     parser.add_argument("--table", action="store_true")
+    return parser
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = job_parser(__doc__, "train", "clean", seeds="0,1,2")
+    parser.add_argument("--champion", type=Path, help="a grid's folder; default: FOLDER")
+    parser.add_argument("--corruptions", default=",".join(SIX))
     given = parser.parse_args(arguments)
     folder: Path = given.folder.resolve()
     settings, champions = "+".join(given.settings), (given.champion or given.folder).resolve()

@@ -12,7 +12,6 @@ demo's small network, logged as pt2, MLflow's own default; every field image tha
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from default_command import enter_registry, figures, repair_by_default, table
+from default_command import enter_registry, figures, job_parser, repair_by_default, table
 from style_failures import run_missing
 from torch import Tensor
 
@@ -85,20 +84,14 @@ class Sites:
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("mnist", type=Path)
-    parser.add_argument("--folder", type=Path, required=True)
+    parser = job_parser(__doc__, "mnist", seeds="0,1,2")
     parser.add_argument("--sites", default="mnist,digits")
-    parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--set", dest="settings", action="append", default=[], help="stage.option=value")
-    parser.add_argument("--table", action="store_true")
     given = parser.parse_args(arguments)
     path, folder = given.mnist.resolve(), given.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     wanted = [(s, int(n), "+".join(given.settings)) for n in given.seeds.split(",") for s in given.sites.split(",")]
-    lines = run_missing(
-        folder / "site.jsonl", wanted, ("corruption", "seed", "settings"), lambda: Sites(path, folder).run
-    )
+    keys = ("corruption", "seed", "settings")
+    lines = run_missing(folder / "site.jsonl", wanted, keys, lambda: Sites(path, folder).run, minutes=given.minutes)
     if given.table:
         sys.stdout.write(table(lines) + "\n")
 

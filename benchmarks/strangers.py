@@ -14,7 +14,6 @@ prints the Markdown table.
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 import time
@@ -28,7 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from default_command import enter_registry, figures
+from default_command import enter_registry, figures, job_parser
 from style_failures import load_sets, run_missing
 from torch import Generator, Tensor, nn
 from torchvision.models import mobilenet_v3_small, resnet18
@@ -338,16 +337,9 @@ def table(lines: Sequence[dict[str, Any]]) -> str:
 
 
 def main(arguments: Sequence[str]) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("train", type=Path)
-    parser.add_argument("clean", type=Path)
-    parser.add_argument("--folder", type=Path, required=True)
+    parser = job_parser(__doc__, "train", "clean", seeds="0")
     parser.add_argument("--networks", default=",".join(STRANGERS))
     parser.add_argument("--formats", default="pt2,pickle")
-    parser.add_argument("--seeds", default="0")
-    parser.add_argument("--set", dest="settings", action="append", default=[], help="stage.option=value")
-    parser.add_argument("--minutes", type=float, default=0.0, help="start no job after this long")
-    parser.add_argument("--table", action="store_true")
     given = parser.parse_args(arguments)
     paths = (given.train.resolve(), given.clean.resolve(), given.folder.resolve())
     names = [name for name in given.networks.split(",") if find_spec(STRANGERS[name].needs)]

@@ -24,7 +24,7 @@ logger = logging.getLogger("repairops")
 CHUNK = 512  # images converted or compared at once
 FEATURE_SIDE = 32  # pixels; larger images are clustered on a reduction to this size
 MINI_BATCH_ROWS = 20_000  # more failures than this are clustered by mini-batch k-means
-# By look. On 15 corruptions of CIFAR-10, severities mixed, one look is cut at a distance of up to 2.1 (docs/looks.md).
+# By look. On 15 corruptions of CIFAR-10, severities mixed, one look is cut at a distance of up to 2.1.
 APART, FEW = 2.2, 15  # least `distance_of_looks`, and at which number of failures it is twice that
 FEWEST, SMALLEST = 10, 0.1  # failures that a look has at least, and of all
 

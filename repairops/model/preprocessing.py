@@ -24,10 +24,8 @@ def better_input(
     Also its accuracy with its own and with that one, 0..1. Tried are ImageNet's mean and std, 0.5 of each, those of the
     images themselves, and pixels in 0..255. images: some that it was trained on.
     """
-    spec, some = (
-        classifier.spec,
-        images.subset(torch.linspace(0, len(images) - 1, min(IMAGES, len(images))).int().numpy()),
-    )
+    rows = torch.linspace(0, len(images) - 1, min(IMAGES, len(images))).int().numpy()
+    spec, some = classifier.spec, images.subset(rows)
     unit = to_unit(some.pixels)
     own = tuple(tuple(round(float(x), 3) for x in found) for found in (unit.mean((0, 2, 3)), unit.std((0, 2, 3))))
     pairs = [pair for pair in (*COMMON, own) if len(pair[0]) in (1, spec.channels) and min(pair[1]) > 0]
