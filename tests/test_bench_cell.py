@@ -117,7 +117,7 @@ def test_a_batch_takes_at_most_half_of_few_failures(data: BenchData, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("seconds", "budget", "epochs", "images"),
+    ("cost", "budget", "epochs", "images"),
     [
         (0.1, 100.0, 10, 10_000),  # 1,000 steps: 10 passes over 10,000 images
         (0.1, 6.0, 3, 2000),  # 60 steps: three epochs of 20
@@ -125,11 +125,11 @@ def test_a_batch_takes_at_most_half_of_few_failures(data: BenchData, tmp_path: P
         (0.1, 105.0, 11, 9500),  # 1,050 steps
     ],
 )
-def test_budgets_become_whole_epochs(seconds: float, budget: float, epochs: int, images: int) -> None:
-    found = within_budget(TrainingConfig(max_train_images=10_000), seconds, budget, 45_000, checks=3)
+def test_budgets_become_whole_epochs(cost: float, budget: float, epochs: int, images: int) -> None:
+    found = within_budget(TrainingConfig(max_train_images=10_000), cost, budget, 45_000, checks=3)
     assert (found.epochs, found.epoch_images) == (epochs, images)
-    spent = found.epochs * found.epoch_images / found.batch_size * seconds
-    assert spent == pytest.approx(max(budget, 3 * seconds), rel=0.02)
+    spent = found.epochs * found.epoch_images / found.batch_size * cost
+    assert spent == pytest.approx(max(budget, 3 * cost), rel=0.02)
 
 
 def test_step_times_are_measured_once_for_a_grid(data: BenchData, tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ from pathlib import Path
 from repairops.bench.report import write_report
 from repairops.bench.run import Request, run
 out = Path(sys.argv[1])
-states = run(Request('digits', out, filters=('contrast', 'none,style_guided'), budget=0.1), workers=1)
+states = run(Request('digits', out, filters=('contrast', 'none,style_guided'), budget=15), workers=1)
 write_report(out, out / 'report')
 sys.stdout.write(str(dict(states)))
 """

@@ -85,7 +85,7 @@ def test_torchvision_s_cifar10_arrives_as_it_was_written(cifar: Path) -> None:
 def test_the_command_repairs_on_both(cifar: Path, published: Path, tmp_path: Path) -> None:
     out = tmp_path / "grid"
     command = ["bench", "run", "--preset=digits", f"--cifar10={cifar}", f"--cifar10-c={published}", f"--out={out}"]
-    result = CliRunner().invoke(main, [*command, "--rivals=none,fine_tune", "--budget=0.2", "--workers=1"])
+    result = CliRunner().invoke(main, [*command, "--rivals=none,fine_tune", "--budget=25", "--workers=1"])
     assert result.exit_code == 0, result.output
     records = Grid(out).records()
     assert len(records) == 4

@@ -42,7 +42,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("template")
     torch.set_num_threads(1)
     assert run(request(out, "none"), workers=1) == {"done": 2}
-    assert run(request(out, "fine_tune", "contrast", budget=0.05), workers=1) == {"done": 1}
+    assert run(request(out, "fine_tune", "contrast", budget=10), workers=1) == {"done": 1}
     shutil.rmtree(out / "cells")
     return out
 
@@ -63,7 +63,7 @@ def test_the_other_corruptions_are_measured_where_asked_for(grid: Path) -> None:
 
 @pytest.mark.slow
 def test_auto_spends_its_trials_from_its_budget_and_says_what_it_tried(grid: Path) -> None:
-    assert run(request(grid, "contrast", budget=0.5, rivals=("style_guided", "auto")), workers=1) == {"done": 2}
+    assert run(request(grid, "contrast", budget=60, rivals=("style_guided", "auto")), workers=1) == {"done": 2}
     records = {record["cell"]["rival"]: record for record in Grid(grid).records()}
     auto, plain = (
         r["cell"]["training"]["epochs"] * r["cell"]["training"]["epoch_images"]
@@ -105,7 +105,7 @@ def test_killed_in_the_middle_and_run_again_a_cell_ends_with_the_same_figures(
 ) -> None:
     whole, log = tmp_path / "whole", tmp_path / "log"
     shutil.copytree(grid, whole)
-    options = ("--cells=fine_tune", "--cells=contrast", "--budget=2")
+    options = ("--cells=fine_tune", "--cells=contrast", "--budget=250")
     process = start(context, grid, log, *options)
     deadline = time.monotonic() + PATIENCE
     while epochs_on_disk(grid) < 1:
@@ -123,7 +123,7 @@ def test_killed_in_the_middle_and_run_again_a_cell_ends_with_the_same_figures(
     again.join(PATIENCE)
     assert again.exitcode == 0, (tmp_path / "again").read_text()[-2000:]
     assert "Training goes on after epoch" in (tmp_path / "again").read_text()
-    assert run(request(whole, "fine_tune", "contrast", budget=2.0), workers=1) == {"done": 1}
+    assert run(request(whole, "fine_tune", "contrast", budget=250), workers=1) == {"done": 1}
     assert figures(grid) == figures(whole)
 
 
@@ -139,7 +139,7 @@ def epochs_on_disk(out: Path) -> int:
 
 def test_two_processes_share_a_grid(grid: Path, tmp_path: Path, context: ForkServerContext) -> None:
     """Each cell is computed once, by either, and both end with every cell done or in the other's hands."""
-    options = ("--cells=fine_tune,none,oracle", "--budget=0.3")
+    options = ("--cells=fine_tune,none,oracle", "--budget=40")
     logs = [tmp_path / f"log {number}" for number in range(2)]
     started = [start(context, grid, log, *options) for log in logs]
     for process in started:
@@ -154,7 +154,7 @@ def test_two_processes_share_a_grid(grid: Path, tmp_path: Path, context: ForkSer
 
 @pytest.mark.slow
 def test_one_command_with_two_workers(grid: Path) -> None:
-    assert run(request(grid, "none,fine_tune", budget=0.1), workers=2) == {"done": 4}
+    assert run(request(grid, "none,fine_tune", budget=15), workers=2) == {"done": 4}
 
 
 def test_a_cell_in_another_process_s_hands_is_left_to_it(grid: Path) -> None:
@@ -186,9 +186,9 @@ def test_filters_narrow_and_presets_are_replaced() -> None:
         "resnet_small/contrast/none/0",
     ]
     assert coordinates(preset, ("no such thing",)) == []
-    given = {"seeds": (3,), "budget": 1.5, "rivals": ("random",), "networks": ("lstm_small",), "failures": 100}
+    given = {"seeds": (3,), "budget": 15, "rivals": ("random",), "networks": ("lstm_small",), "failures": 100}
     changed = resolve(Request("cpu-mini", Path(), **given))
-    assert (changed.seeds, changed.budget_seconds, changed.failure_batch) == ((3,), 1.5, 100)
+    assert (changed.seeds, changed.budget_steps, changed.failure_batch) == ((3,), 15, 100)
     assert coordinates(changed, ("fog",)) == [Coordinates("lstm_small", "fog", "random", 3)]
 
 

@@ -32,7 +32,7 @@ def record(rival: str, corruption: str, seed: int = 0, *, right: int = 50, **cel
     return {
         "digest": f"{rival}{corruption}{seed}",
         "cell": {
-            "network": "allconvnet", "corruption": corruption, "rival": rival, "seed": seed, "budget_seconds": 5.0,
+            "network": "allconvnet", "corruption": corruption, "rival": rival, "seed": seed, "budget_steps": 50,
             "failure_batch": 40, "version": "0", **cell,
         },
         "figures": {
@@ -156,16 +156,16 @@ def test_tables_put_the_paper_s_figures_beside_ours_for_the_corruptions_shown() 
 
 def test_budgets_and_sizes_of_the_batch_are_never_mixed() -> None:
     records = [
-        record("fine_tune", "fog", right=right, budget_seconds=budget, failure_batch=batch)
-        for right, budget, batch in ((40, 20.0, 40), (60, 5.0, 40), (80, 20.0, 1000))
+        record("fine_tune", "fog", right=right, budget_steps=budget, failure_batch=batch)
+        for right, budget, batch in ((40, 200, 40), (60, 50, 40), (80, 200, 1000))
     ]
     assert list(summary.groups(records[:1])) == ["allconvnet"]
-    assert list(summary.groups(records[:2])) == ["allconvnet-5s", "allconvnet-20s"]
+    assert list(summary.groups(records[:2])) == ["allconvnet-50-steps", "allconvnet-200-steps"]
     found = {table.name: table.rows[0][1] for table in tables(records) if table.name.startswith("overview")}
     assert {name: shown.split(" ")[0] for name, shown in found.items()} == {
-        "overview-allconvnet-5s-40-failures": "60.0",
-        "overview-allconvnet-20s-40-failures": "40.0",
-        "overview-allconvnet-20s-1000-failures": "80.0",
+        "overview-allconvnet-50-steps-40-failures": "60.0",
+        "overview-allconvnet-200-steps-40-failures": "40.0",
+        "overview-allconvnet-200-steps-1000-failures": "80.0",
     }
 
 
@@ -176,7 +176,7 @@ def test_report_is_the_same_from_its_own_json_lines(tmp_path: Path) -> None:
     page, found = write_report(source, tmp_path / "first")
     again, _ = write_report(tmp_path / "first" / "results.jsonl", tmp_path / "second")
     assert page.read_text() == again.read_text()
-    assert "8 cells; seeds 0, 1; budget 5.0 s" in page.read_text()
+    assert "8 cells; seeds 0, 1; budget 50 steps" in page.read_text()
     pictures = sorted(p.name for p in (tmp_path / "first").glob("*.png"))
     assert pictures == [f"fig{k}-allconvnet.png" for k in (3, 4, 5, 6)]
     for table in found:
@@ -192,7 +192,7 @@ def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:
 def test_commands_run_and_report_and_log_to_mlflow(tmp_path: Path, registry: str) -> None:
     runner, out = CliRunner(), str(tmp_path / "grid")
     options = ["--preset=digits", f"--out={out}", "--cells=contrast", "--cells=none,fine_tune", "--workers=1"]
-    result = runner.invoke(main, ["bench", "run", *options, "--budget=0.1", "--json"])
+    result = runner.invoke(main, ["bench", "run", *options, "--budget=15", "--json"])
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout) == {"done": 2}
     result = runner.invoke(main, ["bench", "report", f"--from={out}", "--mlflow=benchmarks", "--json"])

@@ -108,7 +108,7 @@ def test_a_cell_and_a_job_of_the_same_arguments_end_with_the_same_weights(
         guard=GuardConfig(mode="on"),
     )
     cell = Cell(
-        network="", corruption="fog", rival=name, seed=config.seed, champion="", data="", budget_seconds=0.0,
+        network="", corruption="fog", rival=name, seed=config.seed, champion="", data="", budget_steps=0,
         training=config.training, method=rival(name).config, style=config.style, clustering=config.clustering,
         failure_batch=0, residuals=0, corrupted=0, unseen=0, others=(), others_images=0, protocol=PROTOCOL,
     )  # fmt: skip

@@ -1,8 +1,9 @@
-"""The same budget for every rival: seconds of training steps, measured once for a grid, turned into whole steps.
+"""The same budget for every rival: the time that plain fine-tuning takes for so many steps, turned into whole steps.
 
-A limit in wall-clock seconds would make a cell's figures depend on what else the machine does. So the time of one step
-is measured once for each network and rival and kept in the grid's folder; the steps that follow from it are among a
-cell's arguments, and the cell can be repeated bit for bit.
+A limit in seconds would make a cell's figures depend on the machine and on what else it does. So what a step costs is
+counted in steps of plain fine-tuning, to a tenth: measured once for each network and rival, and kept in the grid's
+folder. The steps that follow from it are among a cell's arguments, so a cell can be repeated bit for bit, and cells of
+two machines stand in one table.
 """
 
 from __future__ import annotations
@@ -73,14 +74,15 @@ def step_time(network: str, chosen: Rival, train_set: ImageSet, training: Traini
 
 
 def within_budget(
-    training: TrainingConfig, seconds_per_step: float, budget: float, train_images: int, checks: int
+    training: TrainingConfig, cost: float, budget: float, train_images: int, checks: int
 ) -> TrainingConfig:
     """The training configuration whose epochs make up the budget, to a step an epoch.
 
-    train_images: how many the loop could use. There are at least `checks` epochs, since the checkpoint is chosen
-    between them; where the budget is less than that many passes, each epoch draws a part of the train set.
+    cost: of a step, in the budget's unit. train_images: how many the loop could use. There are at least `checks`
+    epochs, since the checkpoint is chosen between them; where the budget is less than that many passes, each epoch
+    draws a part of the train set.
     """
-    steps = max(checks, int(budget / seconds_per_step))
+    steps = max(checks, int(budget / cost))
     pool = min(training.max_train_images or train_images, train_images)
     epochs = max(checks, math.ceil(steps * training.batch_size / pool))
     images = max(1, round(steps / epochs)) * training.batch_size

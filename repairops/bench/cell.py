@@ -40,7 +40,7 @@ class Cell:
     """Everything that a cell's figures depend on, but for the machine, and for changes of the code
     within a version: a grid's folder belongs to one state of the code.
 
-    network, corruption, rival, seed: where it stands in the grid. champion, data: digests. budget_seconds: for the
+    network, corruption, rival, seed: where it stands in the grid. champion, data: digests. budget_steps: for the
     record; what counts are training's epochs and epoch_images. others: corruptions measured besides, at
     `others_images` images each. unseen: photos of the clean set that choose between weights and judge nothing. version:
     of repairops. protocol: see PROTOCOL.
@@ -52,7 +52,7 @@ class Cell:
     seed: int
     champion: str
     data: str
-    budget_seconds: float
+    budget_steps: int
     training: TrainingConfig
     method: MethodConfig
     style: StyleConfig

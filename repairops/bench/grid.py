@@ -43,6 +43,8 @@ from repairops.model.network import Classifier
 
 logger = logging.getLogger("repairops")
 
+UNIT = "fine_tune"  # the rival whose step is the unit of every budget
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -70,28 +72,29 @@ class Grid:
 def plan(grid: Grid, preset: Preset, data: BenchData, places: Sequence[Coordinates]) -> list[tuple[Cell, StepTime]]:
     """The cells with their budgets in whole steps; measures the time of a step where the grid does not have it."""
     folder, times = grid.root / "steps", {}
-    for network, name in dict.fromkeys((place.network, place.rival) for place in places):
+    wanted = [pair for place in places for pair in ((place.network, UNIT), (place.network, place.rival))]
+    for network, name in dict.fromkeys(wanted):
         chosen = rival(name)
         training = chosen.training_config(preset.training)
         untrained = chosen.twist == "untrained"
         # What auto will take is not known yet; its first candidate's step counts, which is not the cheaper one.
         timed = dataclasses.replace(chosen, method=CANDIDATES[0].method) if chosen.method == AUTO else chosen
         times[network, name] = StepTime(1.0) if untrained else step_time(network, timed, data.train, training, folder)
-    return [_cell(preset, data, place, times[place.network, place.rival]) for place in places]
+    return [_cell(preset, data, p, times[p.network, p.rival], times[p.network, UNIT]) for p in places]
 
 
-def _cell(preset: Preset, data: BenchData, place: Coordinates, step: StepTime) -> tuple[Cell, StepTime]:
+def _cell(preset: Preset, data: BenchData, place: Coordinates, step: StepTime, unit: StepTime) -> tuple[Cell, StepTime]:
     chosen = rival(place.rival)
     training = chosen.training_config(preset.training)
-    seconds = 1.0 if step.error else step.seconds
+    cost = 1.0 if step.error else max(round(step.seconds / unit.seconds, 1), 0.1)
     champion = champion_arguments(place.network, data.train, preset.champion, seed=0)
     trials = chosen.config.trial_share if chosen.method == AUTO else 0.0  # for each second of the training after them
     return Cell(
         **vars(place),
         champion=digest_of(champion),
         data=data.digest,
-        budget_seconds=preset.budget_seconds,
-        training=within_budget(training, seconds, preset.budget_seconds / (1 + trials), len(data.train), preset.checks),
+        budget_steps=preset.budget_steps,
+        training=within_budget(training, cost, preset.budget_steps / (1 + trials), len(data.train), preset.checks),
         method=chosen.config,
         style=chosen.style_config,
         clustering=ClusteringConfig(by="pixels" if chosen.config.recipe == "paper" else "look"),

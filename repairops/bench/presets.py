@@ -14,7 +14,7 @@ from repairops.model.device import cpu_has_bfloat16
 
 @dataclass(frozen=True)
 class Preset:
-    """budget_seconds: what each rival may spend on training steps, in CPU seconds of one thread (on a GPU: seconds).
+    """budget_steps: what each rival may spend: the time that plain fine-tuning takes for so many steps of a batch.
 
     rivals: empty = every one. failure_batch: failures that guide the repair; residuals, corrupted, others: images that
     judge, at most (0 = all), of the residual failures, of the corrupted clean set, and of each other corruption (-1 =
@@ -24,7 +24,7 @@ class Preset:
     networks: tuple[str, ...]
     champion: ChampionConfig
     training: TrainingConfig
-    budget_seconds: float
+    budget_steps: int
     corruptions: tuple[str, ...] = tuple(CORRUPTIONS)
     rivals: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)
@@ -44,7 +44,7 @@ _MINI = Preset(
     networks=("resnet_small",),
     champion=ChampionConfig(epochs=7, bfloat16=_BFLOAT16),
     training=_CPU,
-    budget_seconds=12,
+    budget_steps=175,
     corruptions=("gaussian_noise", "defocus_blur", "fog", "contrast"),
     rivals=("style_guided", "fine_tune", "augmix", "batch_norm", "oracle", "none"),
     residuals=3000,
@@ -57,7 +57,7 @@ PRESETS: dict[str, Preset] = {
         networks=("resnet_tiny",),
         champion=ChampionConfig(epochs=12, batch_size=64, horizontal_flip=False, bfloat16=False),
         training=TrainingConfig(batch_size=50, device="cpu", amp="off", patience=0),
-        budget_seconds=0.5,
+        budget_steps=60,
         corruptions=("gaussian_noise", "contrast"),
         rivals=("style_guided", "fine_tune", "oracle", "none"),
         failure_batch=200,
@@ -70,7 +70,7 @@ PRESETS: dict[str, Preset] = {
         champion=ChampionConfig(epochs=16, bfloat16=_BFLOAT16),
         corruptions=tuple(CORRUPTIONS),
         rivals=(),
-        budget_seconds=24,
+        budget_steps=350,
         residuals=5000,
         corrupted=5000,
         unseen=2000,
@@ -81,7 +81,7 @@ PRESETS: dict[str, Preset] = {
         networks=("allconvnet_pooled",),
         champion=ChampionConfig(epochs=12, bfloat16=_BFLOAT16),
         rivals=("style_guided", "fine_tune@method.failure_share=0.4", "style_guided_paper", "oracle"),
-        budget_seconds=360,
+        budget_steps=2000,
         residuals=3000,
         corrupted=2000,
         unseen=1000,
@@ -93,7 +93,7 @@ PRESETS: dict[str, Preset] = {
         champion=ChampionConfig(epochs=30),
         training=TrainingConfig(batch_size=128, horizontal_flip=True, device="cuda", amp="on", patience=0),
         rivals=("style_guided", "fine_tune@method.failure_share=0.4", "style_guided_paper", "oracle"),
-        budget_seconds=16,
+        budget_steps=1600,
         residuals=5000,
         corrupted=5000,
         unseen=2000,
@@ -103,7 +103,7 @@ PRESETS: dict[str, Preset] = {
         networks=("allconvnet", "wideresnet", "densenet", "lstm", "renet"),
         champion=ChampionConfig(epochs=100),
         training=TrainingConfig(batch_size=128, horizontal_flip=True, device="cuda", amp="on", patience=0),
-        budget_seconds=300,
+        budget_steps=8000,
         seeds=(0, 1, 2, 3, 4),
         checks=5,
         others=5000,

@@ -56,7 +56,7 @@ def provenance(records: Sequence[Record]) -> str:
     cells = [record["cell"] for record in records]
     summary = (
         f"{len(records)} cells; seeds {_listed(c['seed'] for c in cells)}; budget "
-        f"{_listed(c['budget_seconds'] for c in cells)} s of training steps; failure batch "
+        f"{_listed(c['budget_steps'] for c in cells)} steps of plain fine-tuning; failure batch "
         f"{_listed(c['failure_batch'] for c in cells)}; repairops {_listed(c['version'] for c in cells)}, commit "
         f"{_listed(r['environment']['commit'] or 'unknown' for r in records)}; torch "
         f"{_listed(r['environment']['torch'] for r in records)}."

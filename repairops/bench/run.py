@@ -38,7 +38,7 @@ class Request:
     networks: tuple[str, ...] = ()
     rivals: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
-    budget: float = 0.0
+    budget: int = 0
     failures: int = 0
     device: str = ""
     others: int = -1
@@ -106,7 +106,7 @@ def resolve(request: Request) -> Preset:
         networks=request.networks or preset.networks,
         rivals=request.rivals or preset.rivals,
         seeds=request.seeds or preset.seeds,
-        budget_seconds=request.budget or preset.budget_seconds,
+        budget_steps=request.budget or preset.budget_steps,
         failure_batch=request.failures or preset.failure_batch,
         others=preset.others if request.others < 0 else request.others,
     )

@@ -191,7 +191,7 @@ def distinct(records: Sequence[Record], name: str, order: Sequence[Any] = ()) ->
 def groups(records: Sequence[Record]) -> dict[str, list[Record]]:
     """The records that may be compared: by network, and by budget and size of the batch where there are several."""
     found: dict[str, list[Record]] = {}
-    suffixes = {"budget_seconds": "-{:g}s", "failure_batch": "-{:g}-failures"}
+    suffixes = {"budget_steps": "-{:g}-steps", "failure_batch": "-{:g}-failures"}
     several = {name: form for name, form in suffixes.items() if len(distinct(records, name)) > 1}
     for record in records:
         cell = record["cell"]

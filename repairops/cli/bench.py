@@ -45,7 +45,10 @@ def bench() -> None:
 @click.option("--rivals", default="", callback=_split, help="By comma, in place of the preset's.")
 @click.option("--seeds", default="", callback=_split, help="By comma, in place of the preset's.")
 @click.option(
-    "--budget", type=float, default=0.0, help="Seconds of training steps for each rival; default: the preset's."
+    "--budget",
+    type=click.IntRange(min=0),
+    default=0,
+    help="For each rival, in training steps of plain fine-tuning; default: the preset's.",
 )
 @click.option(
     "--failures", type=click.IntRange(min=0), default=0, help="Size of the failure batch; default: the preset's."
