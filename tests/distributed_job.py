@@ -34,8 +34,8 @@ from repairops.model.network import Classifier
 
 STEPS = 9  # of an epoch
 CONFIG = TrainingConfig(
-    epochs=2, batch_size=109, learning_rate=0.01, crop_padding=1, horizontal_flip=True, ema=0.9, epoch_images=1080,
-    device=os.environ.get("REPAIROPS_TEST_DEVICE", "cpu"),
+    least_steps=0, epochs=2, batch_size=109, learning_rate=0.01, crop_padding=1, horizontal_flip=True, ema=0.9,
+    epoch_images=1080, device=os.environ.get("REPAIROPS_TEST_DEVICE", "cpu"),
 )  # fmt: skip
 
 

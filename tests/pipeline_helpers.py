@@ -48,6 +48,7 @@ SHOTS = 2  # of each field scan
 # exports, take time: a few tests have them.
 OPTIONS = (
     "training.epochs=3",
+    "training.least_steps=0",
     "training.batch_size=32",
     "training.learning_rate=0.01",
     "training.crop_padding=0",

@@ -82,7 +82,9 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, int, int]] = {  # networ
     "1,000 classes": (lambda: Viewing(3, 16, 1000), 3, 16, 1000),
 }
 SLOW = {"resnet18 at 224", "mobilenet_v3_small"}
-CONFIG = TrainingConfig(epochs=2, batch_size=16, learning_rate=0.01, device="cpu", max_validation_images=8)
+CONFIG = TrainingConfig(
+    least_steps=0, epochs=2, batch_size=16, learning_rate=0.01, device="cpu", max_validation_images=8
+)
 
 
 def digit_set(channels: int, side: int, classes: int, count: int, seed: int) -> ImageSet:
@@ -154,7 +156,7 @@ def test_a_network_that_refuses_channels_last_is_left_as_it_is(amp: str, tmp_pat
     train_set = digit_set(3, 16, 10, 168, seed=0)
     spec = InputSpec(3, 16, 16, train_set.class_names)
     parts = split(failures_of(digit_set(3, 16, 10, 40, seed=1)))
-    config = TrainingConfig(epochs=1, batch_size=16, device="cpu", amp=amp)  # type: ignore[arg-type]
+    config = TrainingConfig(least_steps=0, epochs=1, batch_size=16, device="cpu", amp=amp)  # type: ignore[arg-type]
     viewing = Classifier(seeded(lambda: Viewing(3, 16, 10)), spec)
     refused = fine_tune(viewing, train_set, parts, tmp_path / "refused", config)
     assert (refused.channels_last, refused.bfloat16) == (False, amp == "on")
@@ -271,7 +273,9 @@ def test_a_traced_network_trains_as_its_class_does(name: str, tmp_path: Path) ->
     options = {"heldout_fraction": 0.3, "validation_fraction": 0.0, "near_duplicate_similarity": 0.99}
     parts = split_failures(batch, **options, seed=0)  # nothing to choose by: the last epoch is taken
     network = seeded(Normed if name == "own" else lambda: mobilenet_v3_small(num_classes=10))
-    config = TrainingConfig(epochs=1, batch_size=16, learning_rate=0.002, device="cpu", max_clean_drop=100)
+    config = TrainingConfig(
+        least_steps=0, epochs=1, batch_size=16, learning_rate=0.002, device="cpu", max_clean_drop=100
+    )
     ends = []
     for number, found in enumerate((copy.deepcopy(network), as_graph(network, spec))):
         result = fine_tune(Classifier(found, spec), train_set, parts, tmp_path / str(number), config)

@@ -34,7 +34,8 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 
 GPU = "cuda"
 CONFIG = TrainingConfig(
-    epochs=2, batch_size=50, learning_rate=0.02, crop_padding=1, device=GPU, amp="off", interpolation=False, patience=0
+    least_steps=0, epochs=2, batch_size=50, learning_rate=0.02, crop_padding=1, device=GPU, amp="off",
+    interpolation=False, patience=0,
 )  # fmt: skip
 
 

@@ -20,7 +20,7 @@ from repairops.core.training import TrainingResult, train
 from repairops.core.training.state import count_right
 from repairops.pipeline import repair
 
-TRAINING = TrainingConfig(epochs=3, batch_size=50, crop_padding=0, device="cpu", max_clean_drop=1.0)
+TRAINING = TrainingConfig(least_steps=0, epochs=3, batch_size=50, crop_padding=0, device="cpu", max_clean_drop=1.0)
 
 
 def train_by(config: MethodConfig, work_dir: Path) -> tuple[TrainingResult, int]:

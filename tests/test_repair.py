@@ -50,7 +50,7 @@ CPU = torch.device("cpu")
 CONFIG = Config(
     seed=3,
     clustering=ClusteringConfig(clusters=3, restarts=1),
-    training=TrainingConfig(epochs=2, batch_size=100, learning_rate=0.01, crop_padding=0, device="cpu"),
+    training=TrainingConfig(least_steps=0, epochs=2, batch_size=100, learning_rate=0.01, crop_padding=0, device="cpu"),
 )
 
 

@@ -47,7 +47,7 @@ from repairops.core.training.checkpoint import (
 )
 from repairops.core.training.clock import StepClock
 from repairops.core.training.distributed import training_network
-from repairops.core.training.epoch import make_batch_source
+from repairops.core.training.epoch import draw_batches, epoch_steps, make_batch_source
 from repairops.core.training.loop import frozen_copy
 from repairops.core.training.pace import slower
 from repairops.core.training.selection import ValidationCounts, is_over, seconds_left, select_epoch
@@ -58,7 +58,9 @@ from repairops.model.device import MixedPrecision, resolve_device, seeded, set_m
 from repairops.model.network import Classifier, to_unit
 
 CPU = torch.device("cpu")
-CONFIG = TrainingConfig(epochs=3, batch_size=50, learning_rate=0.02, crop_padding=0, device="cpu", max_clean_drop=1.0)
+CONFIG = TrainingConfig(
+    least_steps=0, epochs=3, batch_size=50, learning_rate=0.02, crop_padding=0, device="cpu", max_clean_drop=1.0
+)
 
 
 def fine_tune(data: MethodData) -> Method:
@@ -106,6 +108,23 @@ def test_an_epoch_of_fewer_images_draws_them_anew(tmp_path):
     assert [len(epoch) for epoch in epochs] == [200, 200]
     assert 20 < len(epochs[0] & epochs[1]) < 120  # of 600: a third, by chance
     assert result.train_images == 600
+
+
+def test_a_small_train_set_is_gone_through_until_there_are_steps_enough(tmp_path: Path) -> None:
+    assert epoch_steps(20_000, TrainingConfig(batch_size=100)) == 200  # 1,000 in five epochs, more than the least
+    assert epoch_steps(900, TrainingConfig(batch_size=100)) == 100
+    assert epoch_steps(900, TrainingConfig(batch_size=100, epochs=60)) == 9
+    assert epoch_steps(900, TrainingConfig(batch_size=100, least_steps=0)) == 9
+    config = replace(CONFIG, epochs=2, least_steps=7, max_train_images=120)
+    assert [epoch["steps"] for epoch in run(champion(), tmp_path, fine_tune, config).history] == [4, 4]
+
+    batches = draw_batches(230, 7, 50, torch.Generator().manual_seed(0))
+    assert [len(batch) for batch in batches] == [50] * 7
+    first, second = torch.cat(batches[:4]), torch.cat(batches[4:])
+    assert len(first.unique()) == 200  # no image twice before all whole batches have had their turn
+    assert len(second.unique()) == 150
+    assert not torch.equal(first[:150], second)
+    assert [len(batch) for batch in draw_batches(30, 3, 50, torch.Generator())] == [30] * 3
 
 
 @pytest.mark.parametrize("method", [fine_tune, style_guided])
@@ -400,7 +419,7 @@ def test_stopping_rule():
     history = [{"seconds": 0.0}] + [{"seconds": 10.0}] * 4
 
     def over(epochs: int, patience: int, selected: int, minutes: float = 0) -> bool:
-        config = TrainingConfig(epochs=epochs, patience=patience, max_minutes=minutes)
+        config = TrainingConfig(least_steps=0, epochs=epochs, patience=patience, max_minutes=minutes)
         return is_over(history, selected, config)
 
     assert not over(5, 3, selected=2)

@@ -34,7 +34,7 @@ def test_the_first_candidate_stays_where_no_other_is_clearly_better():
 
 
 def test_all_trials_together_take_their_share_of_the_images():
-    training = TrainingConfig(epochs=5, batch_size=100, max_minutes=8.0)
+    training = TrainingConfig(least_steps=0, epochs=5, batch_size=100, max_minutes=8.0)
     short = trial_training(METHOD, training, train_images=50_000, candidates=4)
     assert (short.epochs, short.epoch_images) == (1, 15_625)  # 4 x 15,625 = a quarter of 250,000
     assert short.max_minutes == pytest.approx(0.5)

@@ -132,7 +132,13 @@ def fine_tune(data: MethodData) -> Method:
 def test_unseen_images_keep_the_clean_accuracy_that_a_remembered_part_cannot_see(tmp_path: Path) -> None:
     """Three overtrained champions, each repaired twice; 497 other images judge, which neither choice has seen."""
     config = TrainingConfig(
-        epochs=4, batch_size=25, learning_rate=0.05, device="cpu", crop_padding=0, validation_fraction=0.3
+        least_steps=0,
+        epochs=4,
+        batch_size=25,
+        learning_rate=0.05,
+        device="cpu",
+        crop_padding=0,
+        validation_fraction=0.3,
     )
     lost: dict[str, list[float]] = {"remembered": [], "unseen": []}
     for seed in range(3):
@@ -163,7 +169,13 @@ def test_without_validation_failures_there_is_no_line_and_the_epochs_are_held_to
     champion = overtrained(train_set.subset(np.arange(0, 1200, 3)), 0)
     repair, _ = failures_of(champion, others)
     config = TrainingConfig(
-        epochs=2, batch_size=50, learning_rate=2.0, device="cpu", crop_padding=0, interpolation=interpolation
+        least_steps=0,
+        epochs=2,
+        batch_size=50,
+        learning_rate=2.0,
+        device="cpu",
+        crop_padding=0,
+        interpolation=interpolation,
     )
     parts = parts_of(config, train_set=train_set, failed=(repair, repair.subset(np.arange(0))), unseen=others)
     result = train(champion, fine_tune, parts, config, seed=0, work_dir=tmp_path, method_key="x")

@@ -86,7 +86,7 @@ def within_budget(
     pool = min(training.max_train_images or train_images, train_images)
     epochs = max(checks, math.ceil(steps * training.batch_size / pool))
     images = max(1, round(steps / epochs)) * training.batch_size
-    return dataclasses.replace(training, epochs=epochs, epoch_images=min(images, pool))
+    return dataclasses.replace(training, epochs=epochs, epoch_images=min(images, pool), least_steps=0)
 
 
 def _measure(network: str, chosen: Rival, train_set: ImageSet, training: TrainingConfig) -> float:

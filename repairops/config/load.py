@@ -16,7 +16,7 @@ from repairops.files import check_bounds, decode_text, read_file
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     # A first look in a few minutes, on a CPU too.
-    "quick": {"training": {"epochs": 2, "epoch_images": 5000, "max_validation_images": 1000}},
+    "quick": {"training": {"epochs": 2, "least_steps": 0, "epoch_images": 5000, "max_validation_images": 1000}},
     "default": {},
     # DeepRepair's Algorithm 1 and its training setting; see decision 3 for why it is not the default.
     "paper": {

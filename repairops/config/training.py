@@ -40,6 +40,9 @@ class TrainingConfig(Stage):
     epoch_images: int = option(
         0, "Train images of an epoch, drawn anew for each: a short training sees many different ones.", ALL_OR_MORE
     )
+    least_steps: int = option(
+        500, "Of all epochs together: a small train set is gone through several times in one.", NONE_OR_MORE
+    )
     crop_padding: int = option(-1, "Pixels of random translation; -1 = an eighth of the shorter side.", OWN_OR_MORE)
     horizontal_flip: bool = option(False, "Mirror at random; wrong for digits, text and signs.")
     max_clean_drop: float = option(

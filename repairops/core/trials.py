@@ -76,6 +76,7 @@ def trial_training(
     return dataclasses.replace(
         training,
         epochs=max(whole, 1),
+        least_steps=0,
         epoch_images=training.epoch_images if whole else fewer,
         max_minutes=training.max_minutes * method.trial_share / candidates,
     )

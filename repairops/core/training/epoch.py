@@ -39,9 +39,21 @@ AUTO_WORKERS = 2
 Batch = tuple[Tensor, Tensor]
 
 
-def epoch_steps(train_images: int, epoch_images: int, batch_size: int) -> int:
-    """Whole batches of an epoch that takes `epoch_images` (0 = all); what is left over waits for another's shuffle."""
-    return max(1, min(train_images, epoch_images or train_images) // batch_size)
+def epoch_steps(train_images: int, config: TrainingConfig) -> int:
+    """Whole batches of an epoch that takes `epoch_images` (0 = all); what is left over waits for another's shuffle.
+
+    As many more as make `least_steps` of all epochs.
+    """
+    once = max(1, min(train_images, config.epoch_images or train_images) // config.batch_size)
+    return max(once, math.ceil(config.least_steps / config.epochs))
+
+
+def draw_batches(train_images: int, steps: int, batch_size: int, generator: Generator) -> list[Tensor]:
+    """Positions of each step's images, int64 (batch,): shuffled, and again where all have had their turn."""
+    size = min(batch_size, train_images)
+    each = train_images // size * size
+    passes = [torch.randperm(train_images, generator=generator)[:each] for _ in range(-(-steps * size // each))]
+    return list(torch.split(torch.cat(passes)[: steps * size], size))
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +133,7 @@ class EpochRunner:
     @property
     def steps(self) -> int:
         """Of one epoch."""
-        return epoch_steps(len(self.source), self.config.epoch_images, self.config.batch_size)
+        return epoch_steps(len(self.source), self.config)
 
     def probe(self) -> Iterator[list[Tensor]]:
         """The gradients of some batches, drawn by the seed, by parameter of the optimizer (zeros where it has none).
@@ -130,13 +142,11 @@ class EpochRunner:
         """
         seed = derive_seed(self.seed, "training", "pace")
         generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(len(self.source), generator=generator)[
-            : min(PROBES, self.steps) * self.config.batch_size
-        ]
+        batches = draw_batches(len(self.source), min(PROBES, self.steps), self.config.batch_size, generator)
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         set_mode(self.network, training=True)
         with torch.enable_grad(), seeded(derive_seed(seed, "rank", self.ranks.rank), self.source.device):
-            for batch in torch.split(order, self.config.batch_size):
+            for batch in batches:
                 images, labels = self.source.take(self.ranks.share(batch))
                 loss, _ = self.method.loss(self.network, self.jitter(images, generator), labels, generator)
                 self.optimizer.zero_grad(set_to_none=True)
@@ -157,7 +167,7 @@ class EpochRunner:
         """
         seed = derive_seed(self.seed, "training", epoch)
         generator = torch.Generator().manual_seed(seed)
-        order = torch.randperm(len(self.source), generator=generator)
+        whole = draw_batches(len(self.source), self.steps, self.config.batch_size, generator)
         sums: dict[str, float] = defaultdict(float)
         done, first_step = 0, (epoch - 1) * self.steps
         began = timed_from = time.monotonic()
@@ -167,7 +177,6 @@ class EpochRunner:
             own = derive_seed(seed, "rank", self.ranks.rank)
             generator.manual_seed(own)
         with torch.enable_grad(), seeded(own, self.source.device), self._progress(epoch) as bar:
-            whole = torch.split(order[: self.steps * self.config.batch_size], self.config.batch_size)
             batches = self.source.stream([self.ranks.share(batch) for batch in whole])
             while (figures := self._step(batches, generator, first_step + done, pace)) is not None:
                 for name, value in figures.items():

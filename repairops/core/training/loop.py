@@ -171,7 +171,7 @@ def frozen_copy(classifier: Classifier, tensors: Mapping[str, Tensor]) -> Classi
 def _result(run: TrainingState, seconds: float, *, channels_last: bool, bfloat16: bool) -> TrainingResult:
     config, parts, trained, note = run.config, run.parts, run.history[1:], run.selection.note
     steps = sum(h["steps"] for h in trained)
-    planned = config.epochs * epoch_steps(len(parts.rows), config.epoch_images, config.batch_size)
+    planned = config.epochs * epoch_steps(len(parts.rows), config)
     if seconds_left(run.history, config) <= 0 and steps < planned:
         note = f"{note} Training stopped after {steps:.0f} of {planned} steps: max_minutes was reached.".strip()
     if run.pace and run.pace.lowered:
