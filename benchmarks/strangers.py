@@ -154,7 +154,7 @@ STRANGERS = {
     "grey": Stranger(lambda: small_network(1, len(CLASSES)), channels=1),
     "resnet18 at 224": Stranger(
         lambda: resnet18(num_classes=len(CLASSES)), sides=(64,) * 6 + (224,), train=200, judging=120, choosing=60,
-        settings=("training.epochs=2", "training.interpolation=4"),
+        settings=("training.epochs=2", "training.least_steps=30", "training.interpolation=4"),
     ),
 }  # fmt: skip
 
