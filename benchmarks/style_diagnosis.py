@@ -24,7 +24,7 @@ from style_failures import Failures, champion, failures, load_sets, run_missing
 
 from repairops.bench.corruptions import blur, corrupt, weather
 from repairops.core.styles.fitted.degradation import PARAMETERS
-from repairops.core.styles.fitted.estimation import estimate, strengths
+from repairops.core.styles.fitted.estimation import estimate, strengths, weigh
 from repairops.core.styles.fitted.look import findings, sentence
 from repairops.model.network import to_unit
 
@@ -87,7 +87,8 @@ def truths(corruption: str) -> dict[str, list[float]]:
 
 def examine(corruption: str, batch: Failures, clean: torch.Tensor) -> dict[str, object]:
     began = time.process_time()
-    found = estimate(to_unit(batch.images), clean, torch.Generator().manual_seed(0))
+    images, generator = to_unit(batch.images), torch.Generator().manual_seed(0)
+    found = weigh(estimate(images, clean, generator), images, clean, generator)
     seconds = time.process_time() - began
     told, all_told = findings(found), findings(dataclasses.replace(found, evidence={}))
     checks = []

@@ -249,6 +249,9 @@ def test_new_failures_make_another_version_and_auto_promotion_ends_the_work(scen
     second = repair(config=options("register.promote=auto"))
 
     assert (first.kind, second.kind) == ("passed", "passed")
+    assert (first.record.form, "clean_routing" in json.dumps(first.values["verdict"])) == (None, False)  # no guard
+    assert first.record.evidence is not None
+    assert first.record.evidence.routing is None
     assert scene.versions() == ["1", "2", "3"]
     assert second.version == scene.version_at("challenger") == scene.version_at("prod") == "3"
     assert second.values["promoted"] is True

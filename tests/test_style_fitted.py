@@ -13,6 +13,7 @@ from torch import Tensor
 from repairops.config import StyleConfig
 from repairops.core.styles.fitted import FittedDegradation, fit_fitted_degradation
 from repairops.core.styles.fitted.degradation import PARAMETERS, Degradation, degrade
+from repairops.core.styles.fitted.estimation import weigh
 from repairops.core.styles.fitted.evidence import with_evidence
 from repairops.core.styles.fitted.explanations import Group
 from repairops.core.styles.fitted.look import CLEAR, INTERVAL, UNEXPLAINED, WORDINGS, FittedLook, findings, sentence
@@ -99,7 +100,10 @@ def test_a_look_that_no_component_has_is_said_to_be_something_else() -> None:
     unexplained = found.unexplained()
     assert unexplained > 1.5 * UNEXPLAINED
     assert found.unexplained(torch.arange(50)) > UNEXPLAINED
-    assert findings(found) == []  # whatever stands in for it explains nothing by itself
+    assert findings(found)  # something stands in for it
+    assert (
+        findings(weigh(found, covered, crops[100:], generator())) == []
+    )  # whatever stands in for it explains nothing by itself
     assert sentence([], 100, unexplained) == "a look that no degradation known here explains, 100 images"
 
 

@@ -42,16 +42,11 @@ TELLABLE = 0.2  # least slope of a regression's answers that say something of th
 
 def estimate(references: Tensor, clean: Tensor, generator: Generator) -> FittedLook:
     """Degradation of references float32 (R, C, H, W) against clean images (M, C, H, W), both in 0..1."""
-    side = min(clean.shape[2:])
-    names = parameter_names(clean.shape[1], side)
+    names = parameter_names(clean.shape[1], min(clean.shape[2:]))
     if not names:  # single pixels
         return nothing(references)
-    cut = tiles(references)
-    scenes = torch.cat([tile[: MAX_SCENES // len(cut)] for tile in tiles(clean)])
-    scenes = scenes[torch.randperm(len(scenes), generator=generator).to(scenes.device)]
-    trials = min(max(TRIALS_EACH * len(references), TRIALS[0]), TRIALS[1])
-    group = Group(cut, over_tiles(measure, cut), scenes, noise_shape(cut[0], scenes), 2 * trials // 3)
-    sound = measure(scenes[-(len(scenes) // 3 + 1) :])
+    group, trials = group_of(references, clean, generator), first_trials(len(references))
+    sound = measure(group.scenes[-(len(group.scenes) // 3 + 1) :])
     low, high = group.limits(names)
     found = settle(group, sound, names, broad(names, low, high, trials, generator), generator)
     for _ in range(SECOND_LOOKS):
@@ -59,7 +54,24 @@ def estimate(references: Tensor, clean: Tensor, generator: Generator) -> FittedL
             break
         other = settle(group, sound, names, beside(names, found, low, high, trials, generator), generator)
         found = min(found, other, key=FittedLook.unexplained)
-    return with_evidence(group, found, generator)
+    return found
+
+
+def weigh(found: FittedLook, references: Tensor, clean: Tensor, generator: Generator) -> FittedLook:
+    """The estimate with the evidence for each of its families (`evidence.py`): for where it is told."""
+    return with_evidence(group_of(references, clean, generator), found, generator) if found.names else found
+
+
+def group_of(references: Tensor, clean: Tensor, generator: Generator) -> Group:
+    cut = tiles(references)
+    scenes = torch.cat([tile[: MAX_SCENES // len(cut)] for tile in tiles(clean)])
+    scenes = scenes[torch.randperm(len(scenes), generator=generator).to(scenes.device)]
+    trials = 2 * first_trials(len(references)) // 3
+    return Group(cut, over_tiles(measure, cut), scenes, noise_shape(cut[0], scenes), trials)
+
+
+def first_trials(failures: int) -> int:
+    return min(max(TRIALS_EACH * failures, TRIALS[0]), TRIALS[1])
 
 
 def settle(group: Group, sound: Tensor, names: tuple[str, ...], drawn: Tensor, generator: Generator) -> FittedLook:
