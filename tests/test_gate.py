@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 import re
@@ -8,10 +9,23 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 from evidence_helpers import counts, good_evidence
+from scipy.stats import binom
 
 from repairops.config import GateConfig
 from repairops.errors import InvalidOption
-from repairops.gate import RULES, check_of, decide, power, power_warning
+from repairops.gate import (
+    PLAUSIBLE,
+    RULES,
+    check_of,
+    decide,
+    gate_warning,
+    in_words,
+    least_harm,
+    power,
+    power_warning,
+    whole_power,
+)
+from repairops.gate.classes import chance_of_falls
 from repairops.gate.evidence import (
     Calibration,
     ConfidenceBin,
@@ -130,10 +144,18 @@ def test_class_recall_fails_on_a_proven_fall_and_names_the_class():
     assert found.figures["classes"][0]["p_value"] < 0.05 < found.figures["classes"][1]["p_value"]
 
 
-def test_class_recall_is_unsure_of_few_images_and_of_none():
+def test_class_recall_passes_what_chance_does_to_few_images():
     few = check("class_recall", clean_by_class={"cat": counts(20, 2), "dog": counts(1000)})
-    assert few.result == "INCONCLUSIVE"
-    assert "cat (−10.00 of 20 images)" in few.summary
+    assert few.result == "PASS"
+    assert "cat (−10.00 of 20 images), as chance alone does among 2 classes in 50% of cases" in few.summary
+    assert few.figures["chance"] == pytest.approx(0.5)  # a fourth, of two looks
+    more = check("class_recall", clean_by_class={"cat": counts(60, 7), "dog": counts(1000)})
+    assert more.result == "INCONCLUSIVE"
+    assert "chance does that in 2% of cases" in more.summary
+    assert more.figures["chance"] == pytest.approx(2 * 0.5**7)
+
+
+def test_class_recall_is_unsure_of_a_class_without_images():
     none = check("class_recall", clean_by_class={"cat": counts(1000), "emu": counts(0)})
     assert none.result == "INCONCLUSIVE"
     assert "no image of emu" in none.summary
@@ -146,6 +168,74 @@ def test_class_recall_is_corrected_for_the_number_of_classes():
     assert check("class_recall", clean_by_class=one).result == "FAIL"
     many = one | {f"class {i}": counts(200) for i in range(99)}
     assert check("class_recall", clean_by_class=many).result == "INCONCLUSIVE"
+
+
+def test_class_recall_finds_one_class_of_a_hundred_that_loses_half():
+    harmless = {f"class {i}": counts(40, 1, 1) for i in range(99)}
+    assert check("class_recall", clean_by_class=harmless | {"cat": counts(40, 20)}).result == "FAIL"
+    assert check("class_recall", clean_by_class=harmless | {"cat": counts(40, 10)}).result == "INCONCLUSIVE"
+    assert check("class_recall", clean_by_class=harmless | {"cat": counts(40, 3)}).result == "PASS"
+
+
+def test_class_recall_finds_several_classes_that_fall_a_little():
+    """None of them alone is more than chance does; all together are."""
+    fallen = {f"class {i}": counts(40, 5, 1) for i in range(10)}
+    found = check("class_recall", clean_by_class=fallen | {f"same {i}": counts(40, 1, 1) for i in range(90)})
+    assert found.result == "INCONCLUSIVE"
+    assert found.figures["chance"] < 1e-4
+    alone = {"class 0": counts(40, 5, 1)} | {f"same {i}": counts(40, 1, 1) for i in range(99)}
+    assert check("class_recall", clean_by_class=alone).result == "PASS"
+
+
+def test_small_classes_are_judged_together():
+    """Of ten images the loss of three proves nothing among fifty classes; the same in ten such classes does."""
+    large, small = ({f"{kind} {i}": counts(n, lost) for i in range(k)} for kind, n, lost, k in
+                    (("large", 200, 0, 40), ("small", 10, 3, 10)))  # fmt: skip
+    found = check("class_recall", clean_by_class=large | small)
+    assert found.result == "FAIL"
+    assert "10 classes of under 21 images together (−30.00 of 100 images)" in found.summary
+    (pool,) = found.figures["small"]
+    assert (pool["n"], pool["difference_points"]) == (100, pytest.approx(-30))
+    one = check("class_recall", clean_by_class=large | {"small": counts(10, 3)})
+    assert (one.result, one.figures["small"]) == ("PASS", [])
+
+
+def test_each_class_by_itself_as_gates_were_before():
+    each = replace(POLICY, class_test="each")
+    few = {"cat": counts(20, 2), "dog": counts(1000)}
+    assert check("class_recall", each, clean_by_class=few).result == "INCONCLUSIVE"
+    assert (
+        "cat (−10.00 of 20 images), on too few images to be sure"
+        in check("class_recall", each, clean_by_class=few).summary
+    )
+    assert check("class_recall", each, clean_by_class={"cat": counts(1000, 150, 2)}).result == "FAIL"
+
+
+@pytest.mark.parametrize("changed", [(4, 6, 0), (7, 3, 5, 2)])
+def test_the_chance_of_falls_is_that_of_the_definition(changed):
+    """Over every way in which the changed answers can be lost or won: it is below 5% in at most 5% of cases."""
+    n, share, exact = np.full(len(changed), 20), 0.5 ** np.sum(changed), {}
+    ways = itertools.product(*(range(each + 1) for each in changed))
+    for lost in map(np.array, ways):
+        weight = share * math.prod(math.comb(d, b) for d, b in zip(changed, lost.tolist(), strict=True))
+        excess = np.maximum(2 * lost - changed - 1, 0)  # one of 20 images is allowed
+        beyond = [(b, d) for b, d, e in zip(lost.tolist(), changed, excess.tolist(), strict=True) if e]
+        rarest = min((sum(math.comb(d, k) for k in range(b, d + 1)) / 2**d for b, d in beyond), default=2.0)
+        exact[tuple(lost.tolist())] = weight, excess.sum(), rarest
+    below = 0.0
+    for lost, (weight, total, rarest) in exact.items():
+        found = chance_of_falls(np.array(lost), np.array(changed) - lost, n, 5.0)
+        sums = sum(w for w, t, _ in exact.values() if t >= total)
+        worst = sum(w for w, _, r in exact.values() if r <= rarest * (1 + 1e-9))
+        assert found == pytest.approx(min(1.0, 2 * min(sums, worst)) if total else 1.0)
+        below += weight * (found <= 0.05)
+    assert 0 < below <= 0.05
+
+
+def test_the_chance_of_falls_in_large_classes_is_next_to_nothing():
+    n = np.array([400_000, 600_000])
+    assert chance_of_falls(np.array([20_100, 10]), np.array([10, 10]), n, 5.0) < 1e-12
+    assert chance_of_falls(np.array([20_000, 10]), np.array([10, 10]), n, 5.0) == 1.0  # within the margin
 
 
 def test_a_fall_of_exactly_the_margin_is_allowed():
@@ -290,6 +380,57 @@ def test_power_is_that_of_the_exact_test(n, changed):
     distinct, times = np.unique(tables, axis=0, return_counts=True)
     passed = [exact_p_value(int(w), int(lost), n, -0.005) <= 0.05 for w, lost in distinct]
     assert power(n, changed, POLICY) == pytest.approx(times[passed].sum() / 2000, abs=0.06)
+
+
+def test_power_of_the_whole_gate():
+    sizes = {f"class {i}": 40 for i in range(100)}
+    found = whole_power(sizes, 60, 0.05, POLICY)
+    assert found.power == power(4000, 0.05, POLICY)
+    assert found.classes >= 0.9
+    assert found.gate == pytest.approx(found.power * found.classes * found.repair)
+    assert whole_power(sizes, 60, 0.05, replace(POLICY, class_test="each")).classes < 0.1
+    assert whole_power({**sizes, "emu": 0}, 60, 0.05, POLICY).gate == 0.0
+    few = whole_power(sizes, 9, 0.05, POLICY)
+    enough = next(k for k in range(10) if check("repair_rate", heldout_repaired=k, heldout_total=9).result == "PASS")
+    assert few.repair == pytest.approx(binom.sf(enough - 1, 9, 0.65))
+    off = whole_power(sizes, 9, 0.05, replace(POLICY, class_recall="advisory", repair_rate="off"))
+    assert (off.classes, off.repair, off.gate) == (None, None, off.power)
+
+
+@pytest.mark.parametrize(("classes", "images"), [(10, 200), (100, 40), (1000, 10)])
+def test_the_least_harm_is_found_in_four_of_five_draws(classes, images):
+    harm = least_harm({str(i): images for i in range(classes)}, POLICY)
+    draw, n, found = np.random.default_rng(0), np.full(classes, images), 0
+    for _ in range(200):
+        lost, won = draw.binomial(n, 0.01), draw.binomial(n, 0.01)
+        lost[0] = min(lost[0] + harm.lost, images - won[0])
+        found += chance_of_falls(lost, won, n, 5.0) <= 0.05
+    assert 0.75 <= found / 200 <= 0.97, harm
+
+
+def test_what_the_gate_can_show_is_said_before_training():
+    sizes = {f"class {i}": 40 for i in range(100)}
+    known = whole_power(sizes, 60, PLAUSIBLE, POLICY)
+    told = in_words([known], least_harm(sizes, POLICY), POLICY)
+    assert f"passes with a chance of {known.gate:.0%} (clean accuracy 71%, recall of each class" in told
+    assert re.search(r"A loss of \d+ of one class of 40 images is found with a chance of 80%\.", told)
+    blind = least_harm({str(i): 3 for i in range(500)}, POLICY)
+    assert blind.lost is None
+    assert "Even the loss of all of one class of 3 images is hardly found." in in_words([], blind, POLICY)
+    assert in_words([], None, POLICY) == ""
+
+
+def test_what_will_keep_a_repair_from_passing_is_warned_of():
+    sizes = {f"class {i}": 1000 for i in range(10)}
+
+    def warned(sizes, heldout, policy=POLICY):
+        return gate_warning(sizes, heldout, 0.9, policy, whole_power(sizes, heldout, PLAUSIBLE, policy))
+
+    assert warned(sizes, 60) is None
+    assert "no image of emu, so class_recall cannot pass" in warned({**sizes, "emu": 0}, 60)
+    assert "With 6 held-out failures, a repair of 65% of them in truth shows the 30% required" in warned(sizes, 6)
+    many = {f"class {i}": 40 for i in range(200)}
+    assert "200 classes a repair that harms none of them" in warned(many, 60, replace(POLICY, class_test="each"))
 
 
 def test_every_cluster_has_to_be_repaired():

@@ -64,12 +64,12 @@ def test_a_record_is_written_as_it_was_read() -> None:
     """Keys, nesting and digits; the file has every section but a warning, and those that came later."""
     values = kept("schema2")
     values["policy"] |= {"max_clean_routing": 0.05, "clean_routing": "off", "repair_margin_points": 5.0}
-    values["policy"]["repairs_kept"] = "off"
+    values["policy"] |= {"repairs_kept": "off", "class_test": "each"}
     record = read_outcome(FOLDER / "schema2.json").record
     assert to_plain(record) == values
     assert list(to_plain(record)) == list(values)
     unset = {key for key, value in vars(record).items() if value is None}
-    assert unset == {"warning", "earlier_run", "form", "provenance"}
+    assert unset == {"warning", "earlier_run", "form", "provenance", "least_harm"}
 
 
 def test_what_was_not_reached_has_no_key_but_these() -> None:

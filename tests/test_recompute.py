@@ -127,3 +127,13 @@ def test_counts_that_were_changed_by_hand_change_the_verdict() -> None:
     values = first_schema()
     values["evidence"]["clean"] = {**values["evidence"]["clean"], "champion_only": 300}
     assert recompute(Outcome(values)).result == "FAIL"
+
+
+def test_classes_are_judged_as_they_were_when_the_outcome_was_made(tmp_path: Path) -> None:
+    """A policy that does not name `class_test` is from before it: any fall beyond the margin was inconclusive."""
+    small = {"both_right": 16, "champion_only": 2, "challenger_only": 0, "both_wrong": 2}
+    values = first_schema()
+    values["evidence"]["clean_by_class"]["emu"] = small
+    assert recompute(Outcome(values)).result == "INCONCLUSIVE"
+    values["policy"]["class_test"] = "together"
+    assert recompute(Outcome(values)).result == "PASS"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from repairops.config.fields import NOT_NEGATIVE, POINTS, SHARE, Level, Range, Rule, Stage, advisory, option, required
 
@@ -26,6 +26,11 @@ class GateConfig(Stage):
         POINTS,
     )
     class_margin_points: float = option(5.0, "Largest loss of recall allowed in a class, in percentage points.", POINTS)
+    class_test: Literal["together", "each"] = option(
+        "together",
+        "Of `class_recall`, where a class falls beyond its margin and that is not proven: `together` asks whether "
+        "chance explains it among so many classes, `each` is inconclusive at once, as gates before this option were.",
+    )
     max_negative_flips: float = option(0.02, "Share of the clean set.", SHARE)
     parity_tolerance: float = option(1e-3, "Largest difference of a logit, PyTorch to ONNX.", NOT_NEGATIVE)
     max_latency_ratio: float = option(
@@ -75,10 +80,11 @@ class GateConfig(Stage):
         "gate.repair_margin_points.",
     )
     class_recall: Level = required(
-        "accuracy",
+        "classes",
         "Per-class clean recall",
         FAIL=f"Add train images of the classes that fell (listed on the review page). {GENTLER}",
-        INCONCLUSIVE="Give a clean set with more images of the smallest classes (listed on the review page).",
+        INCONCLUSIVE="Give a clean set with more images of the classes that fell or are missing (listed on the review "
+        f"page). {GENTLER}",
     )
     negative_flips: Level = advisory(
         "accuracy", "Negative flips", FAIL=f"Look at the negative flips on the review page. {GENTLER}"

@@ -1,4 +1,4 @@
-"""Clean accuracy: no worse overall, in no class, and not by trading some images for others."""
+"""Clean accuracy: no worse overall, and not by trading some images for others."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 from repairops.config import GateConfig
 from repairops.gate.evidence import Evidence, PairedCounts, Result
 from repairops.gate.exact import exact_lower, exact_p_value
-from repairops.gate.falls import damage, fall_row
 from repairops.gate.phrases import Ruling, allowed, as_share, can_be, difference_points, goes, no_comparison
 from repairops.gate.statistics import MOST, settling_size, smallest_settled, tango_score
 
@@ -67,17 +66,6 @@ def images_needed(counts: PairedCounts, margin: float, confidence: float) -> int
         return p <= 1 - confidence
 
     return smallest_settled(start, settled) if start and start <= LARGE else start
-
-
-def check_class_recall(evidence: Evidence, policy: GateConfig) -> Ruling:
-    """Looks for damage: FAIL where a class falls significantly beyond its margin, Holm's correction over classes."""
-    margin = policy.class_margin_points
-    classes = [fall_row(name, counts, margin) for name, counts in evidence.clean_by_class.items()]
-    figures = {"classes": classes, "margin_points": margin, "confidence": policy.confidence}
-    result, summary = damage(classes, margin, policy.confidence, "recall", "class", "the clean set has no image of")
-    if missing := no_comparison(evidence):
-        return (*missing, figures)
-    return result, summary, figures
 
 
 def check_negative_flips(evidence: Evidence, policy: GateConfig) -> Ruling:

@@ -35,29 +35,38 @@ def damage(
     FAIL where a part falls significantly beyond the margin (percentage points); INCONCLUSIVE where one falls beyond it
     on too few images to be sure, or has no images, or there is no part at all.
     """
-    present = [row for row in rows if row["n"]]
-    for row, adjusted in zip(present, holm([row["p_value"] for row in present]), strict=True):
-        row["p_value"] = adjusted
-    fallen = [row for row in present if row["p_value"] <= 1 - confidence]
-    if fallen:
-        return "FAIL", f"{measure.capitalize()} falls by more than the {margin:g} points allowed in {_falls(fallen)}."
-    unsure = [row for row in present if row["difference_points"] < -margin - 1e-9]
+    if fallen := proven(rows, confidence):
+        return "FAIL", f"{measure.capitalize()} falls by more than the {margin:g} points allowed in {told(fallen)}."
+    present, unsure = [row for row in rows if row["n"]], beyond(rows, margin)
     absent = [row["name"] for row in rows if not row["n"]]
     reasons = []
     if unsure:
         reasons.append(
-            f"{measure} falls by more than {margin:g} points in {_falls(unsure)}, on too few images to be sure"
+            f"{measure} falls by more than {margin:g} points in {told(unsure)}, on too few images to be sure"
         )
     if absent or not rows:
         reasons.append(f"{absent_words} {listing(absent, 5) if rows else f'any {part}'}")
     if reasons:
         return "INCONCLUSIVE", one_sentence(reasons)
     lowest = min(present, key=lambda row: row["difference_points"])
-    largest = f"the largest fall is {_falls([lowest])}" if lowest["difference_points"] < 0 else "none falls at all"
+    largest = f"the largest fall is {told([lowest])}" if lowest["difference_points"] < 0 else "none falls at all"
     return "PASS", f"No {part} loses more than {margin:g} points of {measure}; {largest}."
 
 
-def _falls(rows: list[dict[str, Any]]) -> str:
+def proven(rows: list[dict[str, Any]], confidence: float) -> list[dict[str, Any]]:
+    """The parts that fall significantly beyond the margin; the rows' p-values become Holm's over all parts."""
+    present = [row for row in rows if row["n"]]
+    for row, adjusted in zip(present, holm([row["p_value"] for row in present]), strict=True):
+        row["p_value"] = adjusted
+    return [row for row in present if row["p_value"] <= 1 - confidence]
+
+
+def beyond(rows: list[dict[str, Any]], margin: float) -> list[dict[str, Any]]:
+    """The parts whose fall is seen to be beyond the margin (percentage points), proven or not."""
+    return [row for row in rows if row["n"] and row["difference_points"] < -margin - 1e-9]
+
+
+def told(rows: list[dict[str, Any]]) -> str:
     ordered = sorted(rows, key=lambda row: row["difference_points"])
     return listing(
         [f"{row['name']} ({signed_points(row['difference_points'])} of {row['n']:,} images)" for row in ordered], 5

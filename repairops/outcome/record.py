@@ -15,6 +15,7 @@ from repairops.errors import OutcomeUnreadable, UsageError, listing, shown
 from repairops.files import check_bounds, read_text
 from repairops.gate import RULES, decide
 from repairops.gate.evidence import Evidence, RepairCounts, Verdict
+from repairops.gate.planning import LeastHarm, PowerAt
 from repairops.outcome import sections
 from repairops.outcome.plain import Unfit, from_plain, to_plain
 from repairops.outcome.provenance import Provenance
@@ -41,7 +42,8 @@ class Record:
 
     outcome: passed, failed, inconclusive, nothing_to_repair or error; alias_moved and not_promoted are passed and
     registered, but the production alias was not moved.
-    config: the resolved options by stage. stages: seconds by stage. warning: what is known before the training.
+    config: the resolved options by stage. stages: seconds by stage. power, least_harm, warning: what is known of
+    the gate before the training.
     not_moved: why the alias was not moved, '' where it was. earlier_run: the run that came to this outcome.
     """
 
@@ -65,7 +67,8 @@ class Record:
     sets: Mapping[str, sections.DataSet] | None = None
     clean_validation: sections.CleanValidation | None = None
     champion: sections.ChampionFigures | None = None
-    power: tuple[sections.PowerAt, ...] | None = None
+    power: tuple[PowerAt, ...] | None = None
+    least_harm: LeastHarm | None = None
     warning: str | None = None
     validation: sections.Validation | None = None
     split: sections.SplitSizes | None = None
@@ -177,11 +180,11 @@ def _counts(evidence: Any) -> Iterator[int]:
 
 
 def _policy(values: Any) -> GateConfig:
-    """The recorded policy; checks that it does not name are off."""
+    """The recorded policy; checks that it does not name are off, and classes were judged each by itself."""
     if not isinstance(values, Mapping):
         raise Unfit(f"policy is {values!r}, and must hold values by name")
     try:
-        return config_from_dict({"gate": {**dict.fromkeys(RULES, "off"), **values}}).gate
+        return config_from_dict({"gate": {**dict.fromkeys(RULES, "off"), "class_test": "each", **values}}).gate
     except UsageError as error:
         raise Unfit(f"its policy is none that this version knows ({error})") from error
 

@@ -79,14 +79,6 @@ class ChampionFigures:
 
 
 @dataclass(frozen=True)
-class PowerAt:
-    """The chance that the gate passes a repair that changes nothing but this share of the answers."""
-
-    changed: float
-    power: float
-
-
-@dataclass(frozen=True)
 class Validation:
     """The failure batch's contract: rows by what became of them, and the rules that the batch broke."""
 

@@ -105,6 +105,7 @@ def _view(record: Record, pictures: Pictures) -> dict[str, Any]:
         "promote": commands.promote_command(record),
         "key_figures": _key_figures(record),
         "groups": statements.by_level(record),
+        "foreseen": statements.foreseen(record),
         "levels": check_figures.LEVELS,
         "signs": statements.SIGNS,
         "classes": comparisons.classes(record),

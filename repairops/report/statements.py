@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from repairops.config import RULES
+from repairops.config import RULES, GateConfig
+from repairops.gate import in_words
 from repairops.gate.evidence import Check
 from repairops.outcome import Record
 from repairops.report.formats import DASH, count, fixed, of, percent, plain, ratio, series, signed
@@ -192,6 +193,11 @@ def looks(record: Record) -> str:
     parts = record.evidence.heldout_by_cluster.values() if record.evidence else ()
     repaired = ", ".join(of(part.repaired, part.total) for part in parts)
     return f"The failures have {plain(record.style.summary)}." + (f" Repaired of each: {repaired}." if repaired else "")
+
+
+def foreseen(record: Record) -> str:
+    """What the gate could show, as it was known before the training; empty where it was not."""
+    return plain(in_words(record.power or (), record.least_harm, record.policy or GateConfig()))
 
 
 def why(record: Record) -> list[str]:

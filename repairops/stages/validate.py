@@ -12,10 +12,10 @@ from torch import Tensor
 
 from repairops.data.records import CleanSet, FailureBatch, ImageSet
 from repairops.errors import FailureBatchRejected
-from repairops.gate import CHANGED, power, power_warning
+from repairops.gate import CHANGED, PLAUSIBLE, gate_warning, in_words, least_harm, whole_power
 from repairops.model.evaluation import check_not_at_chance, logits, predict, predictions
 from repairops.model.routing import networks_of
-from repairops.outcome.sections import ChampionFigures, PowerAt, Validation
+from repairops.outcome.sections import ChampionFigures, Validation
 from repairops.stages.job import Job
 from repairops.store.champion import Champion
 from repairops.store.failure_rows import FailureRows
@@ -44,17 +44,7 @@ def validate_failures(
     outputs = logits(champion.classifier, clean.images.pixels, device=job.device)
     answers = predictions(outputs, clean.images.labels)
     check_not_at_chance(answers, clean.images.labels, champion.spec.classes)
-    images, policy = len(clean.images), job.config.gate
-    warning = power_warning(images, answers.accuracy, policy)
-    job.record = replace(
-        job.record,
-        champion=ChampionFigures(answers.accuracy, images),
-        power=tuple(PowerAt(share, power(images, share, policy)) for share in CHANGED),
-        warning=warning or None,
-    )
-    if warning:
-        log.warning("Warning: %s", warning)
-
+    job.record = replace(job.record, champion=ChampionFigures(answers.accuracy, len(clean.images)))
     answers_wrong = champion.classifier if roles is None else networks_of(champion.classifier)[0]
 
     def classify(pixels: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -84,7 +74,33 @@ def validate_failures(
     job.record = replace(job.record, validation=found)
     reasons = ", ".join(f"{count} {rule}" for rule, count in quarantined.items())
     job.say(f"{accepted} of {report.rows} failures accepted" + (f"; quarantined: {reasons}" if reasons else ""))
+    heldout = _heldout(report.accepted, roles, job.config.split.heldout_fraction)
+    _foresee(job, clean, heldout, answers.accuracy)
     if report.accepted is None or report.broken:
         where = f"validation/quarantine.parquet of run {job.run.run_id}"
         raise FailureBatchRejected(report.broken or ["no row is left"], where)
     return report.accepted, outputs
+
+
+def _foresee(job: Job, clean: CleanSet, heldout: int, accuracy: float) -> None:
+    """Says and records what the gate can show of a repair by so many images; accuracy: the champion's, 0..1."""
+    policy, names = job.config.gate, clean.images.class_names
+    counts = np.bincount(clean.images.labels, minlength=len(names)).tolist()
+    sizes = dict(zip(names, counts, strict=True))
+    powers = {share: whole_power(sizes, heldout, share, policy) for share in CHANGED}
+    harm = least_harm(sizes, policy)
+    warning = gate_warning(sizes, heldout, accuracy, policy, powers[PLAUSIBLE])
+    job.record = replace(job.record, power=tuple(powers.values()), least_harm=harm, warning=warning)
+    if warning:
+        log.warning("Warning: %s", warning)
+    if told := in_words(job.record.power or (), harm, policy):
+        log.info("           %s", told)
+
+
+def _heldout(failures: FailureBatch | None, roles: Mapping[str, str] | None, fraction: float) -> int:
+    """How many failures will judge: as earlier repairs settled it, or about the share that is split off."""
+    if failures is None:
+        return 0
+    if roles is None:
+        return round(fraction * len(failures))
+    return sum(roles[sample_id] == "heldout" for sample_id in failures.images.sample_ids.tolist())
