@@ -148,8 +148,11 @@ def test_file_uris_are_local_paths(tmp_path: Path) -> None:
     assert fetch_dataset(DatasetRef(tmp_path.as_uri()), "training", tmp_path / "a") == tmp_path
 
 
-def test_a_digest_is_of_contents_also_where_names_and_sizes_stay(client: MlflowClient, tmp_path: Path) -> None:
-    """Two images change their classes: other labels, the same names, sizes and number of files."""
+def test_a_digest_is_of_contents_also_where_names_and_sizes_stay(
+    client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two images change their classes: other labels, the same names, sizes, times of change and number of files."""
+    monkeypatch.setattr(digests, "SETTLED", 0)  # all is kept at once
     folder = image_folder(tmp_path / "train")
     files = [folder / CLASSES[0] / "0.png", folder / CLASSES[1] / "1.png"]
     for file in files:

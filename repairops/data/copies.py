@@ -29,7 +29,8 @@ class Overlap(NamedTuple):
 
     @property
     def either(self) -> np.ndarray:
-        return self.same | self.near
+        found: np.ndarray = self.same | self.near
+        return found
 
 
 def overlap(images: ImageSet, others: ImageSet) -> Overlap:
@@ -95,7 +96,7 @@ def _averaged(pixels: Tensor, rows: np.ndarray, side: int, *, grey: bool = False
 def _nearest(mine: Tensor, theirs: Tensor, count: int) -> np.ndarray:
     """For each row of `mine`, float32 (N, D), the `count` nearest rows of `theirs`, nearest first: int64 (N, count)."""
     squares, found = theirs.square().sum(dim=1), [torch.empty(0, count, dtype=torch.int64)]
-    for part in mine.split(_ROWS):
+    for part in torch.split(mine, _ROWS):
         least, place = torch.empty(len(part), 0), torch.empty(len(part), 0, dtype=torch.int64)
         for start in range(0, len(theirs), _ROWS):
             block = slice(start, start + _ROWS)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from repairops.config import SplitConfig
-from repairops.data.records import FailureBatch, FailureSplit, HeldOutFailures, ImageSet
+from repairops.data.records import FailureBatch, FailureSplit, FieldRows, HeldOutFailures, ImageSet
 from repairops.errors import CannotSplit
 
 CHUNK = 512  # images converted or compared at once
@@ -64,6 +64,21 @@ def split_by_roles(batch: FailureBatch, roles: Mapping[str, str]) -> FailureSpli
         batch.subset(np.flatnonzero(names == role)) for role in ("repair", "validation", "heldout")
     )
     return FailureSplit(repair, validation, HeldOutFailures(heldout))
+
+
+def apart_from(field: FieldRows, split: FailureSplit, similarity: float) -> np.ndarray:
+    """The field rows of no scene (see `group_images`) of which a failure repairs or chooses: int64, ascending."""
+    parts = [split.repair, split.validation]
+    images = [field.images, *(part.images for part in parts)]
+    everything = ImageSet(
+        torch.cat([each.pixels for each in images]),
+        np.concatenate([each.labels for each in images]),
+        field.images.class_names,
+        np.concatenate([each.sample_ids for each in images]),
+    )
+    names = np.concatenate([field.groups, *(part.groups for part in parts)])
+    groups, count = group_images(everything, names, similarity), len(field.images)
+    return np.flatnonzero(~np.isin(groups[:count], groups[count:]))
 
 
 def cut_rows(

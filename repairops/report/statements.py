@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from repairops.config import RULES
 from repairops.gate.evidence import Check
 from repairops.outcome import Record
+from repairops.report import traffic
 from repairops.report.formats import DASH, count, fixed, of, percent, plain, ratio, series, signed
 
 VERDICT_WORDS = {
@@ -226,4 +227,4 @@ def before_after(record: Record) -> list[tuple[str, str, str, str]]:
     if found.lost is not None:
         share = percent(ratio(found.lost, found.images), 2)
         rows.append(("Negative flips on the clean set", DASH, of(found.lost, found.images), share))
-    return rows
+    return rows + traffic.before_after(record)

@@ -71,7 +71,7 @@ def _kept(path: Path) -> Path | None:
 
 def _read(kept: Path | None) -> dict[str, Entry]:
     """Nothing where the file is missing or damaged: then all is read anew."""
-    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, RecursionError):
         found = json.loads(kept.read_text(encoding="utf-8")) if kept else {}
         return {name: Entry(*entry) for name, entry in found.items()}
     return {}
