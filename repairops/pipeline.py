@@ -101,7 +101,7 @@ def repair(
             if earlier:
                 return job.repeat(earlier, promote_earlier(job, client, earlier))
             check_right_to_register(client, ref.name)
-            outcome = run_job(job, Inputs(client, ref, batches, sets, roles))
+            outcome = run_job(job, Inputs(client, ref, batches, sets, frozenset(used), roles))
         clear_folder(folder)
         return outcome
 
@@ -125,13 +125,13 @@ def run_job(job: Job, inputs: Inputs) -> Outcome:
         note_provenance(job, inputs)
         champion, train_set, unseen, clean, rows = pull(job, inputs)
     with job.stage("validate"):
-        failures, known = validate_failures(job, rows, champion, train_set, unseen, clean, inputs.roles)
+        failures, field, known = validate_failures(job, rows, champion, train_set, unseen, clean, inputs.roles)
     split = None if inputs.roles is None else split_by_roles(failures, inputs.roles)
     given = RepairInputs(train_set, failures, unseen, split)
     repaired, pictures = repair_champion(job, champion.classifier, given)  # stages split, cluster, style and fine-tune
     with job.stage("evaluate"):
         evaluation = measure(job, champion, repaired, clean, known)
-        evidence = weigh(job, champion, repaired, clean, evaluation)
+        evidence = weigh(job, champion, repaired, clean, field, evaluation)
     with job.stage("export"):
         evidence = export_and_compare(job, champion, repaired, clean, evaluation, evidence)
     with job.stage("gate"):

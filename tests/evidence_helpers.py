@@ -11,6 +11,7 @@ from repairops.gate.evidence import (
     Calibration,
     ConfidenceBin,
     Evidence,
+    FieldCounts,
     LatencyFigures,
     OnnxAccuracy,
     PairedCounts,
@@ -50,6 +51,7 @@ def good_evidence(**changes: Any) -> Evidence:
         routing=Routing(RoutedCounts(40, 10_000), RoutedCounts(280, 300)),
         latency=(LatencyFigures(1, 2.0, 2.5, 2.1, 2.6), LatencyFigures(32, 9.0, 9.5, 9.1, 9.6)),
         heldout=counts(300, 4, 2, 232 / 300),
+        field_rows=FieldCounts(900, 100, 880, 3, RepairCounts(18, 30)),
     )
     return replace(made, **changes)
 
@@ -107,6 +109,14 @@ def repaired(draw: np.random.Generator) -> RepairCounts:
     return RepairCounts(int(draw.integers(0, total + 1)), total)
 
 
+def field_counts(draw: np.random.Generator) -> FieldCounts:
+    """Perhaps without a field row, a failure, or one that was held out."""
+    right, failed = draw.integers(0, 400, 2).tolist() if draw.integers(0, 4) else (0, 0)
+    judged, held = int(draw.integers(0, right + 1)), int(draw.integers(0, failed + 1))
+    broken, repaired = int(draw.integers(0, judged + 1)) // 10, int(draw.integers(0, held + 1))
+    return FieldCounts(right, failed, judged, broken, RepairCounts(repaired, held))
+
+
 def bins(draw: np.random.Generator) -> tuple[ConfidenceBin, ...]:
     found = []
     for low in (0.0, 0.5):
@@ -137,4 +147,5 @@ def random_evidence(draw: np.random.Generator) -> Evidence:
         calibration=Calibration(bins(draw), bins(draw)) if draw.integers(0, 2) else None,
         onnx_accuracy=OnnxAccuracy(paired(draw)) if draw.integers(0, 2) else None,
         heldout=paired(draw, 200) if draw.integers(0, 4) == 0 else None,
+        field_rows=field_counts(draw) if draw.integers(0, 3) == 0 else None,
     )

@@ -165,6 +165,8 @@ def test_one_batch_with_every_kind_of_unusable_row_is_refused_with_all_reasons(s
         (pixels[1], truth[1], "duplicate"),
         (encode_png(clean.pixels[0]), _another(clean.labels[0]), "in_clean_set"),
         (encode_png(train.pixels[0]), _another(train.labels[0]), "in_train_set"),
+        (encode_png(clean.pixels[1] // 2 * 2), _another(clean.labels[1]), "near_copy"),
+        (encode_png(train.pixels[1] // 2 * 2), _another(train.labels[1]), "near_copy"),
         (encode_png(field_right[0]), NAMES[field_right[1]], "stale"),
     ]
     batch = log_failures(

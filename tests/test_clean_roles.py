@@ -198,6 +198,41 @@ def test_a_clean_set_that_is_mostly_the_train_set_is_refused(job: Job) -> None:
         assign_clean_roles(job, train, train, None)
 
 
+def brighter(images: ImageSet) -> ImageSet:
+    """A grey level up: other sample ids, the same photos."""
+    return from_arrays((images.pixels.int() + 1).clamp(max=255).byte(), images.labels, NAMES, images.source)
+
+
+def joined(*parts: ImageSet) -> ImageSet:
+    return from_arrays(torch.cat([p.pixels for p in parts]), np.concatenate([p.labels for p in parts]), NAMES)
+
+
+def test_a_clean_set_that_is_shifted_by_a_grey_level_is_no_validation_set(job: Job) -> None:
+    data = digits()
+    with pytest.raises(NoUnseenImages, match=r"808 of the 808 images .*0 are in the train set and 808 in the clean"):
+        assign_clean_roles(job, data.train, data.clean, brighter(data.clean))
+
+
+def test_near_copies_neither_judge_nor_choose_and_are_counted(job: Job) -> None:
+    data = digits()
+    train, near_train = data.train, brighter(subset(data.train, 20))
+    own, rest = subset(data.clean, 100), data.clean.subset(np.arange(100, 808))
+    clean = joined(near_train, subset(train, 5), rest)
+    unseen, judging = assign_clean_roles(job, train, clean, joined(own, brighter(subset(rest, 30)), near_train))
+    assert unseen is not None
+    assert unseen.sample_ids.tolist() == own.sample_ids.tolist()
+    assert judging.images.sample_ids.tolist() == rest.sample_ids.tolist()
+    account = job.record.clean_validation
+    assert account is not None
+    assert (account.in_train_set, account.in_clean_set) == (20, 30)
+    assert "20 that stand in the train set and 30 that judge do not. Of these 50 are near copies: " in account.note
+    assert "25 of 733 images of the clean set stand in the train set" in account.note
+    assert "Of these 20 are near copies: the same photo, encoded anew or a grey level off." in account.note
+
+    with pytest.raises(CleanSetRemembered, match="684 of the 684 images"):
+        assign_clean_roles(job, train, brighter(train), None)
+
+
 @pytest.mark.slow
 def test_a_validation_set_chooses_and_never_judges(scene: Scene, tmp_path: Path) -> None:
     """100 images of its own, 20 that judge and 10 that the champion was trained on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import mlflow
@@ -17,8 +18,10 @@ from repairops.config import ImagesConfig
 from repairops.data.sets import load_image_set, write_parquet
 from repairops.errors import DatasetNotFound
 from repairops.promotion.log_model import log_model
+from repairops.store import digests
 from repairops.store.connection import connect
 from repairops.store.datasets import Context, DatasetRef, fetch_dataset, find_dataset, find_sets, log_dataset
+from repairops.store.digests import path_digest
 
 CONTEXTS: tuple[Context, Context] = ("training", "evaluation")  # what every repair needs
 
@@ -143,3 +146,56 @@ def test_datasets_that_mlflow_logged_are_found(client: MlflowClient, tmp_path: P
 
 def test_file_uris_are_local_paths(tmp_path: Path) -> None:
     assert fetch_dataset(DatasetRef(tmp_path.as_uri()), "training", tmp_path / "a") == tmp_path
+
+
+def test_a_digest_is_of_contents_also_where_names_and_sizes_stay(
+    client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two images change their classes: other labels, the same names, sizes, times of change and number of files."""
+    monkeypatch.setattr(digests, "SETTLED", 0)  # all is kept at once
+    folder = image_folder(tmp_path / "train")
+    files = [folder / CLASSES[0] / "0.png", folder / CLASSES[1] / "1.png"]
+    for file in files:
+        file.write_bytes(file.read_bytes().ljust(500, b"\0"))
+        os.utime(file, ns=(10**18, 10**18))  # as an archive restores it
+    ref = log_model(TinyNet(), "cls", SPEC, train_set=folder, clean_set=digit_set(4, 10))
+
+    def found() -> str:
+        return find_sets(client, ref.run_id, None, None)["training"].digest
+
+    first = found()
+    assert found() == first == log_dataset(client, ref.run_id, "training", folder).digest
+    aside = tmp_path / "aside"
+    for source, target in ((files[0], aside), (files[1], files[0]), (aside, files[1])):
+        source.rename(target)
+    swapped = found()
+    assert swapped != first
+    (folder / "README.txt").write_text("not an image")
+    assert found() == swapped
+
+
+def test_a_file_that_has_not_changed_is_read_once(
+    client: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = image_folder(tmp_path / "train")
+    first = path_digest(folder)
+    assert not [*kept_digests()] or json.loads(kept_digests()[0].read_text()) == {}  # they have just changed
+    monkeypatch.setattr(digests, "SETTLED", 0)
+    assert path_digest(folder) == first
+    (kept,) = kept_digests()
+    entries = json.loads(kept.read_text())
+    assert len(entries) == 8
+    kept.write_text(json.dumps({name: [*entry[:3], "f" * 64] for name, entry in entries.items()}))
+    believed = path_digest(folder)
+    assert believed != first  # nothing was read
+    (folder / CLASSES[0] / "0.png").touch()  # what has changed is read again, and no more
+    assert path_digest(folder) not in (first, believed)
+    kept.write_text("[broken")
+    assert path_digest(folder) == first
+
+    monkeypatch.setenv("REPAIROPS_HOME", str(folder / CLASSES[0] / "0.png"))  # no folder can be made there
+    assert path_digest(folder) == first
+
+
+def kept_digests() -> list[Path]:
+    return sorted(Path(os.environ["REPAIROPS_HOME"], "digests").glob("*.json"))

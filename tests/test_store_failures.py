@@ -380,7 +380,14 @@ def test_times_out_of_range_and_columns_twice(tmp_path: Path) -> None:
 def test_parts_of_many_rows(tmp_path: Path) -> None:
     n = 10_001
     rows = FailureRows(
-        [f"{i:064x}" for i in range(n)], [b"x"] * n, [""] * n, ["zero"] * n, [""] * n, [0.5] * n, *[[""] * n] * 4
+        [f"{i:064x}" for i in range(n)],
+        [b"x"] * n,
+        [""] * n,
+        ["zero"] * n,
+        [""] * n,
+        [0.5] * n,
+        *[[""] * n] * 4,
+        [False] * n,
     )
     parts = write_rows(rows, tmp_path)
     assert list(parts) == ["part-00000.parquet", "part-00001.parquet"]

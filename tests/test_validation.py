@@ -128,6 +128,7 @@ def test_every_row_rule_quarantines_its_row_with_a_reason() -> None:
         "clean": (row(image(10)), "in_clean_set"),
         "chooses": (row(image(16)), "in_validation_set"),
         "train": (row(image(11)), "in_train_set"),
+        "near": (row(image(17)), "near_copy"),
         "stale": (row(image(12, answer=1), "dog"), "stale"),
         "confidence": (row(image(13), confidence=1.2), "out_of_range"),
         "time": (row(image(14), captured_at="last Tuesday"), "out_of_range"),
@@ -136,7 +137,11 @@ def test_every_row_rule_quarantines_its_row_with_a_reason() -> None:
     good = sound(4)
     rows = [*good, good[1], *(r for r, _ in bad.values())]
     ids = {"clean_ids": [sample_id(image(10))], "validation_ids": {sample_id(image(16))}}
-    report = check(rows, **ids, train_ids=np.array([sample_id(image(11))]))
+
+    def find_copies(pixels: Tensor) -> dict[str, np.ndarray]:
+        return {"clean set": (pixels == image(17)).flatten(1).all(dim=1).numpy()}
+
+    report = check(rows, **ids, train_ids=np.array([sample_id(image(11))]), find_copies=find_copies)
     wanted = ["duplicate", *(rule for _, rule in bad.values())]
     assert report.quarantine["rule"].tolist() == wanted
     assert report.quarantine.index.tolist() == list(range(4, len(rows)))
@@ -399,3 +404,23 @@ def test_warnings_of_the_process_are_not_rerouted_to_logging() -> None:
     """Importing Great Expectations calls logging.captureWarnings(True)."""
     contract._context(None)
     assert logging._warnings_showwarning is None  # type: ignore[attr-defined]
+
+
+def test_near_copies_are_quarantined_with_the_set_and_do_not_fail_the_batch() -> None:
+    """Exact copies keep their own rule. Copies are looked for among the rows that decode."""
+    rows = [bad_file(b"no image"), *sound(20)]
+    seen: list[int] = []
+
+    def find_copies(pixels: torch.Tensor) -> dict[str, np.ndarray]:
+        seen.append(len(pixels))
+        return {"clean set": np.arange(len(pixels)) < 3, "train set": np.arange(len(pixels)) == 19}
+
+    report = check(rows, clean_ids=[rows[1]["sample_id"]], find_copies=find_copies)
+    assert seen == [20]
+    assert passed(report)
+    assert report.quarantine["rule"].tolist() == ["does_not_decode", "in_clean_set", *["near_copy"] * 3]
+    assert report.quarantine["detail"].tolist()[2:] == [
+        "nearly the same image is in the clean set",
+        "nearly the same image is in the clean set",
+        "nearly the same image is in the train set",
+    ]

@@ -20,20 +20,30 @@ def failures() -> None:
 @click.argument("path", type=click.Path(exists=True))
 @click.option("--csv", "table", type=click.Path(exists=True), help="The CSV; default: failures.csv in the folder.")
 @click.option("--source", default="", help="Where the images come from, for example the camera.")
+@click.option(
+    "--field",
+    is_flag=True,
+    help="They are a labelled sample of the traffic, right and wrong answers alike: the right ones judge a repair.",
+)
 @json_option
 @click.pass_obj
-def log_command(tracking_uri: str | None, model: str, path: str, table: str | None, source: str, as_json: bool) -> None:
+def log_command(
+    tracking_uri: str | None, model: str, path: str, table: str | None, source: str, field: bool, as_json: bool
+) -> None:
     """Log field images that MODEL got wrong, with their true labels, as one batch.
 
-    PATH is a folder with a CSV (columns file and label; also predicted, confidence, captured_at, source, group), or a
-    parquet with an image column and the same columns. The same rows twice are one batch.
+    PATH is a folder with a CSV (columns file and label; also predicted, confidence, captured_at, source, group, field),
+    or a parquet with an image column and the same columns. The same rows twice are one batch. With --field, or true in
+    the column field, images that MODEL got right are taken too; they are never trained on.
     """
+    from repairops.store.batch_pages import said
     from repairops.store.batches import log_rows
     from repairops.store.failure_files import rows_from_path
 
-    batch = log_rows(model, rows_from_path(path, table, source), tracking_uri=tracking_uri)
+    rows = rows_from_path(path, table, source, field=field)
+    batch = log_rows(model, rows, tracking_uri=tracking_uri)
     verb = "Logged" if batch.created else "Already logged:"
-    text = f"{verb} {batch.rows} failures of {batch.model} as batch {batch.digest[:8]} (run {batch.run_id})."
+    text = f"{verb} {said(rows)} of {batch.model} as batch {batch.digest[:8]} (run {batch.run_id})."
     answer(as_json, vars(batch), text)
 
 
@@ -75,6 +85,7 @@ def show_command(tracking_uri: str | None, model: str, batch: str, as_json: bool
         **{name: dict(sorted(Counter(column).items())) for name, column in columns.items()},
         "groups": len(set(rows.group) - {""}),
         "bytes": sum(map(len, rows.image)),
+        **({"field": sum(rows.field)} if any(rows.field) else {}),
     }
     texts = {
         name: ", ".join(f"{printable(k) or '(none)'}: {v}" for k, v in value.items())

@@ -25,6 +25,9 @@ class GateConfig(Stage):
         "Of a consolidation: largest loss allowed of the held-out failures that are right, in percentage points.",
         POINTS,
     )
+    field_margin_points: float = option(
+        2.0, "Of field images that the champion has right: largest part that may break, in percentage points.", POINTS
+    )
     class_margin_points: float = option(5.0, "Largest loss of recall allowed in a class, in percentage points.", POINTS)
     class_test: Literal["together", "each"] = option(
         "together",
@@ -88,6 +91,13 @@ class GateConfig(Stage):
     )
     negative_flips: Level = advisory(
         "accuracy", "Negative flips", FAIL=f"Look at the negative flips on the review page. {GENTLER}"
+    )
+    field_non_regression: Level = advisory(
+        "field",
+        "Field non-regression",
+        needs="field_rows",
+        FAIL=f"Look whether these images have the failures' look; give train images of the field. {GENTLER}",
+        INCONCLUSIVE="Label more images of the field's traffic, right and wrong alike, and log them as such.",
     )
     cluster_repair: Level = advisory(
         "repaired",

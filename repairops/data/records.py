@@ -169,6 +169,22 @@ class HeldOutFailures:
     batch: FailureBatch
 
 
+@dataclass(frozen=True, eq=False)
+class FieldRows:
+    """A labelled sample of the field's traffic, of which the champion has `images` right: these only judge, too.
+
+    groups: (N,) strings, as in `FailureBatch`. failures: sample ids of those that it has wrong; they are failures like
+    all, in the failure batch.
+    """
+
+    images: ImageSet
+    groups: np.ndarray
+    failures: frozenset[str]
+
+    def subset(self, indices: np.ndarray) -> FieldRows:
+        return FieldRows(self.images.subset(indices), self.groups[indices], self.failures)
+
+
 @dataclass(frozen=True)
 class FailureSplit:
     """The parts of a failure batch. `repair` guides the repair, `validation` selects, `heldout` only judges."""

@@ -5,7 +5,7 @@ What chooses among the clean images is none that the champion was trained on, an
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from repairops.config import SplitConfig
-from repairops.data.records import FailureBatch, FailureSplit, HeldOutFailures, ImageSet
+from repairops.data.records import FailureBatch, FailureSplit, FieldRows, HeldOutFailures, ImageSet
 from repairops.errors import CannotSplit
 
 CHUNK = 512  # images converted or compared at once
@@ -66,6 +66,21 @@ def split_by_roles(batch: FailureBatch, roles: Mapping[str, str]) -> FailureSpli
     return FailureSplit(repair, validation, HeldOutFailures(heldout))
 
 
+def apart_from(field: FieldRows, split: FailureSplit, similarity: float) -> np.ndarray:
+    """The field rows of no scene (see `group_images`) of which a failure repairs or chooses: int64, ascending."""
+    parts = [split.repair, split.validation]
+    images = [field.images, *(part.images for part in parts)]
+    everything = ImageSet(
+        torch.cat([each.pixels for each in images]),
+        np.concatenate([each.labels for each in images]),
+        field.images.class_names,
+        np.concatenate([each.sample_ids for each in images]),
+    )
+    names = np.concatenate([field.groups, *(part.groups for part in parts)])
+    groups, count = group_images(everything, names, similarity), len(field.images)
+    return np.flatnonzero(~np.isin(groups[:count], groups[count:]))
+
+
 def cut_rows(
     clean: ImageSet, *, fraction: float, most: int, similarity: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -89,31 +104,15 @@ def cut_rows(
     return rows[taken[groups]], rows[~taken[groups]]
 
 
-def unknown_rows(images: ImageSet, ids: Collection[str]) -> np.ndarray:
-    """Rows of the images that have none of these sample ids: int64, ascending."""
-    return np.flatnonzero(~_known(images, ids))
+def choose_rows(free: np.ndarray, *, most: int, seed: int) -> np.ndarray:
+    """The rows of a validation set that are `free` to choose, bool (N,); a seeded draw of `most` where there are more.
 
-
-def choose_rows(
-    images: ImageSet, train_ids: Collection[str], clean_ids: Collection[str], *, most: int, seed: int
-) -> tuple[np.ndarray, int, int]:
-    """The rows of a validation set that are in neither of the other sets; a seeded draw of `most` where there are more.
-
-    Returns the rows, int64, ascending, and how many of its images are in the train set and in the clean set; one that
-    is in both counts as one of the train set.
+    int64, ascending.
     """
-    remembered = _known(images, train_ids)
-    judges = _known(images, clean_ids) & ~remembered
-    rows = np.flatnonzero(~remembered & ~judges)
+    rows = np.flatnonzero(free)
     if len(rows) > most:
         rows = np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
-    return rows, int(remembered.sum()), int(judges.sum())
-
-
-def _known(images: ImageSet, ids: Collection[str]) -> np.ndarray:
-    """Which images have one of these sample ids: bool (N,)."""
-    known = frozenset(ids)
-    return np.array([i in known for i in images.sample_ids.tolist()], dtype=bool)
+    return rows
 
 
 def group_images(images: ImageSet, names: np.ndarray, similarity: float) -> np.ndarray:

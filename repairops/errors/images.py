@@ -75,15 +75,15 @@ class NoSpaceForImages(RepairError):
 
 class CleanSetRemembered(RepairError):
     message = (
-        "{1:,} of the {2:,} images of the clean set {0} stand in the train set. The champion remembers them, so they "
-        "cannot judge. Give a clean set that it was not trained on (--clean-set)."
+        "{1:,} of the {2:,} images of the clean set {0} stand in the train set, as they are or nearly. The champion "
+        "remembers them, so they cannot judge. Give a clean set that it was not trained on (--clean-set)."
     )
 
 
 class NoUnseenImages(RepairError):
     message = (
-        "None of the {1:,} images of the validation set {0} can choose: {2:,} are in the "
-        "train set and {3:,} in the clean set. Give one with images of its own, or none."
+        "{2:,} of the {1:,} images of the validation set {0} cannot choose: as they are or nearly, {3:,} are in the "
+        "train set and {4:,} in the clean set. Give one with images of its own (--validation-set), or none."
     )
 
 

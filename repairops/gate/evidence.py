@@ -167,11 +167,34 @@ class RoutedCounts:
 
 
 @dataclass(frozen=True)
+class FieldCounts:
+    """A labelled sample of the field's traffic.
+
+    right, failed: images of it that the champion has right, wrong. judged: of the right ones those that judge (the
+    others share a scene with a failure that has trained or chosen). broken: of these, wrong now. heldout: its failures
+    that were held out.
+    """
+
+    right: int
+    failed: int
+    judged: int
+    broken: int
+    heldout: RepairCounts
+
+    @property
+    def consistent(self) -> bool:
+        """Whether these can be counts of one sample: a file may say anything."""
+        held, whole = self.heldout, self.right + self.failed
+        rows, failures = 0 <= self.broken <= self.judged <= self.right, 0 <= held.repaired <= held.total <= self.failed
+        return rows and failures and whole < 10**9
+
+
+@dataclass(frozen=True)
 class Routing:
     """Who answers in a guarded version, on the images that judge.
 
-    clean, heldout: clean images, held-out failures; by class name, by the nearest cluster's id, by source, and by the
-    clean set's slices.
+    clean, heldout, field_rows: clean images, held-out failures, field rows that judge, if any; by class name, by the
+    nearest cluster's id, by source, and by the clean set's slices.
     clean_histogram, heldout_histogram: images by the guard's probability, in equal bins of 0..1.
     latency: as `Evidence.latency`, for images that are routed; empty where there were none or it was not measured.
     """
@@ -183,6 +206,7 @@ class Routing:
     heldout_by_cluster: Mapping[str, RoutedCounts] = field(default_factory=dict)
     heldout_by_source: Mapping[str, RoutedCounts] = field(default_factory=dict)
     clean_by_slice: Mapping[str, RoutedCounts] = field(default_factory=dict)
+    field_rows: RoutedCounts | None = None
     clean_histogram: tuple[int, ...] = ()
     heldout_histogram: tuple[int, ...] = ()
     latency: tuple[LatencyFigures, ...] = ()
@@ -199,6 +223,7 @@ class Evidence:
     latency: one entry for each batch size, clean images; empty where it was not measured.
     routing: of a guarded challenger.
     heldout: both networks on the held-out failures; of a consolidation, whose champion has most of them right.
+    field_rows: where a sample of the field's traffic was logged.
     champion_finite, challenger_finite: no NaN or infinity in the outputs on clean set and held-out failures.
     """
 
@@ -217,6 +242,7 @@ class Evidence:
     onnx_accuracy: OnnxAccuracy | None = field(default=None, metadata={"null": True})
     routing: Routing | None = None
     heldout: PairedCounts | None = None
+    field_rows: FieldCounts | None = None
 
 
 Result = Literal["PASS", "FAIL", "INCONCLUSIVE"]

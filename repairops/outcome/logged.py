@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
-from repairops.config import load
+from repairops.config import GateConfig, load
 from repairops.gate.evidence import Check, LatencyFigures
 from repairops.outcome.record import Record
 from repairops.outcome.sections import Training
@@ -79,6 +79,31 @@ def _judged(record: Record) -> Iterator[Measured]:
             if part.total:
                 yield Measured(f"judge/{name}_routed", part.routed / part.total, on)  # type: ignore[arg-type]
     yield from _latency(evidence.latency, "")
+    yield from _traffic(record)
+
+
+def _traffic(record: Record) -> Iterator[Measured]:
+    """Of the field's traffic, where a sample of it was logged: shares in 0..1."""
+    from repairops.gate.field import field_accuracy
+
+    evidence = record.evidence
+    if evidence is None or not (counts := evidence.field_rows) or not counts.consistent:
+        return
+    found = field_accuracy(counts, (record.policy or GateConfig()).confidence)
+    figures = {
+        "failing": found.failing.value,
+        "champion_accuracy": found.before.value,
+        "challenger_accuracy": found.after.value,
+        "accuracy_change": found.change.value,
+        "accuracy_change_lower": found.change.lower,
+        "accuracy_change_upper": found.change.upper,
+        "images": counts.right + counts.failed,
+        "broken": counts.broken,
+    }
+    known = {name: value for name, value in figures.items() if value is not None}
+    yield from (Measured(f"judge/field_{name}", value, "failures") for name, value in known.items())
+    if (routing := evidence.routing) and routing.field_rows and routing.field_rows.total:
+        yield Measured("judge/field_routed", routing.field_rows.routed / routing.field_rows.total, "failures")
 
 
 def _latency(found: tuple[LatencyFigures, ...], kind: str) -> Iterator[Measured]:
@@ -95,7 +120,7 @@ def _gate(record: Record) -> Iterator[Measured]:
         return
     yield Measured("gate/all_required", RESULTS[record.verdict.result])  # the first chart that MLflow draws
     for check in record.verdict.checks:
-        on: Judges = "failures" if "repair" in check.name else "clean_set"
+        on: Judges = "failures" if "repair" in check.name or "field" in check.name else "clean_set"
         yield Measured(f"gate/{check.name}", RESULTS[check.result], on)
         for name, value in _figures(check):
             yield Measured(f"gate/{check.name}.{name}", value, on)

@@ -86,6 +86,7 @@ class Validation:
     accepted: int | None = None
     quarantined: Mapping[str, int] = field(default_factory=dict)  # by rule
     broken: tuple[str, ...] = ()
+    field_rows: int | None = None  # None where no sample of the traffic was logged
 
 
 @dataclass(frozen=True)
@@ -184,8 +185,7 @@ class TrialFigures:
 @dataclass(frozen=True)
 class Pace:
     """learning_rate: after warm-up. clip: norm to which a gradient is cut, 0 = none. change: of the weights by a step
-    at the default rate, relative to them; 0 where it was given. lowered: how often a loss was not finite.
-    """
+    at the default rate, relative to them; 0 where it was given. lowered: how often a loss was not finite."""
 
     learning_rate: float
     clip: float = 0.0

@@ -25,6 +25,7 @@ MEANINGS = {  # of `validation.ROW_RULES`; a rule that is not here shows its nam
     "in_clean_set": "also in the clean set",
     "in_validation_set": "also among the clean validation images",
     "in_train_set": "also in the train set",
+    "near_copy": "almost also in one of these sets",
     "stale": "the pinned version gets it right",
     "out_of_range": "a value outside its range",
 }
@@ -35,10 +36,13 @@ def quality(record: Record) -> dict[str, Any]:
     if not (found := record.validation):
         return {}
     total, accepted = sum(found.quarantined.values()), found.accepted or 0
-    label = f"{count(found.accepted)} of {count(found.rows)} rows accepted, {count(total)} quarantined."
+    field = f", {count(found.field_rows)} field rows" if found.field_rows else ""
+    label = f"{count(found.accepted)} of {count(found.rows)} rows accepted{field}, {count(total)} quarantined."
     return {
         "quarantined": total,
-        "bar": share_bar([(accepted, "accepted"), (total, "refused")], label=label, width=440, height=12),
+        "bar": share_bar(
+            [(accepted + (found.field_rows or 0), "accepted"), (total, "refused")], label=label, width=440, height=12
+        ),
         "rules": sorted(((rule, n) for rule, n in found.quarantined.items() if n), key=lambda item: -item[1]),
     }
 

@@ -22,6 +22,7 @@ from repairops.report import (
     lineage,
     provenance,
     statements,
+    traffic,
 )
 from repairops.report.advice import next_steps
 from repairops.report.formats import count, fixed, of, percent, plain, ratio, signed
@@ -113,6 +114,7 @@ def _view(record: Record, pictures: Pictures) -> dict[str, Any]:
         "slices": comparisons.slices(record),
         "corruptions": comparisons.corruptions(record),
         "calibration": comparisons.calibration(record),
+        "traffic": {"rows": traffic.figures(record), "note": traffic.note(record)},
         "clusters": gallery.clusters(record, pictures),
         "looks": statements.looks(record),
         "grid": gallery.grid(pictures),
@@ -147,6 +149,10 @@ def _key_figures(record: Record) -> list[dict[str, Any]]:
     elif found.before is not None:
         note, drawn = f"{signed(found.points)} points, {images} images", _drawn("clean_non_regression", record)
         keys.append(_key("Clean accuracy", after, note, was=before, drawn=drawn))
+    if rows := traffic.figures(record):
+        fails, was, now, moved, *_ = rows
+        note = f"{moved.value} points ({moved.interval}); {fails.value} of it fails"
+        keys.append(_key("Accuracy on field traffic", now.value, note, was=was.value))
     if found.lost is not None:
         back = "" if found.won is None else f", {count(found.won)} the other way"
         note, drawn = f"{percent(ratio(found.lost, found.images), 2)}{back}", _drawn("negative_flips", record)

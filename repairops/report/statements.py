@@ -9,6 +9,7 @@ from repairops.config import RULES, GateConfig
 from repairops.gate import in_words
 from repairops.gate.evidence import Check
 from repairops.outcome import Record
+from repairops.report import traffic
 from repairops.report.formats import DASH, count, fixed, of, percent, plain, ratio, series, signed
 
 VERDICT_WORDS = {
@@ -232,4 +233,4 @@ def before_after(record: Record) -> list[tuple[str, str, str, str]]:
     if found.lost is not None:
         share = percent(ratio(found.lost, found.images), 2)
         rows.append(("Negative flips on the clean set", DASH, of(found.lost, found.images), share))
-    return rows
+    return rows + traffic.before_after(record)

@@ -22,10 +22,11 @@ from repairops.core.looks import describe_all, describe_looks, find_degradation,
 from repairops.core.parts import TrainingParts, cut_parts
 from repairops.core.styles import Style
 from repairops.data.decoding import decode_image, sample_ids
-from repairops.data.records import FailureBatch, ImageSet, InputSpec
+from repairops.data.records import FailureBatch, ImageSet
 from repairops.data.sets import load_image_set
 from repairops.data.sources import resolve_label
 from repairops.errors import FailureBatchNotFound, StyleNotFittable, UnreadableImage
+from repairops.model.evaluation import predict
 from repairops.model.network import Classifier, from_unit, to_unit
 from repairops.store.batches import choose_batches, fetch_rows, logged_batches
 from repairops.store.champion import fetch_champion
@@ -56,7 +57,8 @@ def fetch_field(
 ) -> Field:
     """The failures of `model` in `batches` ('auto' for all that are logged) and its train set.
 
-    Rows that do not decode or whose label is unknown are left out. Raises what the repair's first stages raise.
+    Rows that do not decode or whose label is unknown are left out, and of a sample of the traffic those that the model
+    has right. Raises what the repair's first stages raise.
     """
     client = connect(tracking_uri)
     config = with_fitted_weights(client, config)
@@ -66,7 +68,7 @@ def fetch_field(
     if not chosen:
         raise FailureBatchNotFound(batches, [])
     champion, train = fetch_trained(client, ref, train_set, config)
-    failures = _decoded(fetch_rows(client, chosen), champion.spec, config)
+    failures = _decoded(fetch_rows(client, chosen), champion, config)
     nothing = failures.subset(np.arange(0))
     parts = cut_parts(train, None, failures, nothing, None, config.training, seed=config.seed)
     clusters = cluster_parts(parts, config.clustering, seed=config.seed)
@@ -148,15 +150,21 @@ def ask_guard(field: Field, style: Style, rows: Mapping[str, Tensor]) -> dict[st
     }
 
 
-def _decoded(rows: FailureRows, spec: InputSpec, config: Config) -> FailureBatch:
-    pixels, labels = [], []
+def _decoded(rows: FailureRows, champion: Classifier, config: Config) -> FailureBatch:
+    spec, pixels, labels, field = champion.spec, [], [], []
     limits = {"max_pixels": config.images.max_image_pixels, "max_bytes": config.images.max_image_bytes}
-    for data, text in zip(rows.image, rows.label, strict=True):
+    for data, text, mark in zip(rows.image, rows.label, rows.field, strict=True):
         label = resolve_label(text, spec.class_names)
         with contextlib.suppress(UnreadableImage):
             if label is not None:
                 pixels.append(decode_image(data, spec, **limits))
                 labels.append(label)
+                field.append(mark)
+    if any(field):
+        failed = np.flatnonzero(
+            ~(predict(champion, torch.from_numpy(np.stack(pixels)), np.array(labels)).right & field)
+        )
+        pixels, labels = [pixels[i] for i in failed], [labels[i] for i in failed]
     if not pixels:
         raise StyleNotFittable("failures", "none of them decodes and has a known label", "Look at the logged batch")
     stacked = torch.from_numpy(np.stack(pixels))

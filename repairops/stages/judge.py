@@ -13,7 +13,7 @@ from torch import Tensor
 from repairops.config import derive_seed
 from repairops.core.methods import CONSOLIDATE
 from repairops.core.repair import Repaired
-from repairops.data.records import CleanSet
+from repairops.data.records import CleanSet, FieldRows
 from repairops.data.sources import read_column
 from repairops.errors import ExportImpossible
 from repairops.gate import decide
@@ -25,6 +25,7 @@ from repairops.model.routing import at_a_limit, by_who_answers, routing_of
 from repairops.outcome.sections import Artifacts, ChallengerFigures
 from repairops.stages.gallery import nearest_to
 from repairops.stages.job import Job
+from repairops.stages.traffic import with_field_rows
 from repairops.store.champion import Champion
 from repairops.store.runs import file_sha256
 
@@ -46,8 +47,15 @@ def measure(job: Job, champion: Champion, repaired: Repaired, clean: CleanSet, k
     return found
 
 
-def weigh(job: Job, champion: Champion, repaired: Repaired, clean: CleanSet, evaluation: Evaluation) -> Evidence:
-    """The evaluation as counts: overall, by class, cluster and slice, under corruptions, and calibration."""
+def weigh(
+    job: Job,
+    champion: Champion,
+    repaired: Repaired,
+    clean: CleanSet,
+    field: FieldRows | None,
+    evaluation: Evaluation,
+) -> Evidence:
+    """The evaluation as counts: overall, by class, cluster and slice, under corruptions, calibration, field rows."""
     heldout, clusters, policy = repaired.split.heldout.batch, repaired.clusters, job.config.gate
     right, consolidates = evaluation.challenger_heldout.right, job.config.method.name == CONSOLIDATE
     corrupted, networks = {}, (champion.classifier, repaired.network)
@@ -56,7 +64,7 @@ def weigh(job: Job, champion: Champion, repaired: Repaired, clean: CleanSet, eva
         corrupted = corrupted_counts(*networks, clean.images, limit=limit, seed=seed, device=job.device)
     nearest = nearest_to(repaired)
     column, values = policy.clean_slices, _values_of_slices(clean, policy.clean_slices)
-    return Evidence(
+    evidence = Evidence(
         clean=evaluation.clean,
         clean_by_class=evaluation.clean_by_class,
         heldout_repaired=evaluation.heldout_repaired,
@@ -71,6 +79,7 @@ def weigh(job: Job, champion: Champion, repaired: Repaired, clean: CleanSet, eva
         heldout=paired_counts(evaluation.champion_heldout.right, right) if consolidates else None,
         routing=routing_of(evaluation, clean.images, heldout, nearest, clusters.count, values),
     )
+    return with_field_rows(job, evidence, repaired, field, evaluation)
 
 
 def export_and_compare(

@@ -13,7 +13,7 @@ from repairops.outcome import OF_VERDICT, Outcome
 from repairops.outcome.sections import Artifacts, ModelVersion
 from repairops.promotion.history import promotions
 from repairops.promotion.move import move_alias
-from repairops.report import render_markdown
+from repairops.report import render_markdown, traffic
 from repairops.stages.job import Job
 from repairops.stages.judge import onnx_file
 from repairops.store import registry
@@ -103,6 +103,8 @@ def _register(job: Job, client: MlflowClient, champion: Champion, challenger: Cl
         "repairops.seed": str(job.config.seed),
         **registry.batch_tags([batch.digest for batch in job.record.batches]),
     }
+    if field := traffic.before_after(job.record):
+        tags[registry.FIELD_TAG] = f"{field[0][1]} -> {field[0][2]}"
     if job.config.gate.policy_sha256:
         tags[registry.POLICY_TAG] = job.config.gate.policy_sha256
 

@@ -40,6 +40,7 @@ FROZEN = (
 class Inputs:
     """References to all that a job reads; pinned before it starts.
 
+    repaired: of the batches that the version or its parents were repaired from, the digests' first 16 characters.
     roles: of a consolidation, what each failure was in the version's repairs ('repair', 'validation' or 'heldout'), by
     its sample id, so that none judges that the version has learnt.
     """
@@ -48,6 +49,7 @@ class Inputs:
     ref: ModelRef
     batches: list[LoggedBatch]
     sets: dict[Context, DatasetRef]
+    repaired: frozenset[str] = frozenset()
     roles: Mapping[str, str] | None = None
 
 
@@ -74,6 +76,8 @@ def pull(job: Job, inputs: Inputs) -> tuple[Champion, ImageSet, ImageSet | None,
     }
     _name_inputs(job, inputs, sets)
     rows = fetch_rows(inputs.client, inputs.batches)
+    judge = [batch[:16] not in inputs.repaired for batch in rows.batch]  # what the champion has learnt does not
+    rows = replace(rows, field=[mark and new for mark, new in zip(rows.field, judge, strict=True)])
     recorded = {
         OPTION[c]: DataSet(inputs.sets[c].uri, inputs.sets[c].given, images.digest, len(images))
         for c, images in sets.items()

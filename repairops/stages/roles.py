@@ -6,10 +6,13 @@ import logging
 from dataclasses import replace
 from typing import cast
 
+import numpy as np
+
 from repairops.config import Config, derive_seed
+from repairops.data.copies import Overlap, compared, overlap
 from repairops.data.records import CleanSet, ImageSet
 from repairops.data.sets import pick_images
-from repairops.data.split import choose_rows, cut_rows, unknown_rows
+from repairops.data.split import choose_rows, cut_rows
 from repairops.errors import CleanSetRemembered, NoUnseenImages
 from repairops.outcome.sections import CleanValidation
 from repairops.stages.job import Job
@@ -45,7 +48,8 @@ def _without_remembered(job: Job, train_set: ImageSet, clean: ImageSet) -> tuple
 
     A champion remembers these, so they judge nothing. Raises CleanSetRemembered where they are most of it.
     """
-    rows = unknown_rows(clean, train_set.sample_ids.tolist())
+    found = overlap(clean, train_set)
+    rows = np.flatnonzero(~found.either)
     known = len(clean) - len(rows)
     if not known:
         return CleanSet(clean), ""
@@ -54,27 +58,49 @@ def _without_remembered(job: Job, train_set: ImageSet, clean: ImageSet) -> tuple
     judging = pick_images(clean, rows, job.config.images, role="clean set", cache_dir=job.folder / "mapped")
     _record_part(job, judging)
     said = f"{known:,} of {len(clean):,} images of the clean set stand in the train set and judge nothing."
-    return CleanSet(judging, rows), said
+    return CleanSet(judging, rows), said + _near(found, train_set=train_set)
 
 
 def _take(job: Job, train_set: ImageSet, clean: CleanSet, given: ImageSet) -> tuple[ImageSet, CleanSet]:
-    """The validation set without what the champion remembers and what judges, at most as many as are wanted."""
-    rows, in_train_set, in_clean_set = choose_rows(
-        given,
-        train_set.sample_ids.tolist(),
-        clean.images.sample_ids.tolist(),
+    """The validation set without what the champion remembers and what judges, at most as many as are wanted.
+
+    Raises NoUnseenImages where that is most of it.
+    """
+    remembered, judges = overlap(given, train_set), overlap(given, clean.images)
+    taken = remembered.either | judges.either
+    if 2 * taken.sum() > len(given) or not len(given):
+        raise NoUnseenImages(given.source, len(given), int(taken.sum()), *_counts(remembered, judges))
+    rows = choose_rows(
+        ~taken,
         most=max(job.config.training.max_validation_images, 1),
         seed=derive_seed(job.config.seed, "clean validation"),
     )
-    if not len(rows):
-        raise NoUnseenImages(given.source, len(given), in_train_set, in_clean_set)
-    refused = in_train_set + in_clean_set
+    in_train_set, in_clean_set = _counts(remembered, judges)
     note = f"{len(rows):,} of {len(given):,} images of the validation set choose; none of them judges or trains."
-    if refused:
+    if taken.any():
         note += f" {in_train_set:,} that stand in the train set and {in_clean_set:,} that judge do not."
+        note += _near(remembered, judges, train_set=train_set)
     unseen = given.subset(rows)
     _record(job, "validation set", unseen, note, in_train_set=in_train_set, in_clean_set=in_clean_set)
     return unseen, clean
+
+
+def _counts(remembered: Overlap, judges: Overlap) -> tuple[int, int]:
+    """Images that stand in the train set, and in the clean set alone."""
+    return int(remembered.either.sum()), int((judges.either & ~remembered.either).sum())
+
+
+def _near(*found: Overlap, train_set: ImageSet) -> str:
+    """A sentence, with a space before it, on the near copies among what stands in other sets; '' where there are none.
+
+    Of a large train set, how much of it was looked at.
+    """
+    near = int((np.any([part.near for part in found], 0) & ~np.any([part.same for part in found], 0)).sum())
+    looked, images = len(compared(train_set.pixels)), len(train_set)
+    among = f", looked for among {looked:,} of {images:,} train images" if looked < images else ""
+    return (
+        f" Of these {near:,} are near copies{among}: the same photo, encoded anew or a grey level off." if near else ""
+    )
 
 
 def _cut(job: Job, clean: CleanSet) -> tuple[ImageSet | None, CleanSet]:

@@ -10,7 +10,8 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor
 
-from repairops.data.records import CleanSet, FailureBatch, ImageSet
+from repairops.data.copies import near_copies
+from repairops.data.records import CleanSet, FailureBatch, FieldRows, ImageSet
 from repairops.errors import FailureBatchRejected
 from repairops.gate import CHANGED, PLAUSIBLE, gate_warning, in_words, least_harm, whole_power
 from repairops.model.evaluation import check_not_at_chance, logits, predict, predictions
@@ -32,8 +33,9 @@ def validate_failures(
     unseen: ImageSet | None,
     clean: CleanSet,
     roles: Mapping[str, str] | None,
-) -> tuple[FailureBatch, np.ndarray]:
-    """The failures that pass validation against the pinned champion, and its logits (N, K) on the clean set.
+) -> tuple[FailureBatch, FieldRows | None, np.ndarray]:
+    """The failures that pass validation against the pinned champion, its field rows, and its logits (N, K) on the
+    clean set.
 
     roles: of a consolidation, see `Inputs`. Its failures are those that the version was repaired from, and their wrong
     answers those of the champion in the version.
@@ -51,6 +53,10 @@ def validate_failures(
         found = predict(answers_wrong, pixels, np.zeros(len(pixels), np.int64), device=job.device)
         return found.labels, found.confidence
 
+    def find_copies(pixels: Tensor) -> dict[str, np.ndarray]:
+        sets = {"clean set": clean.images, "validation set": unseen, "train set": train_set}
+        return {name: near_copies(pixels, images.pixels) for name, images in sets.items() if images}
+
     folder = job.scratch("validation")
     report = validate(
         rows.frame(),
@@ -59,6 +65,7 @@ def validate_failures(
         clean_ids=set(clean.images.sample_ids.tolist()),
         train_ids=set(train_set.sample_ids.tolist()),
         validation_ids=set(unseen.sample_ids.tolist()) if unseen else (),
+        find_copies=find_copies,
         kept=roles,
         images=job.config.images,
         config=job.config.validation,
@@ -70,16 +77,18 @@ def validate_failures(
     job.run.log_folder(folder, "validation")
     accepted = len(report.accepted) if report.accepted is not None else 0
     quarantined = {rule: count for rule, count in report.counts.items() if count}
-    found = Validation(report.rows, accepted, quarantined, tuple(report.broken))
+    right = len(report.field.images) if report.field else None
+    found = Validation(report.rows, accepted, quarantined, tuple(report.broken), right)
     job.record = replace(job.record, validation=found)
     reasons = ", ".join(f"{count} {rule}" for rule, count in quarantined.items())
-    job.say(f"{accepted} of {report.rows} failures accepted" + (f"; quarantined: {reasons}" if reasons else ""))
+    field = "" if right is None else f", {right} field rows"
+    job.say(f"{accepted} of {report.rows} failures accepted{field}" + (f"; quarantined: {reasons}" if reasons else ""))
     heldout = _heldout(report.accepted, roles, job.config.split.heldout_fraction)
     _foresee(job, clean, heldout, answers.accuracy)
     if report.accepted is None or report.broken:
         where = f"validation/quarantine.parquet of run {job.run.run_id}"
         raise FailureBatchRejected(report.broken or ["no row is left"], where)
-    return report.accepted, outputs
+    return report.accepted, report.field, outputs
 
 
 def _foresee(job: Job, clean: CleanSet, heldout: int, accuracy: float) -> None:

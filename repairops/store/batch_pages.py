@@ -23,11 +23,18 @@ def summary_tags(rows: FailureRows, model: str, version: str) -> dict[str, str]:
 
     sources = _listed(rows.source)
     of = f"version {version} of {model}" if version else model
-    lines = [f"{len(rows):,} failures of {of}" + (f", from `{sources}`" if sources else "") + "."]
+    lines = [f"{said(rows)} of {of}" + (f", from `{sources}`" if sources else "") + "."]
     lines += [f"By true class: `{_listed(rows.label)}`."]
     lines += [f"`{SHEET}` among the artifacts shows {'them' if len(rows) <= MOST else f'{MOST} of them'}."]
     found = {"mlflow.note.content": "\n\n".join(lines)} | ({"repairops.sources": sources} if sources else {})
     return {str(key): str(value) for key, value in resolve_tags().items()} | found
+
+
+def said(rows: FailureRows) -> str:
+    """'30 failures', '1,000 images of its traffic, right and wrong alike', or both."""
+    marked = sum(rows.field)
+    parts = [(len(rows) - marked, "failures"), (marked, "images of the traffic, right and wrong alike,")]
+    return " and ".join(f"{count:,} {what}" for count, what in parts if count)
 
 
 def contact_sheet(images: Sequence[bytes]) -> bytes:

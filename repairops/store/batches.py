@@ -50,9 +50,12 @@ def log_failures(
     captured_at: Sequence[str] | None = None,
     sources: Sequence[str] | str | None = None,
     groups: Sequence[str] | None = None,
+    field: Sequence[bool] | bool = False,
     tracking_uri: str | None = None,
 ) -> LoggedBatch:
     """Logs field images that the model got wrong, with their true labels, as one failure batch.
+
+    With `field` also those that it got right, of a sample of the field's traffic: they judge, and are never trained on.
 
     model: 'prod/cls', 'cls@prod', 'models:/cls/3', or the registered model's bare name 'cls'.
     images: uint8 or float 0..1 arrays or tensors (N, H, W), (N, H, W, C), (N, C, H, W), a list of PIL images, of
@@ -61,12 +64,22 @@ def log_failures(
         that class; anything else is an index.
     sources: where each image comes from, for example the camera (one string for all, or (N,)).
     groups: (N,) one value for images of one scene, which are never split between repair and judgement.
+    field: True where the images are a labelled sample of the traffic, drawn whatever the model answered, right and
+        wrong alike (one for all, or (N,)). Those that the champion of a repair has right become its field rows, the
+        others are failures like all.
 
     The same rows again are the same batch: nothing is logged twice. Raises InvalidFailures, ModelNotFound,
     RegistryUnreachable.
     """
     rows = make_rows(
-        images, labels, predictions, confidences=confidences, captured_at=captured_at, sources=sources, groups=groups
+        images,
+        labels,
+        predictions,
+        confidences=confidences,
+        captured_at=captured_at,
+        sources=sources,
+        groups=groups,
+        field=field,
     )
     return log_rows(model, rows, tracking_uri=tracking_uri)
 
@@ -75,7 +88,7 @@ def log_rows(model: str, rows: FailureRows, *, tracking_uri: str | None = None) 
     """Logs rows that are at hand already; see `log_failures`."""
     client = connect(tracking_uri)
     name, version = _target(model, client)
-    digest = rows.digest()
+    digest, marked = rows.digest(), sum(rows.field)
     earlier = _with_digest(client, name, digest)
     if earlier:
         return _describe(earlier, created=False)
@@ -89,12 +102,15 @@ def log_rows(model: str, rows: FailureRows, *, tracking_uri: str | None = None) 
             "repairops.model_version": version,
             "repairops.batch_sha256": digest,
             "repairops.rows": str(len(rows)),
+            **({"repairops.field_images": str(marked)} if marked else {}),
             **summary_tags(rows, name, version),
         }
         sheet = contact_sheet(rows.image)
         with kept_run(client, _experiment(name), f"failures-{digest[:8]}", tags) as run_id:
             client.log_artifacts(run_id, folder, "batch")
-            client.log_metric(run_id, "failures", len(rows))
+            client.log_metric(run_id, "failures", len(rows) - marked)
+            if marked:
+                client.log_metric(run_id, "field_images", marked)
             if sheet:
                 (Path(folder) / SHEET).write_bytes(sheet)
                 client.log_artifact(run_id, str(Path(folder) / SHEET))

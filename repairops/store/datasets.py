@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from repairops.data.records import ImageSet
 from repairops.errors import DatasetNotFound
 from repairops.store.connection import talking
+from repairops.store.digests import path_digest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -108,8 +109,13 @@ def find_sets(
 
 
 def find_set(client: MlflowClient, run_id: str, context: Context, path: str | Path | None) -> DatasetRef:
-    """The given path, else what the source run logged in the context. Raises DatasetNotFound."""
+    """The given path, else what the source run logged in the context; a path on this machine is digested as it is now.
+
+    Raises DatasetNotFound.
+    """
     found = _local(context, path, given=True) if path else find_dataset(client, run_id, context)
+    if found and not path and ":/" not in found.uri and os.path.exists(found.uri):
+        found = replace(found, digest=path_digest(Path(found.uri)))
     if found is None:
         raise DatasetNotFound(
             ROLE[context],
@@ -162,16 +168,7 @@ def _local(context: Context, path: str | Path, *, given: bool) -> DatasetRef:
     if not os.path.exists(path):  # Path.exists raises for a name that is too long or holds a NUL
         raise DatasetNotFound(ROLE[context], os.path.abspath(path), "Check the path.")
     local = Path(path).resolve()
-    return DatasetRef(str(local), _path_digest(local), given)
-
-
-def _path_digest(path: Path) -> str:
-    """Digest of a path's listing (names and sizes): cheap, and other files give another one."""
-    import hashlib
-
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    text = "\n".join(f"{p.relative_to(path.parent)} {p.stat().st_size}" for p in files)
-    return hashlib.sha256(f"{path}\n{text}".encode()).hexdigest()
+    return DatasetRef(str(local), path_digest(local), given)
 
 
 def _source_uri(dataset: Any) -> str:

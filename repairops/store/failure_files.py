@@ -6,6 +6,7 @@ import csv
 import io
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,27 @@ from repairops.store.failure_rows import OPTIONAL, FailureRows, as_text, make_ro
 CSV_BYTES = 64 * 2**20  # about half a million rows
 
 
-def rows_from_path(path: str | Path, table: str | Path | None = None, source: str = "") -> FailureRows:
+def rows_from_path(
+    path: str | Path, table: str | Path | None = None, source: str = "", *, field: bool = False
+) -> FailureRows:
     """Rows from a folder with a CSV of its files, or from parquet as `load_image_set` reads it (a file, or shards).
 
     The CSV (`table`, else failures.csv in the folder) has a column `file` (relative to the folder) and `label`, and
-    may have `predicted`, `confidence`, `captured_at`, `source` and `group`; a parquet may have the same columns.
+    may have `predicted`, `confidence`, `captured_at`, `source`, `group` and `field`; a parquet may have the same ones.
+
+    field: for all rows, whatever their column says.
 
     Raises UnreadableFailures.
     """
     path = Path(os.path.expanduser(path))
     table = Path(table) if table else path / "failures.csv"
     if os.path.isdir(path) and (os.path.lexists(table) or not any(path.glob("*.parquet"))):
-        return _rows_from_folder(path, table, source)
-    if os.path.exists(path):
-        return _rows_from_parquet(path, source)
-    raise UnreadableFailures(path, "it does not exist")
+        rows = _rows_from_folder(path, table, source)
+    elif os.path.exists(path):
+        rows = _rows_from_parquet(path, source)
+    else:
+        raise UnreadableFailures(path, "it does not exist")
+    return replace(rows, field=[True] * len(rows)) if field else rows
 
 
 def _rows_from_folder(folder: Path, table: Path, source: str) -> FailureRows:
@@ -117,5 +124,6 @@ def _with_columns(images: Any, columns: Mapping[str, Sequence[Any]], names: Sequ
         captured_at=columns.get("captured_at"),
         sources=source or None if sources is None else [value or source for value in sources],
         groups=columns.get("group"),
+        field=columns.get("field", False),
         paths=names,
     )

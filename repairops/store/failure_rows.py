@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 PART_ROWS = 10_000
 IMAGE_BYTES = 256 * 2**20  # of one file; what a network may read of it validation says
 T = TypeVar("T")
-OPTIONAL = ("predicted", "confidence", "captured_at", "source", "group")
-_COLUMNS = ("sample_id", "label", *OPTIONAL)
+OPTIONAL = ("predicted", "confidence", "captured_at", "source", "group", "field")
+_COLUMNS = ("sample_id", "label", *OPTIONAL[:-1])
+_TRUTHS = {"": False, "0": False, "false": False, "no": False, "1": True, "true": True, "yes": True}
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +30,7 @@ class FailureRows:
 
     image: encoded files. label, predicted: class names or indices as text, predicted '' = unknown.
     confidence: NaN = unknown. captured_at: ISO 8601 or ''. batch: digest of the logged batch, '' before logging.
+    field: whether the image was taken from the traffic whatever the model answered; else it is a failure.
     """
 
     sample_id: list[str]
@@ -41,23 +43,26 @@ class FailureRows:
     source: list[str]
     group: list[str]
     batch: list[str]
+    field: list[bool]
 
     def __len__(self) -> int:
         return len(self.sample_id)
 
     def digest(self) -> str:
         """sha256 over what each row says of its pixels; the order of the rows does not matter."""
-        lines = sorted(
-            "\0".join(row)
-            for row in zip(self.sample_id, self.label, self.predicted, self.source, self.group, strict=True)
-        )
+        marks = ["\0field" if mark else "" for mark in self.field]
+        texts = zip(self.sample_id, self.label, self.predicted, self.source, self.group, strict=True)
+        lines = sorted("\0".join(row) + mark for row, mark in zip(texts, marks, strict=True))
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def frame(self) -> pd.DataFrame:
-        """The rows as validation takes them."""
+        """The rows as validation takes them; without a column `field` where none is marked."""
         import pandas as pd
 
-        return pd.DataFrame({f.name: getattr(self, f.name) for f in fields(self)})
+        return pd.DataFrame({name: getattr(self, name) for name in self._columns()})
+
+    def _columns(self) -> list[str]:
+        return [f.name for f in fields(self) if f.name != "field" or any(self.field)]
 
     @classmethod
     def concatenate(cls, parts: Sequence[FailureRows]) -> FailureRows:
@@ -73,6 +78,7 @@ def make_rows(
     captured_at: Sequence[Any] | None = None,
     sources: Sequence[str] | str | None = None,
     groups: Sequence[Any] | None = None,
+    field: Sequence[Any] | bool = False,
     paths: Sequence[str] | None = None,
 ) -> FailureRows:
     """Rows from arrays, tensors, PIL images, encoded files or paths; see `log_failures`. Raises InvalidFailures."""
@@ -93,6 +99,7 @@ def make_rows(
         source=_column("sources", sources, n, as_text),
         group=_column("groups", groups, n, as_text),
         batch=[""] * n,
+        field=_column("field", [field] * n if isinstance(field, bool) else field, n, _truth),
     )
 
 
@@ -101,7 +108,7 @@ def write_rows(rows: FailureRows, folder: Path) -> dict[str, str]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    parts, schema = {}, _schema()
+    parts, schema = {}, _schema(marked=any(rows.field))
     for number, start in enumerate(range(0, len(rows), PART_ROWS)):
         piece = {f.name: getattr(rows, f.name)[start : start + PART_ROWS] for f in fields(rows)}
         piece["image"] = [{"bytes": d, "path": name} for d, name in zip(piece["image"], piece["path"], strict=True)]
@@ -114,8 +121,9 @@ def write_rows(rows: FailureRows, folder: Path) -> dict[str, str]:
 
 def read_rows(file: Path) -> FailureRows:
     """The rows of one part that `write_rows` wrote. Raises UnreadableDataset."""
-    schema = _schema()
-    if not read_schema(file, file).equals(schema, check_metadata=False):
+    found = read_schema(file, file)
+    schema = _schema(marked="field" in found.names)
+    if not found.equals(schema, check_metadata=False):
         raise UnreadableDataset(file, "its columns are not those of a logged batch")
     rows = list(read_columns(file, file, schema.names, bounded=False))  # its digest is known
     columns = {name: [row[i] for row in rows] for i, name in enumerate(schema.names)}
@@ -126,17 +134,17 @@ def read_rows(file: Path) -> FailureRows:
         image=[image["bytes"] for image in images],
         path=[image["path"] for image in images],
         batch=[""] * len(images),
-        **columns,
+        **{"field": [False] * len(images), **columns},
     )
 
 
-def _schema() -> Any:
-    """Of a logged part."""
+def _schema(*, marked: bool) -> Any:
+    """Of a logged part. marked: some of its batch's rows are from the traffic; others are as before there were such."""
     import pyarrow as pa
 
     image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     texts = [(name, pa.string() if name != "confidence" else pa.float64()) for name in _COLUMNS]
-    return pa.schema([("image", image), *texts])
+    return pa.schema([("image", image), *texts, *([("field", pa.bool_())] if marked else [])])
 
 
 def _encode(images: Any) -> tuple[list[bytes], list[str], list[str]]:
@@ -182,6 +190,13 @@ def as_text(value: Any) -> str:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value).encode("utf-8", "replace").decode()  # half a character, as in a damaged file's name, becomes '?'
+
+
+def _truth(value: Any) -> bool:
+    text = as_text(value).strip().lower()
+    if text not in _TRUTHS:
+        raise InvalidFailures(f"The column field holds {shown(value)}. Write true or false, or leave it empty.")
+    return _TRUTHS[text]
 
 
 def _number(value: Any) -> float:

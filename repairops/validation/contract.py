@@ -18,9 +18,9 @@ import numpy as np
 import torch
 
 from repairops.config import ImagesConfig, ValidationConfig
-from repairops.data.records import FailureBatch, ImageSet, InputSpec
+from repairops.data.records import FailureBatch, FieldRows, ImageSet, InputSpec
 from repairops.errors import ValidationEngineFailed
-from repairops.validation.facts import ROW_RULES, Predict, RowFacts, gather
+from repairops.validation.facts import ROW_RULES, FindCopies, Predict, RowFacts, gather
 from repairops.validation.limits import BatchLimit, batch_limits
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ class ValidationReport:
     """What validation found.
 
     accepted: the sound rows as the network takes them, in the order of logging; None where none is left.
+    field: of a sample of the traffic the sound rows that the pinned version has right, which are not in `accepted`, and
+        which of those in it are of the sample; None where no row was logged as such.
     quarantine: the logged rows that break a rule, all their columns, with `rule` (the first that they break, in the
         order of `ROW_RULES`), `rules` (all, comma-separated) and `detail`; the index is the row's place in the input.
     counts: quarantined rows by first broken rule, every row rule named; they add up to the quarantine.
@@ -49,6 +51,7 @@ class ValidationReport:
     broken: tuple[str, ...]
     results: dict[str, dict[str, Any]]
     rows: int
+    field: FieldRows | None = None
 
 
 def validate(
@@ -59,6 +62,7 @@ def validate(
     clean_ids: Collection[str],
     train_ids: Collection[str],
     validation_ids: Collection[str] = (),
+    find_copies: FindCopies | None = None,
     kept: Collection[str] | None = None,
     images: ImagesConfig,
     config: ValidationConfig,
@@ -69,8 +73,10 @@ def validate(
 
     rows: logged rows with the columns sample_id, image (encoded bytes), label (class name or index as text; a name
         wins), predicted, confidence, captured_at (ISO 8601), source, group, batch; missing values are '', NaN, None.
+        Perhaps with `field`, whether they are of a sample of the traffic.
     predict: the pinned version, uint8 (N, C, H, W) to labels int64 (N,) and confidence float32 (N,).
     clean_ids, train_ids, validation_ids: `images.sample_ids` of the sets, decoded for the same `spec`.
+    find_copies: for uint8 (N, C, H, W) by a set's name which images, bool (N,), are near copies of one of that set.
     kept: ids of the failures that are not stale; None: of those that the pinned version gets wrong.
     digests: of the logged batches, kept in the accepted batch.
     docs_dir: where Great Expectations' Data Docs go; None writes none.
@@ -79,11 +85,13 @@ def validate(
     """
     rows = rows.reset_index(drop=True)
     known = {"in_clean_set": clean_ids, "in_validation_set": validation_ids, "in_train_set": train_ids}
-    facts = gather(rows, spec, predict, known, images, kept=kept)
+    facts = gather(rows, spec, predict, known, images, find_copies=find_copies, kept=kept)
     context = _context(docs_dir)
     results = _assert_rows(context, facts.holds)
     breaks = _breaks(results, len(rows))
-    accepted = _accepted(facts, np.flatnonzero(~breaks.any(axis=1)), spec, digests)
+    sound: np.ndarray = ~breaks.any(axis=1)
+    right = np.asarray(facts.field & (facts.predicted == facts.labels))
+    accepted = _accepted(facts, np.flatnonzero(sound & ~right), spec, digests)
     limits = batch_limits(facts, breaks, accepted, config)
     results |= _assert_batch(context, limits)
     if docs_dir is not None:
@@ -97,7 +105,15 @@ def validate(
         tuple(limit.sentence for limit in limits if not results[limit.rule]["success"]),
         results,
         len(rows),
+        _field_rows(facts, sound, right, spec) if facts.field.any() else None,
     )
+
+
+def _field_rows(facts: RowFacts, sound: np.ndarray, right: np.ndarray, spec: InputSpec) -> FieldRows:
+    index = np.flatnonzero(sound & right)
+    pixels = facts.pixels[torch.from_numpy(facts.position[index])]
+    images = ImageSet(pixels, facts.labels[index], spec.class_names, facts.ids[index], "field rows")
+    return FieldRows(images, facts.groups[index], frozenset(facts.ids[sound & facts.field & ~right].tolist()))
 
 
 def _accepted(facts: RowFacts, index: np.ndarray, spec: InputSpec, digests: tuple[str, ...]) -> FailureBatch | None:

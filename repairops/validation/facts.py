@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Predict = Callable[["Tensor"], tuple[np.ndarray, np.ndarray]]
+FindCopies = Callable[["Tensor"], Mapping[str, np.ndarray]]
 
 ROW_RULES: dict[str, str] = {  # in the order in which the first broken one is named; the usual detail of each
     "does_not_decode": "the file does not decode",
@@ -36,6 +37,7 @@ ROW_RULES: dict[str, str] = {  # in the order in which the first broken one is n
     "in_clean_set": "the image is in the clean set, which only judges",
     "in_validation_set": "the image is one of the clean validation images, which only choose",
     "in_train_set": "the image is in the train set already",
+    "near_copy": "nearly the same image is in another set",
     "stale": "the pinned version answers this image correctly",
     "out_of_range": "a value is out of range",
 }
@@ -54,7 +56,7 @@ class RowFacts:
     pixels: uint8 (M, C, H, W). position: int64 (N,), the row's place in `pixels`, -1 where it does not decode.
     ids: (N,) strings, recomputed from the pixels, '' where they do not decode.
     labels, predicted: int64 (N,), -1 = unknown. confidence: float32 (N,), the pinned version's, NaN = unknown.
-    groups, sources: (N,) strings, '' = unknown.
+    groups, sources: (N,) strings, '' = unknown. field: bool (N,), rows of the traffic's sample that may judge.
     """
 
     holds: pd.DataFrame
@@ -67,6 +69,7 @@ class RowFacts:
     confidence: np.ndarray
     groups: np.ndarray
     sources: np.ndarray
+    field: np.ndarray
 
 
 class _Broken:
@@ -88,6 +91,7 @@ def gather(
     known: Mapping[str, Collection[str]],
     images: ImagesConfig,
     *,
+    find_copies: FindCopies | None = None,
     kept: Collection[str] | None = None,
     now: datetime | None = None,
 ) -> RowFacts:
@@ -109,7 +113,16 @@ def gather(
     for rule, forbidden in known.items():
         forbidden = frozenset(forbidden)
         broken.masks[rule] = np.array([bool(i) and i in forbidden for i in ids], dtype=bool)
-    _stale(decodes & (labels >= 0), predicted == labels, ids, kept, broken)
+    for name, mask in (find_copies(pixels) if find_copies and len(pixels) else {}).items():
+        for row in np.flatnonzero(decodes)[mask[position[decodes]]]:
+            if not any(broken.masks[rule][row] for rule in known):
+                broken.add(int(row), "near_copy", f"nearly the same image is in the {name}")
+    right = decodes & (labels >= 0) & (predicted == labels)
+    field = _in_sample(rows, ids) if kept is None else np.zeros(len(rows), dtype=bool)
+    if kept is None:
+        broken.masks["stale"] = right & ~field
+    else:
+        _not_kept(decodes & (labels >= 0), ids, kept, broken)
     return RowFacts(
         pd.DataFrame({rule: ~mask for rule, mask in broken.masks.items()}),
         broken.details,
@@ -120,6 +133,7 @@ def gather(
         predicted,
         confidence,
         *(np.array([brief(text_of(v)) for v in rows[column]], dtype=np.str_) for column in ("group", "source")),
+        field=field,
     )
 
 
@@ -203,13 +217,16 @@ def _out_of_range(rows: pd.DataFrame, pinned: np.ndarray, decodes: np.ndarray, n
         broken.add(int(row), "out_of_range", f"captured_at is {stamps[row][:40]}, in the future")
 
 
-def _stale(
-    known: np.ndarray, right: np.ndarray, ids: np.ndarray, kept: Collection[str] | None, broken: _Broken
-) -> None:
-    """Of the rows that are `known`, bool (N,): those that the version has right, or that are not among the `kept`."""
-    if kept is None:
-        broken.masks["stale"] = known & right
-        return
+def _in_sample(rows: pd.DataFrame, ids: np.ndarray) -> np.ndarray:
+    """Rows, bool (N,), of which this copy or another one was logged as taken from the traffic whatever the answer."""
+    if "field" not in rows:
+        return np.zeros(len(rows), dtype=bool)
+    marked = rows["field"].to_numpy(dtype=bool)
+    return marked | np.isin(ids, list({*ids[marked].tolist()} - {""}))
+
+
+def _not_kept(known: np.ndarray, ids: np.ndarray, kept: Collection[str], broken: _Broken) -> None:
+    """Of the rows that are `known`, bool (N,), those that are not among the `kept`."""
     for row in np.flatnonzero(known & ~np.isin(ids, list(kept))):
         broken.add(int(row), "stale", "none of the version's repairs took it: it was right then, or quarantined")
 

@@ -1,0 +1,84 @@
+"""Digests of data sets that lie on this machine, by what their files hold; a file that has not changed is read once."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from repairops.data.sources import image_files
+from repairops.store.connection import home_folder
+
+THREADS = 8  # files read at once: of many small ones each waits for the disk or the network
+SETTLED = 2 * 10**9  # nanoseconds; a file that changed so lately may change again at the same time and size
+
+
+class Entry(NamedTuple):
+    """A file as it was read: size in bytes, time of change of its content and of its entry in nanoseconds, sha256."""
+
+    size: int
+    changed: int
+    moved: int
+    sha256: str
+
+
+def path_digest(path: Path) -> str:
+    """sha256 of a data set's path and of the names and contents of its files: parquet, else images.
+
+    What each file held is kept below REPAIROPS_HOME by its size and times of change (also those of a file that took the
+    place of another one are new), so that a data set that is digested again is not read again. What cannot be read is
+    said where the set is loaded.
+    """
+    files = [path] if path.is_file() else sorted({*path.glob("*.parquet"), *image_files(path)})
+    names = [file.relative_to(path.parent).as_posix() for file in files]
+    kept = _kept(path)
+    known = _read(kept)
+    before = time.time_ns() - SETTLED
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = dict(zip(names, pool.map(_described, files, map(known.get, names)), strict=True))
+    settled = {name: entry for name, entry in found.items() if max(entry.changed, entry.moved) < before}
+    if kept and settled != known:
+        _write(kept, settled)
+    text = "\n".join(f"{name} {entry.sha256}" for name, entry in found.items())
+    return hashlib.sha256(f"{path}\n{text}".encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _described(file: Path, known: Entry | None) -> Entry:
+    """The file's entry, the known one where it has not changed."""
+    try:
+        stat = os.stat(file)
+        marks = stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+        if known and known[:3] == marks:
+            return known
+        with open(file, "rb") as opened:
+            return Entry(*marks, hashlib.file_digest(opened, "sha256").hexdigest())
+    except OSError:
+        return Entry(0, 0, 0, "unreadable")
+
+
+def _kept(path: Path) -> Path | None:
+    """Where the entries of a data set's files are kept; None where nothing can be."""
+    with contextlib.suppress(OSError):
+        return home_folder("digests") / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}.json"
+    return None
+
+
+def _read(kept: Path | None) -> dict[str, Entry]:
+    """Nothing where the file is missing or damaged: then all is read anew."""
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, RecursionError):
+        found = json.loads(kept.read_text(encoding="utf-8")) if kept else {}
+        return {name: Entry(*entry) for name, entry in found.items()}
+    return {}
+
+
+def _write(kept: Path, entries: Mapping[str, Entry]) -> None:
+    from repairops.data.sets import whole_file  # with torch
+
+    with contextlib.suppress(OSError), whole_file(kept) as part:  # a full disk costs time, not the job
+        part.write_text(json.dumps(entries), encoding="utf-8")
