@@ -16,6 +16,7 @@ from repairops.data.split import split_by_roles
 from repairops.errors import UsageError
 from repairops.model.device import resolve_device
 from repairops.outcome import Outcome
+from repairops.stages.compare import compare_with_rival
 from repairops.stages.gallery import (
     changed_answers,
     flipped_images,
@@ -132,6 +133,9 @@ def run_job(job: Job, inputs: Inputs) -> Outcome:
     with job.stage("evaluate"):
         evaluation = measure(job, champion, repaired, clean, known)
         evidence = weigh(job, champion, repaired, clean, field, evaluation)
+    if job.config.method.compare:
+        with job.stage("compare"):
+            compare_with_rival(job, champion.classifier, repaired, given, clean, known, evaluation)
     with job.stage("export"):
         evidence = export_and_compare(job, champion, repaired, clean, evaluation, evidence)
     with job.stage("gate"):

@@ -244,14 +244,23 @@ def test_a_repair_registers_one_complete_version_and_repeats_nothing(
 
 
 def test_new_failures_make_another_version_and_auto_promotion_ends_the_work(scene: Scene) -> None:
-    first = repair(config=options())
+    first = repair(config=options("method.compare=fine_tune"))
     later = scene.later.log()
     second = repair(config=options("register.promote=auto"))
 
     assert (first.kind, second.kind) == ("passed", "passed")
     assert (first.record.form, "clean_routing" in json.dumps(first.values["verdict"])) == (None, False)  # no guard
-    assert first.record.evidence is not None
-    assert first.record.evidence.routing is None
+    evidence, rival = first.record.evidence, first.record.comparison
+    assert evidence is not None
+    assert evidence.routing is None
+    assert rival is not None
+    assert (rival.method, rival.form, rival.heldout_total) == ("fine_tune", "one", evidence.heldout_total)
+    assert 0 < rival.heldout_repaired != evidence.heldout_repaired
+    assert rival.clean.champion_right == evidence.clean.champion_right
+    assert rival.clean != evidence.clean
+    figures = scene.repairs()[0].data.metrics
+    assert figures["compare/heldout_repair_rate"] == rival.heldout_repaired / rival.heldout_total
+    assert "compare" in first.record.stages
     assert scene.versions() == ["1", "2", "3"]
     assert second.version == scene.version_at("challenger") == scene.version_at("prod") == "3"
     assert second.values["promoted"] is True

@@ -476,6 +476,19 @@ def test_training_starts_at_the_champion() -> None:
     assert [len(a["points"].split()) for a in Page(accuracy).all("polyline")] == [5, 5, 5]
 
 
+def test_a_rival_stands_beside_the_challenger_on_the_same_images() -> None:
+    assert "Beside another method" not in page_of("passed")
+    found = made.passed()
+    clean = {"both_right": 9_000, "champion_only": 41, "challenger_only": 12, "both_wrong": 947}
+    found["comparison"] = {
+        "method": "fine_tune", "form": "hard", "validation_repair_rate": 0.4, "clean": clean,
+        "heldout_repaired": 66, "heldout_total": 150, "seconds": 95.0,
+    }  # fmt: skip
+    _, own, other = cells(render_page(record(found), Pictures()), 'aria-label="Beside another method"')
+    assert own[0].endswith(" (the challenger)")
+    assert other == ["fine_tune", "two networks, hard", "66 of 150", "90.12%", "41", "12", "1 min 35 s"]
+
+
 def test_trials_say_what_was_chosen_from() -> None:
     _, first, second = cells(page_of("passed"), "Trials")
     assert first[0] == "style_guided (chosen)"

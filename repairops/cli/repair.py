@@ -15,6 +15,7 @@ OPTIONS = {  # of the command -> of the configuration
     "preset": "preset",
     "policy": "gate.policy",
     "method": "method.name",
+    "compare": "method.compare",
     "max_minutes": "training.max_minutes",
     "seed": "seed",
     "device": "training.device",
@@ -59,6 +60,7 @@ def shared_options(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--model", default="prod/cls", show_default=True, help="prod/cls, cls@prod or models:/cls/3.")
 @click.option("--failures", default="auto", show_default=True, help="Batches: 'auto', or run ids or digests, by comma.")
 @click.option("--method", help="Repair method, see `repairops methods`.")
+@click.option("--compare", help="A method to train and judge beside it, at its own cost, such as fine_tune.")
 @shared_options
 def repair(tracking_uri: str | None, /, **given: Any) -> None:
     """Repair a registered classifier from its logged failures.
@@ -102,7 +104,7 @@ def _run(tracking_uri: str | None, given: dict[str, Any]) -> None:
     if not ranks.leads:
         return follow()
     config_file, overrides, as_json = (given.pop(name) for name in ("config_file", "overrides", "as_json"))
-    options = [f"{option}={value}" for name, option in OPTIONS.items() if (value := given.pop(name)) is not None]
+    options = [f"{option}={value}" for name, option in OPTIONS.items() if (value := given.pop(name, None)) is not None]
     with leading(ranks), stopped_by_sigterm():
         outcome = run_repair(
             config=load_config(config_file, [*overrides, *options]), tracking_uri=tracking_uri, **given

@@ -124,6 +124,9 @@ class MethodConfig(Stage):
     name: str = option(
         "style_guided", "See [Methods](../how-it-works/repair.md#methods); `auto` chooses by a short trial."
     )
+    compare: str = option(
+        "", "A method that is trained and judged beside, at its own cost, such as `fine_tune`; it is never registered."
+    )
     recipe: Literal["default", "paper"] = option("default", "`default`, or `paper` for StyleAug; of `style_guided`.")
     use_failures: Literal["auto", "on", "off"] = option(
         "auto", "Whether failure images are trained on: `on`, `off`, or `auto` for all but the recipe `paper`."

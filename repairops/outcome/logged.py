@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from repairops.config import GateConfig, load
 from repairops.gate.evidence import Check, LatencyFigures
+from repairops.outcome.comparison import Comparison
 from repairops.outcome.record import Record
 from repairops.outcome.sections import Training
 
@@ -49,9 +50,16 @@ def metrics(record: Record) -> list[Measured]:
 
     gate/CHECK: 1 for a pass, 0 for a failure, 0.5 where the evidence is too thin; gate/CHECK.FIGURE: what it measured,
     such as the difference with its bounds; of many parts the lowest. gate/all_required: the verdict.
-    judge/: of both networks on the images that judge. train/: on those that choose, of what was chosen. time/: seconds.
+    judge/: of both networks on the images that judge; compare/: of a rival on the same. train/: on those that
+    choose, of what was chosen. time/: seconds.
     """
-    found = [*_judged(record), *_gate(record), *_trained(record.training), *_times(record)]
+    found = [
+        *_judged(record),
+        *_compared(record.comparison),
+        *_gate(record),
+        *_trained(record.training),
+        *_times(record),
+    ]
     return [each._replace(value=float(each.value)) for each in found if math.isfinite(each.value)]
 
 
@@ -80,6 +88,15 @@ def _judged(record: Record) -> Iterator[Measured]:
                 yield Measured(f"judge/{name}_routed", part.routed / part.total, on)  # type: ignore[arg-type]
     yield from _latency(evidence.latency, "")
     yield from _traffic(record)
+
+
+def _compared(rival: Comparison | None) -> Iterator[Measured]:
+    """Of the method that was trained beside, in a group of its own."""
+    if rival and rival.heldout_total:
+        yield Measured("compare/heldout_repair_rate", rival.heldout_repaired / rival.heldout_total, "failures")
+    if rival and rival.clean.n:
+        yield Measured("compare/clean_accuracy", rival.clean.challenger_right / rival.clean.n, "clean_set")
+        yield Measured("compare/negative_flips", rival.clean.champion_only, "clean_set")
 
 
 def _traffic(record: Record) -> Iterator[Measured]:

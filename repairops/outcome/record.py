@@ -17,6 +17,7 @@ from repairops.gate import RULES, decide
 from repairops.gate.evidence import Evidence, RepairCounts, Verdict
 from repairops.gate.planning import LeastHarm, PowerAt
 from repairops.outcome import sections
+from repairops.outcome.comparison import Comparison
 from repairops.outcome.plain import Unfit, from_plain, to_plain
 from repairops.outcome.provenance import Provenance
 
@@ -80,6 +81,7 @@ class Record:
     challenger: sections.ChallengerFigures | None = None
     negative_flips: int | None = None
     artifacts: sections.Artifacts | None = None
+    comparison: Comparison | None = None
     evidence: Evidence | None = None
     policy: GateConfig | None = None
     verdict: Verdict | None = None

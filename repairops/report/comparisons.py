@@ -37,6 +37,33 @@ def classes(record: Record) -> dict[str, Any]:
     return {**found, "margin": fixed(margin, 1)}
 
 
+def rival(record: Record) -> list[dict[str, Any]]:
+    """The challenger and the method that was trained beside it, on the same images; empty where none was."""
+    other, evidence = record.comparison, record.evidence
+    if not other or not evidence:
+        return []
+    name, seconds = record.method.chosen or record.method.name if record.method else "the challenger", 0.0
+    for stage in ("cluster", "style", "fine-tune", "guard"):
+        seconds += record.stages.get(stage, 0.0)
+    form = record.form.name if record.form else "one"
+    rows = (
+        (f"{name} (the challenger)", form, evidence.heldout_repaired, evidence.heldout_total, evidence.clean, seconds),
+        (other.method, other.form, other.heldout_repaired, other.heldout_total, other.clean, other.seconds),
+    )
+    return [
+        {
+            "method": method,
+            "form": "one network" if form == "one" else f"two networks, {form}",
+            "repaired": of(repaired, total),
+            "clean": percent(ratio(clean.challenger_right, clean.n), 2),
+            "broken": clean.champion_only,
+            "won": clean.challenger_only,
+            "seconds": cost,
+        }
+        for method, form, repaired, total, clean, cost in rows
+    ]
+
+
 def failure_classes(record: Record) -> dict[str, Any]:
     """Held-out failures repaired per true class, lowest rate first."""
     return table((record.heldout_by_class or {}).items(), RATES, None, "Class", confidence(record))

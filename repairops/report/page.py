@@ -110,6 +110,7 @@ def _view(record: Record, pictures: Pictures) -> dict[str, Any]:
         "levels": check_figures.LEVELS,
         "signs": statements.SIGNS,
         "classes": comparisons.classes(record),
+        "rival": comparisons.rival(record),
         "failure_classes": comparisons.failure_classes(record),
         "slices": comparisons.slices(record),
         "corruptions": comparisons.corruptions(record),

@@ -111,6 +111,8 @@ def check_names(method: MethodConfig, style: StyleConfig) -> None:
     """
     if method.name not in (AUTO, CONSOLIDATE):
         _find_method(method.name)
+    if method.compare and method.compare != AUTO and method.compare not in METHODS:
+        raise InvalidOption("method.compare", method.compare, one_of(method.compare, [*METHODS, AUTO]))
     for name in method.known_patterns:
         find_pattern(name)
     check_style(style)
