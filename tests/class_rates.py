@@ -4,7 +4,8 @@
     python tests/class_rates.py docs/images/gate-classes.jsonl --table
 
 One JSON line a cell: the answers of the check as it is (`together`) and as it was (`each`), as shares of `runs` drawn
-clean sets; cells that are there are left out. About ten minutes on one core; the draws hang on the cell alone.
+clean sets; cells that are there are left out. A quarter of an hour on a core; the draws hang on the
+cell alone.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import json
 import math
 from pathlib import Path
 
+import class_rates
 import numpy as np
 import pytest
 from error_rates import ACCURACIES, MARGIN, RISK, SIZES, cells, error_rate, exact_rejects, score_rejects
@@ -18,7 +19,8 @@ from repairops.gate.exact import exact_lower, exact_p_value
 from repairops.gate.statistics import tango_interval, tango_score
 
 ROUNDING = 1e-4  # the worst share is found on a grid and refined
-KEPT = Path(__file__).parents[1] / "docs" / "images" / "gate-error-rates.jsonl"
+IMAGES = Path(__file__).parents[1] / "docs" / "images"
+KEPT = IMAGES / "gate-error-rates.jsonl"
 
 
 def brute_force_p_value(won: int, lost: int, n: int, difference: float) -> float:
@@ -106,6 +108,28 @@ def test_the_documented_figures_are_complete_and_keep_the_promise() -> None:
     for row in rows:
         if row["n"] == 100 and row["what"] == "margin":
             assert error_rate(exact_rejects, 100, row["share_won"], -MARGIN) == pytest.approx(row["exact"], abs=1e-6)
+
+
+def test_harmless_repairs_pass_class_recall_and_large_classes_are_judged_as_before() -> None:
+    rows = [json.loads(line) for line in (IMAGES / "gate-classes.jsonl").read_text().splitlines()]
+    assert [{key: row[key] for key in cell} for cell, row in zip(class_rates.cells(), rows, strict=True)] == list(
+        class_rates.cells()
+    )
+    for row in rows:
+        error = 3 * math.sqrt(RISK * (1 - RISK) / row["runs"])
+        if row["truth"] == "harmless":
+            assert row["together"].get("PASS", 0.0) >= 1 - RISK - error, row
+        if row["truth"] == "every class loses the margin":
+            assert row["together"].get("FAIL", 0.0) <= RISK + error, row
+        if row["images"] / row["classes"] >= 500:
+            assert row["together"] == row["each"], row
+
+
+def test_a_cell_of_the_class_rates_is_repeated_by_its_seed() -> None:
+    cell = {"classes": 10, "images": 1000, "spread": "even", "changed": 0.05, "truth": "harmless"}
+    found = class_rates.measure(cell, 60)
+    assert found == class_rates.measure(cell, 60)
+    assert found["together"]["PASS"] > 0.9
 
 
 @pytest.mark.slow
