@@ -13,7 +13,7 @@ from repairops.config import Config
 from repairops.core.methods import CONSOLIDATE, check_names
 from repairops.core.parts import RepairInputs
 from repairops.data.split import split_by_roles
-from repairops.errors import UsageError
+from repairops.errors import UsageError, all_foreseen
 from repairops.model.device import resolve_device
 from repairops.outcome import Outcome
 from repairops.stages.compare import compare_with_rival
@@ -41,6 +41,7 @@ from repairops.store.jobs import (
     job_key,
     job_lock,
     job_run,
+    job_tags,
     runs_of_job,
     work_folder,
 )
@@ -50,6 +51,7 @@ from repairops.store.room import clear_folder
 from repairops.store.styles import with_fitted_weights
 
 
+@all_foreseen()
 def repair(
     model: str = "prod/cls",
     *,
@@ -90,10 +92,11 @@ def repair(
     batches = choose_batches(logged, failures, used)
     key = job_key(ref, [batch.digest for batch in batches], [found.digest for found in sets.values()], config)
     folder, fitted = work_folder(key), with_fitted_weights(client, config)
-    with job_lock(key, folder), job_run(client, ref) as run:
-        runs = [other for other in runs_of_job(client, key) if other.info.run_id != run.run_id]
+    with job_lock(key, folder), job_run(client, ref, job_tags(key, folder, fitted)) as run:
         job = Job(run, key, folder, ref, batches, fitted)
         with job.errors_kept():
+            job.begin()
+            runs = [other for other in runs_of_job(client, key) if other.info.run_id != run.run_id]
             if not batches:
                 state = "all logged batches are repaired already" if logged else "no failure batch is logged"
                 return job.conclude("nothing_to_repair", f"Nothing to repair in {ref}: {state}.")

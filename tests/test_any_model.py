@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -71,10 +72,19 @@ class Viewing(nn.Module):
         return {"features": features, "logits": self.head(features.view(x.shape[0], -1))}
 
 
+def weight_normed() -> nn.Module:
+    """Of the old kind, whose weight is no parameter and is computed anew by each forward pass."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        normed = nn.utils.weight_norm(nn.Conv2d(1, 8, 3))  # type: ignore[no-untyped-call]
+    return nn.Sequential(normed, nn.ReLU(), nn.Flatten(), nn.Linear(8 * 10 * 10, 10))
+
+
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, int, int]] = {  # network, channels, side, classes
     "mobilenet_v3_small": (lambda: mobilenet_v3_small(num_classes=3), 3, 64, 3),
     "resnet18 at 224": (lambda: resnet18(num_classes=4), 3, 224, 4),
     "grey": (lambda: nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 10 * 10, 10)), 1, 12, 10),
+    "weight_norm": (weight_normed, 1, 12, 10),
     "LayerNorm": (lambda: Tokens(3, 16, 10), 3, 16, 10),
     "LSTM over rows": (lambda: Rows(16, 10), 1, 16, 10),
     "dict": (lambda: Viewing(3, 16, 10), 3, 16, 10),

@@ -91,7 +91,7 @@ def test_automatic_promotion_needs_an_alias(scene: Scene) -> None:
         ("prod/cls", "v2", "neither 'latest' nor"),
         ("prod/cls", "prod", "the model is found by it"),
         ("models:/cls/1", "prod", "it was promoted or logged"),
-        ("prod/cls", "live", "it is at version 1, which no repair registered"),
+        ("prod/cls", "live", "it is at version 1, and no repair put it there"),
     ],
 )
 def test_an_alias_that_no_repair_may_move_is_refused_before_a_run_is_opened(

@@ -59,6 +59,7 @@ def test_values_may_hold_an_equals_sign():
         ("training=3", InvalidOption, "a stage with options below it"),
         ("seed.x=3", InvalidOption, "seed"),
         ("model.mean=0.1,x", InvalidOption, r"model\.mean"),
+        ("model.image_size=1,2,3", InvalidOption, "height and width, or one number"),
         (f"seed={10**400}", InvalidOption, "seed is a whole number of about 398 digits; it must be .* 18 digits"),
         (f"training.epochs={'9' * 5000}", InvalidOption, r"is '999+\.\.\.9+'; it must be a whole number"),
         (f"{'x' * 5000}=3", UnknownOption, r"^Unknown option 'x{100}'"),
@@ -98,8 +99,9 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         (b"training: {epochs: !!timestamp x}", "cannot be read"),
         (b'model: {factory: "\\ud800"}', "half a character"),
         (b"- a", "it holds a list"),
+        (b"margin_points: 1\nmargin_points: 9", "it has 'margin_points' twice"),
     ],
-    ids=range(13),
+    ids=range(14),
 )
 def test_a_file_that_cannot_be_read_is_refused_as_configuration_and_as_policy(data, said, tmp_path):
     file = tmp_path / "file.yaml"

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from repairops.data.records import CleanSet, FailureBatch, HeldOutFailures, ImageSet, InputSpec, Predictions
-from repairops.errors import ChampionAtChance, NotAClassifier
+from repairops.errors import ChampionAtChance, ChampionNotFinite, NotAClassifier
 from repairops.gate.evidence import PairedCounts, RepairCounts, expected_calibration_error
 from repairops.model.evaluation import (
     check_not_at_chance,
@@ -62,6 +62,16 @@ def test_logits_are_those_of_the_normalised_image_whatever_the_batch_size():
         assert out.dtype == np.float32
         assert out == pytest.approx(expected)
     assert logits(classifier, images.pixels[:0]).shape == (0, 3)
+
+
+@pytest.mark.parametrize("rows", [slice(1), slice(0), [0, 0, 1, 2]])
+def test_another_number_of_rows_than_of_images_is_refused(rows):
+    class Odd(Readout):
+        def forward(self, x):
+            return super().forward(x)[rows]
+
+    with pytest.raises(NotAClassifier, match=r"rows of logits for [23] images"):
+        logits(Classifier(Odd(), SPEC), image_set([0, 1, 2, 1, 0], [0] * 5).pixels, batch_size=3)
 
 
 def test_modes_and_weights_are_as_before():
@@ -178,6 +188,14 @@ def test_always_the_majority_is_at_chance_and_skill_on_a_skewed_set_is_not():
     skilled = labels.copy()
     skilled[:40], skilled[-10:] = 1, 0
     check_not_at_chance(answers(labels, skilled), labels, 2)
+
+
+def test_a_champion_that_answers_nan_alone_is_said_to():
+    labels = np.array([0, 1, 0, 1])
+    with pytest.raises(ChampionNotFinite, match="each of 4 clean images"):
+        check_not_at_chance(predictions(np.full((4, 2), np.nan, np.float32), labels), labels, 2)
+    some = np.array([[np.nan, 0], [0, 1], [1, 0], [0, 1]], np.float32)
+    check_not_at_chance(predictions(some, labels), labels, 2)  # its gate is inconclusive
 
 
 def test_poor_but_real_skill_is_not_at_chance():

@@ -236,6 +236,16 @@ def test_log_model_refuses_a_specification_that_the_network_does_not_fit(client:
     assert mlflow.search_runs().empty
 
 
+class Stubborn(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        raise AssertionError("not\ntoday")
+
+
+def test_log_model_refuses_a_network_that_raises_anything(client: MlflowClient) -> None:
+    with pytest.raises(NotAClassifier, match=r"two images of 1x8x8 fail \(AssertionError: not today\)"):
+        log_model(Stubborn(), "cls", SPEC)
+
+
 def test_log_model_refuses_options_by_name(client: MlflowClient) -> None:
     with pytest.raises(InvalidOption, match="serialization_format"):
         log_model(TinyNet(), "cls", SPEC, serialization_format="torchscript")
@@ -331,10 +341,15 @@ def test_pickles_are_refused_where_mlflow_is_told_so(
 ) -> None:
     pickled = log_model(TinyNet(), "pickled", SPEC)
     traced = log_model(TinyNet(), "traced", SPEC, serialization_format="pt2")
-    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-    with pytest.raises(PickleRefused, match="version 1 of 'pickled'"):
-        load(pickled, tmp_path / "m")
-    assert isinstance(load(traced, tmp_path / "n").classifier.network, GraphModule)
+    for spelling in ("false", "0"):
+        monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", spelling)
+        with pytest.raises(PickleRefused, match="version 1 of 'pickled'"):
+            load(pickled, tmp_path / "m")
+        assert isinstance(load(traced, tmp_path / "n").classifier.network, GraphModule)
+    for spelling in ("no", "Off", ""):
+        monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", spelling)
+        with pytest.raises(InvalidOption, match=f"is '{spelling}'; it must be true or 1, or false or 0"):
+            load(pickled, tmp_path / "m")
 
 
 class Sum(mlflow.pyfunc.PythonModel):  # type: ignore[misc]

@@ -28,6 +28,7 @@ import repairops
 from repairops.config import Config, config_from_dict
 from repairops.errors import (
     AliasMoved,
+    InvalidOption,
     JobRunning,
     ModelNotFound,
     NotGuarded,
@@ -39,7 +40,7 @@ from repairops.model.network import to_input
 from repairops.promotion.history import promotions
 from repairops.promotion.move import move_alias
 from repairops.stages.job import Job
-from repairops.stages.publish import _promote
+from repairops.stages.publish import _promote, check_alias
 from repairops.store.connection import connect, experiment_id
 from repairops.store.datasets import DatasetRef, log_reference
 from repairops.store.flavors import inherited_requirements, model_digests
@@ -246,6 +247,17 @@ def test_a_pt2_champion_gets_a_pt2_version(client: MlflowClient, tmp_path: Path)
 def repaired_version(client: MlflowClient, parent: str, verdict: str = "PASS", name: str = "cls") -> str:
     version: str = judged_version(client, name, parent, "challenger", verdict=verdict).version
     return version
+
+
+def test_an_alias_that_was_moved_by_hand_to_a_repair_is_no_repair_s_to_move(client: MlflowClient) -> None:
+    """Production may be found by it: MLflow alone knows no promotion."""
+    add_version(client, "cls")
+    judged_version(client, "cls", "1", "canary", "live", **{"repairops.alias": "canary"})
+    ref = ModelRef("cls", "1", "", "")
+    check_alias(client, ref, "canary")
+    check_alias(client, ref, "new")
+    with pytest.raises(InvalidOption, match="it is at version 2, and no repair put it there"):
+        check_alias(client, ref, "live")
 
 
 def test_a_passed_challenger_is_promoted(client: MlflowClient) -> None:
@@ -571,6 +583,7 @@ def test_a_name_that_mlflow_made_up_is_replaced(
     run_id = client.create_run("0", run_name=given).info.run_id
     monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
     with job_run(client, REF) as job:
+        job.rename(run_name(REF))
         assert client.get_run(run_id).info.run_name == (given if given == "nightly" else "repair cls 3")
         job.rename(run_name(REF, "4"))
     assert client.get_run(run_id).info.run_name == named

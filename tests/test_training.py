@@ -53,7 +53,7 @@ from repairops.core.training.pace import slower
 from repairops.core.training.selection import ValidationCounts, is_over, seconds_left, select_epoch
 from repairops.core.training.state import AveragedWeights, choose_epoch, count_right
 from repairops.data.records import ImageSet
-from repairops.errors import DatasetNotFound, DeviceNotAvailable, LossNotFinite, NotFineTunable
+from repairops.errors import DatasetNotFound, DeviceNotAvailable, InvalidOption, LossNotFinite, NotFineTunable
 from repairops.model.device import MixedPrecision, resolve_device, seeded, set_mode, use_bfloat16
 from repairops.model.network import Classifier, to_unit
 
@@ -65,6 +65,10 @@ CONFIG = TrainingConfig(
 
 def fine_tune(data: MethodData) -> Method:
     return FineTune(FailureSampler(data, 0.4))
+
+
+def without_failures(data: MethodData) -> Method:
+    return FineTune(FailureSampler(data, 0.0))
 
 
 def style_guided(data: MethodData) -> Method:
@@ -553,6 +557,12 @@ def test_an_empty_train_set_is_an_error(tmp_path):
     empty = parts_of(CONFIG, train_set=digits()[0].subset(np.array([], dtype=np.int64)))
     with pytest.raises(DatasetNotFound, match="no images"):
         train(champion(), fine_tune, empty, CONFIG, seed=0, work_dir=tmp_path, method_key="")
+
+
+def test_one_image_in_a_batch_is_refused_where_batch_norm_refuses_it(tmp_path):
+    network = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10))
+    with pytest.raises(InvalidOption, match=r"training\.batch_size is 1; it must be more: a BatchNorm layer"):
+        run(Classifier(network, SPEC), tmp_path, without_failures, replace(CONFIG, batch_size=1))
 
 
 def test_batches_fetched_ahead_are_the_same_in_the_same_order(tmp_path):

@@ -29,6 +29,7 @@ from repairops.config import load_config
 from repairops.errors import (
     ArtifactsRefused,
     ArtifactsUnreachable,
+    FileUnusable,
     Interrupted,
     NoSpace,
     RankLost,
@@ -38,6 +39,7 @@ from repairops.errors import (
     Unforeseen,
 )
 from repairops.outcome import read_outcome
+from repairops.pipeline import repair
 from repairops.stages.job import Job, stopped_by_sigterm
 from repairops.store.connection import connect, talking
 from repairops.store.jobs import job_run
@@ -71,6 +73,35 @@ def test_a_network_that_raises_anything_ends_in_one_line_and_an_outcome(
     assert (run.info.status, run.data.tags["repairops.outcome"]) == ("FAILED", "error")
     assert f"Error: {scene.outcome(run.info.run_id)['message']}" == lines[-1]
     assert scene.versions() == ["1", "2"]
+
+
+@pytest.mark.parametrize("lost", ["log_parameters", "tag"])
+def test_a_store_that_fails_at_the_first_request_leaves_an_outcome(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, lost: str
+) -> None:
+    """It is read-only for a moment, just when the run is open; the run says from its start which job it is."""
+
+    def fail(*_: object) -> None:
+        raise RegistryUnreachable(scene.uri, "log the parameters", "attempt to write a readonly database")
+
+    monkeypatch.setattr(f"repairops.store.jobs.JobRun.{lost}", fail)
+    with pytest.raises(RegistryUnreachable):
+        repair(config=load_config(overrides=["training.device=cpu"]))
+    (run,) = scene.repairs()
+    tags = run.data.tags
+    assert (run.info.status, tags["repairops.outcome"]) == ("FAILED", "error")
+    assert len(tags["repairops.job_key"]) == 64
+    assert {"repairops.place", "repairops.config_digest", "repairops.model_version"} <= tags.keys()
+    assert scene.outcome(run.info.run_id)["job_key"] == tags["repairops.job_key"]
+
+
+def test_repair_raises_nothing_but_errors_of_ours(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before a run is open too."""
+    (scene.folder / "file").touch()
+    monkeypatch.setenv("REPAIROPS_HOME", str(scene.folder / "file" / "home"))
+    with pytest.raises(FileUnusable, match="file/home"):
+        repair(config=load_config(overrides=["training.device=cpu"]))
+    assert scene.repairs() == []
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import accumulate
 from pathlib import Path
@@ -82,16 +83,23 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def read_yaml(path: Path, depth: int = 10) -> tuple[dict[str, Any], str]:
     """The values by name in a YAML file, at most `depth` deep, and the sha256 of its bytes.
 
-    Raises UnreadableConfiguration.
+    Raises UnreadableConfiguration, also for a name that stands in one place twice, of which PyYAML takes the last.
     """
     import yaml
+
+    class Once(yaml.SafeLoader):
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            names = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+            if twice := [name for name, times in names.items() if times > 1]:
+                raise yaml.constructor.ConstructorError(None, None, f"it has {twice[0]!r} twice", node.start_mark)
+            return super().construct_mapping(node, deep)
 
     try:
         data = read_file(path, _BYTES)
         text = decode_text(data)
         if max(accumulate((mark in "[{") - (mark in "]}") for mark in text), default=0) > 10 * depth:
             raise RecursionError  # PyYAML's time grows with its square
-        loaded = yaml.safe_load(text)
+        loaded = yaml.load(text, Once)  # noqa: S506
         check_bounds(loaded, depth=depth, items=_VALUES)
     except OSError as error:
         raise UnreadableConfiguration(path, error.strerror) from error

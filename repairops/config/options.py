@@ -50,6 +50,11 @@ class ModelConfig(Stage):
     )
     factory: str = option("", "`package.module:function` that builds the network, for pt2 models.")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.image_size) > 2:
+            raise InvalidOption("model.image_size", self.image_size, "height and width, or one number for a square")
+
 
 @dataclass(frozen=True)
 class ImagesConfig(Stage):

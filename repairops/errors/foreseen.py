@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from repairops.errors.base import RepairError
 from repairops.errors.training import RankLost
@@ -56,6 +58,17 @@ def foreseen(error: BaseException) -> RepairError:
     if isinstance(error, OSError) and error.filename is not None:
         return FileUnusable(error.filename, error.strerror or text)
     return Unforeseen(type(error).__name__, text)
+
+
+@contextmanager
+def all_foreseen() -> Iterator[None]:
+    """Whatever is raised inside, or in the function that this decorates, is a RepairError; Ctrl-C stays what it is."""
+    try:
+        yield
+    except RepairError:
+        raise
+    except Exception as error:
+        raise foreseen(error) from error
 
 
 def is_full_disk(error: BaseException) -> bool:

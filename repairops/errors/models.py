@@ -88,6 +88,13 @@ class MissingInputSpec(RepairError):
         )
 
 
+class ChampionNotFinite(RepairError):
+    message = (
+        "The champion answers NaN or infinity on each of {} clean images, so there is nothing to repair or to compare "
+        "with. Look at its weights, and at model.mean, model.std and model.value_range."
+    )
+
+
 class ChampionAtChance(RepairError):
     message = (
         "The champion gets {:.1%} of {} clean images right, which on so many images cannot be told from chance for {} "

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from repairops.data.records import CleanSet, GuardAnswers, HeldOutFailures, Predictions
-from repairops.errors import ChampionAtChance
+from repairops.errors import ChampionAtChance, ChampionNotFinite, NotAClassifier
 from repairops.gate.evidence import ConfidenceBin, PairedCounts, RepairCounts
 from repairops.model.device import set_mode
 from repairops.model.guarded import Guarded
@@ -177,7 +177,10 @@ def logits(
     with evaluating(classifier, device):
         for start in range(0, len(pixels), batch_size):
             images = to_unit(pixels[start : start + batch_size].to(device))
-            outputs[start : start + batch_size] = classifier(images).float().cpu().numpy()
+            found = classifier(images)
+            if len(found) != len(images):  # a single row would be taken for all
+                raise NotAClassifier("The model", f"it returns {len(found)} rows of logits for {len(images)} images")
+            outputs[start : start + batch_size] = found.float().cpu().numpy()
     return outputs
 
 
@@ -198,7 +201,7 @@ def guard_answers(
 
 
 def check_not_at_chance(answers: Predictions, labels: np.ndarray, classes: int) -> None:
-    """Raises ChampionAtChance where the accuracy shows no skill.
+    """Raises ChampionAtChance where the accuracy shows no skill, ChampionNotFinite where no answer is a number.
 
     Chance is the agreement that the same answers would reach by luck, sum over classes of (share of answers x share
     of labels), as in Cohen's kappa: 1/classes for balanced sets, and the majority's share for a network that always
@@ -208,6 +211,8 @@ def check_not_at_chance(answers: Predictions, labels: np.ndarray, classes: int) 
     n = len(labels)
     if n == 0:
         return
+    if not np.isfinite(answers.confidence).any():
+        raise ChampionNotFinite(n)
     label_shares = np.bincount(labels, minlength=classes) / n
     answer_shares = np.bincount(answers.labels, minlength=classes) / n
     several = np.count_nonzero(label_shares) > 1

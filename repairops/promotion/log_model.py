@@ -141,11 +141,14 @@ def _as_input(images: ImageSet | None, spec: InputSpec) -> np.ndarray | None:
 def _check(model: nn.Module, spec: InputSpec) -> None:
     import torch
 
+    from repairops.model.evaluation import logits
+
     try:
-        with torch.no_grad():
-            Classifier(model, spec)(torch.zeros(2, spec.channels, spec.height, spec.width))
-    except (RuntimeError, TypeError) as error:
-        why = " ".join(str(error).split())[:200]
+        logits(Classifier(model, spec), torch.zeros(2, spec.channels, spec.height, spec.width, dtype=torch.uint8))
+    except RepairError:
+        raise
+    except Exception as error:  # whatever a network raises
+        why = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         raise NotAClassifier(
-            "The model", f"two images of {spec.channels}x{spec.height}x{spec.width} fail: {why}"
+            "The model", f"two images of {spec.channels}x{spec.height}x{spec.width} fail ({why})"
         ) from error

@@ -30,7 +30,7 @@ from repairops.outcome.sections import Batch, Environment, ModelVersion, Trackin
 from repairops.report import Pictures, render_markdown, render_page
 from repairops.store.batches import LoggedBatch
 from repairops.store.connection import tried_once
-from repairops.store.jobs import JOB_TAG, OUTCOME_TAG, PLACE_TAG, JobRun, place_of
+from repairops.store.jobs import OUTCOME_TAG, JobRun, run_name
 from repairops.store.models import ModelRef
 
 log = logging.getLogger("repairops")
@@ -88,10 +88,13 @@ class Job:
             batches=tuple(_describe(batch) for batch in batches),
             environment=_environment(),
             tracking=Tracking(run.run_id),
-            commit=run.tag("mlflow.source.git.commit"),
         )
-        run.log_parameters(parameters(self.record))
-        run.set_tags({JOB_TAG: key, PLACE_TAG: place_of(folder), "repairops.config_digest": config.digest()})
+
+    def begin(self) -> None:
+        """Says in the run what the job starts from."""
+        self.run.rename(run_name(self.ref))
+        self.record = replace(self.record, commit=self.run.tag("mlflow.source.git.commit"))
+        self.run.log_parameters(parameters(self.record))
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:

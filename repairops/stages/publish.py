@@ -39,8 +39,8 @@ def check_alias(client: MlflowClient, ref: ModelRef, alias: str) -> None:
         why = "the model is found by it"
     elif any(move.alias == alias for move in promotions(client, ref.name)):
         why = "it was promoted or logged, and moves by `repairops promote` alone"
-    elif found and found.tags.get("repairops.kind") != "repair":
-        why = f"it is at version {place}, which no repair registered"
+    elif found and (found.tags.get("repairops.kind") != "repair" or found.tags.get(registry.ALIAS_TAG, alias) != alias):
+        why = f"it is at version {place}, and no repair put it there"
     if why:
         raise InvalidOption("register.alias", alias, f"an alias that only repairs move: {why}. Name another one")
 
@@ -100,6 +100,7 @@ def _register(job: Job, client: MlflowClient, champion: Champion, challenger: Cl
         registry.RUN_TAG: job.run.run_id,
         "repairops.method": f"{job.config.method.name}/{job.config.method.recipe}",
         registry.FORM_TAG: form_of(challenger.network),
+        registry.ALIAS_TAG: alias,
         "repairops.seed": str(job.config.seed),
         **registry.batch_tags([batch.digest for batch in job.record.batches]),
     }

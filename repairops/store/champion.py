@@ -18,6 +18,7 @@ from repairops.config import ModelConfig
 from repairops.config.load import read_yaml
 from repairops.data.records import InputSpec
 from repairops.errors import (
+    InvalidOption,
     MetadataUnusable,
     MissingInputSpec,
     NotAClassifier,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 _DEPTH = 50  # of an MLmodel file, at most
 OF_BOTH = ("channels", "value_range", "mean", "std", "class_names", "resize")  # the options and the specification
+PICKLES = "MLFLOW_ALLOW_PICKLE_DESERIALIZATION"
 GUARD_KEY = "guard"  # in the metadata of a guarded version
 
 
@@ -231,8 +233,10 @@ def _load_network(ref: ModelRef, folder: Path, traced: bool) -> nn.Module:
     import mlflow.pytorch
     from torch import nn
 
-    pickles_refused = os.environ.get("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "true").lower() in ("false", "0")
-    if pickles_refused and not traced:
+    pickles = os.environ.get(PICKLES, "true")
+    if pickles.lower() not in ("true", "1", "false", "0"):
+        raise InvalidOption(PICKLES, pickles, "true or 1, or false or 0: MLflow takes no other word")
+    if pickles.lower() in ("false", "0") and not traced:
         raise PickleRefused(str(ref))
     try:
         with warnings.catch_warnings():

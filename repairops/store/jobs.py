@@ -151,16 +151,21 @@ def _now() -> int:
     return int(time.time() * 1000)
 
 
-@contextlib.contextmanager
-def job_run(client: MlflowClient, ref: ModelRef) -> Iterator[JobRun]:
-    """The run that `mlflow run` opened, or a new one in the experiment repairops/repairs/<model>.
+def job_tags(key: str, folder: Path, config: Config) -> dict[str, str]:
+    """What a job's run has from its start, so that one which dies at once is found by the next run of the job."""
+    return {JOB_TAG: key, PLACE_TAG: place_of(folder), "repairops.config_digest": config.digest()}
 
-    MLFLOW_EXPERIMENT_NAME and MLFLOW_RUN_NAME name another experiment and the run, as for all of MLflow's runs; a name
-    that `mlflow run` gave by chance is replaced.
+
+@contextlib.contextmanager
+def job_run(client: MlflowClient, ref: ModelRef, tags: Mapping[str, str] | None = None) -> Iterator[JobRun]:
+    """The run that `mlflow run` opened, or a new one in the experiment repairops/repairs/<model>, with `tags`.
+
+    MLFLOW_EXPERIMENT_NAME and MLFLOW_RUN_NAME name another experiment and the run, as for all of MLflow's runs.
     Ends as FINISHED, or FAILED where an exception passes.
     """
     import mlflow
 
+    what = {"repairops.kind": "repair", "repairops.model": ref.name, "repairops.model_version": ref.version}
     start: dict[str, Any] = {"log_system_metrics": False}
     if mlflow.active_run() is not None or not os.environ.get("MLFLOW_RUN_ID"):
         with talking("open the repairs' experiment"):
@@ -169,13 +174,10 @@ def job_run(client: MlflowClient, ref: ModelRef) -> Iterator[JobRun]:
         name = os.environ.get("MLFLOW_RUN_NAME") or run_name(ref)
         start = {"experiment_id": experiment, "run_name": name, "nested": True}
     with talking("open the run"):
-        run = mlflow.start_run(**start)
+        run = mlflow.start_run(**start, tags={**what, **(tags or {})})
     status, lost = "FAILED", False
     try:
-        job = JobRun(client, run.info.run_id)
-        job.rename(run_name(ref))
-        job.set_tags({"repairops.kind": "repair", "repairops.model": ref.name, "repairops.model_version": ref.version})
-        yield job
+        yield JobRun(client, run.info.run_id)
         status = "FINISHED"
     except RegistryUnreachable:
         lost = True

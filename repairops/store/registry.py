@@ -40,6 +40,7 @@ RUN_TAG = "repairops.run_id"
 POLICY_TAG = "repairops.policy_sha256"
 FORM_TAG = "repairops.form"
 FIELD_TAG = "repairops.field_accuracy"
+ALIAS_TAG = "repairops.alias"  # that the repair has set
 BATCHES_TAG = "repairops.batches"
 DIGEST_TAGS = {"weights": "repairops.weights_sha256", "onnx": "repairops.onnx_sha256"}  # what the gate has judged
 _BATCHES_IN_TAG = 250  # a tag of a model version holds 5,000 characters

@@ -6,7 +6,8 @@ import copy
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -122,7 +123,7 @@ def train(
 
         with seeded(derive_seed(seed, "training", "method"), device):
             method = method_factory(MethodData(parts.sample, parts.failures, parts.clusters, jitter, device, champion))
-        with synchronised_statistics(classifier, device, ranks):
+        with synchronised_statistics(classifier, device, ranks), _large_enough(config.batch_size):
             runner = EpochRunner(
                 network=as_trained(classifier, ranks=ranks),
                 method=method,
@@ -143,6 +144,18 @@ def train(
                 on_epoch(len(run.history) - 1, run.history[-1])
     run.finish()
     return _result(run, time.monotonic() - began, channels_last=channels_last, bfloat16=amp)
+
+
+@contextmanager
+def _large_enough(batch_size: int) -> Iterator[None]:
+    """Raises InvalidOption where a BatchNorm layer refuses the batches; one image is enough for some layers."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        wanted = "more: a BatchNorm layer of the model needs more than one image in each process"
+        raise InvalidOption("training.batch_size", batch_size, wanted) from error
 
 
 def make_jitter(train_set: ImageSet, padding: int, flip: bool) -> Callable[[Tensor, Generator], Tensor]:
