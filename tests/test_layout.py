@@ -43,7 +43,7 @@ IMPORTERS = {
     "yaml": {"config"},
 }
 CORE = ("core", "gate", "config", "data/records", "data/split", "model/network", "model/evaluation")
-FOR_CORE = {"torch", "torchvision", "numpy", "scipy", "sklearn", "pywt", "click", "safetensors", "tqdm", "yaml", "PIL"}
+FOR_CORE = {"torch", "torchvision", "numpy", "scipy", "sklearn", "pywt", "click", "safetensors", "rich", "yaml", "PIL"}
 LOOSE = 6  # modules at the top of the package, at most
 
 

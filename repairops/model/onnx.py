@@ -186,10 +186,14 @@ def _session(path: Path, threads: int = 0) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others may want the core
     providers: list[Any] = ["CPUExecutionProvider"]
     if torch.cuda.is_available():
+        onnxruntime.preload_dlls()  # CUDA's libraries that torch came with
         providers.insert(0, ("CUDAExecutionProvider", {"use_tf32": "0"}))
     session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     if len(providers) > 1 and "CUDAExecutionProvider" not in session.get_providers():
-        logger.warning("ONNX Runtime cannot use the GPU, so it runs on the CPU; install onnxruntime-gpu[cuda,cudnn].")
+        logger.warning(
+            "ONNX Runtime cannot use the GPU, so it runs on the CPU; torch and onnxruntime-gpu must be of one CUDA "
+            "generation, or install onnxruntime-gpu[cuda,cudnn]."
+        )
     return session
 
 

@@ -8,10 +8,10 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -176,13 +176,13 @@ class EpochRunner:
         if self.ranks.rank:  # the order is that of all ranks; what is drawn for the rows of each is its own
             own = derive_seed(seed, "rank", self.ranks.rank)
             generator.manual_seed(own)
-        with torch.enable_grad(), seeded(own, self.source.device), self._progress(epoch) as bar:
+        with torch.enable_grad(), seeded(own, self.source.device), self._progress(epoch) as advance:
             batches = self.source.stream([self.ranks.share(batch) for batch in whole])
             while (figures := self._step(batches, generator, first_step + done, pace)) is not None:
                 for name, value in figures.items():
                     sums[name] += value
                 done += 1
-                bar.update()
+                advance()
                 if epoch == 1 and done == 1:
                     timed_from = time.monotonic()  # the first step also warms up
                 if epoch == 1 and done == 1 + ESTIMATE_AFTER:
@@ -227,18 +227,25 @@ class EpochRunner:
         rising = min(1.0, (step + 1) / max(1, WARM_UP * last)) if isinstance(self.optimizer, torch.optim.AdamW) else 1.0
         return pace.learning_rate * rising * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * (step / last))))
 
-    def _progress(self, epoch: int) -> Any:
-        """On stderr, only where that is a terminal; the time left is that of the whole training."""
-        from tqdm import tqdm
+    @contextmanager
+    def _progress(self, epoch: int) -> Iterator[Callable[[], None]]:
+        """A bar on stderr, only where that is a terminal, and gone after the epoch; called once a step.
 
-        return tqdm(
-            desc=f"epoch {epoch}/{self.config.epochs}",
-            total=self.config.epochs * self.steps,
-            initial=(epoch - 1) * self.steps,
-            unit="step",
-            disable=None if self.ranks.leads else True,
-            leave=epoch == self.config.epochs,
-        )
+        The time left is that of the whole training. What is written to stderr meanwhile appears above it.
+        """
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        hidden = not (console.is_terminal and self.ranks.leads)
+        with Progress(*columns, console=console, transient=True, disable=hidden) as bar:
+            task = bar.add_task(
+                f"epoch {epoch}/{self.config.epochs}, steps",
+                total=self.config.epochs * self.steps,
+                completed=(epoch - 1) * self.steps,
+            )
+            yield lambda: bar.advance(task)
 
     def _log_estimate(self, seconds: float) -> None:
         """On the CPU, once: how long this training will take, from the time of ESTIMATE_AFTER steps."""
