@@ -41,7 +41,7 @@ class MethodEntry:
 METHODS: dict[str, MethodEntry] = {
     "style_guided": MethodEntry(
         make_style_guided,
-        "Trains on clean images, half of them restyled to look like the failures, and on the failures themselves.",
+        "Trains on clean images, most of them restyled to look like the failures, and on the failures themselves.",
         "DeepRepair, IEEE Transactions on Reliability 2021",
         "The recipe 'default' leaves out AugMix's mixing and consistency loss, adds the failure images, and lets the "
         "champion's answers teach; the "
