@@ -62,6 +62,12 @@ def test_a_photo_encoded_anew_is_a_copy_and_the_one_beside_it_is_not() -> None:
     assert len(rich) > 20
 
 
+def test_large_images_too() -> None:
+    known = photos(128)
+    assert near_copies(encoded_anew(known, 75), known).sum() > len(known) / 2
+    assert not near_copies(known[:7], known[7:]).any()
+
+
 def test_an_image_that_is_much_brighter_is_no_copy() -> None:
     known = photos().clamp(max=200)
     assert near_copies(known[:20] + 3, known).sum() > 10

@@ -65,6 +65,7 @@ def test_a_record_is_written_as_it_was_read() -> None:
     values = kept("schema2")
     values["policy"] |= {"max_clean_routing": 0.05, "clean_routing": "off", "repair_margin_points": 5.0}
     values["policy"] |= {"repairs_kept": "off", "class_test": "each"}
+    values["policy"] |= {"field_margin_points": 2.0, "field_non_regression": "off"}
     record = read_outcome(FOLDER / "schema2.json").record
     assert to_plain(record) == values
     assert list(to_plain(record)) == list(values)

@@ -22,8 +22,9 @@ from report_helpers import Page, attributes, record
 
 from repairops.config import RULES, GateConfig, load_config
 from repairops.gate import decide
-from repairops.gate.evidence import Check, PairedCounts, RepairCounts
+from repairops.gate.evidence import Check, FieldCounts, PairedCounts, RepairCounts, RoutedCounts, Routing
 from repairops.outcome import Outcome, Record
+from repairops.outcome.logged import metrics
 from repairops.outcome.plain import to_plain
 from repairops.report import (
     NegativeFlip,
@@ -45,7 +46,8 @@ from repairops.report.formats import duration, fixed, number, percent, plain, si
 from repairops.report.pictures import GRID_BYTES, MAX_FLIPS, PICTURE_BYTES, fitted_png, png_size, png_uri
 from repairops.validation.facts import ROW_RULES
 
-ADVISORY = sum(getattr(GateConfig(), name) == "advisory" and rule.needs != "routing" for name, rule in RULES.items())
+MISSING = ("routing", "field_rows")  # in these outcomes' evidence
+ADVISORY = sum(getattr(GateConfig(), name) == "advisory" and rule.needs not in MISSING for name, rule in RULES.items())
 HOSTILE = "<script>alert(1)</script>\"'`|*_\x1b[31m\n# x"
 
 
@@ -581,6 +583,30 @@ def test_before_and_after_come_from_the_evidence_where_they_are_not_written() ->
         ("Held-out failures right", "0 of 300", "231 of 300", "77.0% repaired"),
         ("Negative flips on the clean set", "–", "37 of 10,000", "0.37%"),
     ]
+
+
+def test_a_sample_of_the_traffic_is_told_with_its_intervals() -> None:
+    routing = Routing(RoutedCounts(4, 10_000), RoutedCounts(280, 300), field_rows=RoutedCounts(12, 880))
+    counts = FieldCounts(900, 100, 880, 4, RepairCounts(18, 30))
+    found = replace(record(made.passed()), evidence=replace(page_evidence(), field_rows=counts, routing=routing))
+    assert statements.before_after(found)[3:] == [
+        ("Accuracy on field traffic (n = 1,000)", "90.00%", "95.59%", "+5.59 points, +2.03 to +9.49"),
+        ("Right answers in the field that broke", "–", "4 of 880", "0.45%"),
+    ]
+    shown = Page(render_page(found, Pictures()))
+    assert "20 of them share a scene with a failure that has, and do not judge." in shown.text
+    assert "95.59%" in shown.text
+    assert "10.0% of it fails" in shown.text
+    page = render_page(found, Pictures())
+    assert ["Fails", "10.0%", "8.5% to 11.7%", "1,000 labelled images of the traffic"] in cells(page, "")
+    assert ["Answered by the repaired network", "1.36%", "", "12 of 880 field rows"] in cells(page, "")
+    assert "Accuracy on field traffic" in render_markdown(found)
+    assert "Accuracy on field traffic" in render_terminal(found)
+    figures = {each.name: each.value for each in metrics(found)}
+    assert figures["judge/field_challenger_accuracy"] == pytest.approx(0.9559, abs=1e-4)
+    assert figures["judge/field_routed"] == pytest.approx(12 / 880)
+    assert figures["judge/field_accuracy_change_lower"] > 0.01
+    assert not [name for name in (each.name for each in metrics(record(made.passed()))) if "field" in name]
 
 
 def test_quarantined_rows_are_listed_by_rule() -> None:

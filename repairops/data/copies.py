@@ -55,11 +55,14 @@ def near_copies(images: Tensor, others: Tensor) -> np.ndarray:
     if not len(images) or len(rows) < 3:
         return found
     mine, theirs = thumbnails(images, np.arange(len(images))), thumbnails(others, rows)
-    nearest = rows[_nearest(mine, theirs, 1)[:, 0]]
-    apart, brighter, contrast = _apart(images, np.arange(len(images)), others, nearest)
-    near = np.flatnonzero((apart < np.minimum(MOST, ALIKE * contrast)) & (brighter <= MOST))
+    nearest = _nearest(mine, theirs, 1)[:, 0]
+    far = (mine - theirs[torch.from_numpy(nearest)]).square().mean(dim=1).sqrt() > 2 * MOST  # few pixels, rough
+    near = np.flatnonzero(~far.numpy())
+    apart, brighter, contrast = _apart(images, near, others, rows[nearest[near]])
+    kept = (apart < np.minimum(MOST, ALIKE * contrast)) & (brighter <= MOST)
+    near, apart = near[kept], apart[kept]
     third = rows[_nearest(mine[torch.from_numpy(near)], theirs, 3)[:, 2]]
-    found[near] = apart[near] < ALIKE * _apart(images, near, others, third)[0]
+    found[near] = apart < ALIKE * _apart(images, near, others, third)[0]
     return found
 
 
@@ -74,7 +77,10 @@ def compared(others: Tensor) -> np.ndarray:
 
 
 def thumbnails(pixels: Tensor, rows: np.ndarray) -> Tensor:
-    """Grey thumbnails of uint8 pixels (N, C, H, W) without their mean, float32 (R, h * w), in grey levels."""
+    """Grey thumbnails of uint8 pixels (N, C, H, W) without their mean, float32 (R, h * w), in grey levels.
+
+    Of images of 128 pixels a side and more every second, third ... pixel is enough for it.
+    """
     step = _at_once(pixels)
     parts = [_averaged(pixels, rows[start : start + step], THUMBNAIL, grey=True) for start in range(0, len(rows), step)]
     found = torch.cat(parts).flatten(1)
@@ -88,7 +94,8 @@ def _at_once(pixels: Tensor) -> int:
 
 def _averaged(pixels: Tensor, rows: np.ndarray, side: int, *, grey: bool = False) -> Tensor:
     """Images at `side` pixels a side at most, float32 (R, C, h, w), C = 1 where grey."""
-    images = pixels[torch.as_tensor(rows)].float()
+    step = max(1, min(pixels.shape[2:]) // 64) if grey else 1
+    images = pixels[torch.as_tensor(rows)][:, :, ::step, ::step].float()
     images = images.mean(dim=1, keepdim=True) if grey else images
     return F.adaptive_avg_pool2d(images, (min(side, pixels.shape[2]), min(side, pixels.shape[3])))
 

@@ -89,7 +89,7 @@ def validate(
     context = _context(docs_dir)
     results = _assert_rows(context, facts.holds)
     breaks = _breaks(results, len(rows))
-    sound: np.ndarray = ~breaks.any(axis=1)
+    sound = np.asarray(~breaks.any(axis=1))
     right = np.asarray(facts.field & (facts.predicted == facts.labels))
     accepted = _accepted(facts, np.flatnonzero(sound & ~right), spec, digests)
     limits = batch_limits(facts, breaks, accepted, config)

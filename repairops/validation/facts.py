@@ -133,7 +133,7 @@ def gather(
         predicted,
         confidence,
         *(np.array([brief(text_of(v)) for v in rows[column]], dtype=np.str_) for column in ("group", "source")),
-        field=field,
+        *[field],
     )
 
 
