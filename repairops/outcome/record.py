@@ -17,6 +17,7 @@ from repairops.gate import RULES, decide
 from repairops.gate.evidence import Evidence, RepairCounts, Verdict
 from repairops.gate.planning import LeastHarm, PowerAt
 from repairops.outcome import sections
+from repairops.outcome.labels import SuspectLabels
 from repairops.outcome.plain import Unfit, from_plain, to_plain
 from repairops.outcome.provenance import Provenance
 
@@ -72,6 +73,7 @@ class Record:
     warning: str | None = None
     validation: sections.Validation | None = None
     split: sections.SplitSizes | None = None
+    suspect_labels: SuspectLabels | None = None
     clusters: tuple[sections.Cluster, ...] | None = None
     method: sections.MethodNames | None = None
     style: sections.Looks | None = None
