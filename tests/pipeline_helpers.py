@@ -44,8 +44,8 @@ ROOT = Path(__file__).parents[1]
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 SHOTS = 2  # of each field scan
 # The gate has 808 clean images and a champion with 22,000 weights, so the margins are wide; what the tests look at is
-# what the job does with a verdict. Data Docs, corruptions, comparing ONNX files and a guard, which is two further
-# exports, take time: a few tests have them.
+# what the job does with a verdict. Data Docs, corruptions, comparing ONNX files, a look for wrong labels and a guard,
+# which is two further exports, take time: a few tests have them.
 OPTIONS = (
     "training.epochs=3",
     "training.least_steps=0",
@@ -60,6 +60,7 @@ OPTIONS = (
     "gate.corruptions=off",
     "guard.mode=off",
     "validation.data_docs=false",
+    "validation.suspect_labels=off",
 )
 
 

@@ -100,7 +100,8 @@ def test_a_repair_registers_one_complete_version_and_repeats_nothing(
     scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
     measured = [f"gate.{check}=advisory" for check in ("latency", "onnx_accuracy", "corruptions")]
-    settings = [*OPTIONS, "validation.data_docs=true", "guard.mode=auto", *measured]
+    looks = ["validation.data_docs=true", "validation.suspect_labels=report", "guard.mode=auto"]
+    settings = [*OPTIONS, *looks, *measured]
     config = load_config(overrides=settings)
     outcome = repair(config=config)
 
@@ -208,6 +209,11 @@ def test_a_repair_registers_one_complete_version_and_repeats_nothing(
     (point,) = [point for point in stored["training"]["tradeoff"] if point["chosen"]]
     assert point["weight"] > 0
     assert stored["power"][0]["changed"] < stored["power"][-1]["changed"]
+    assert {"changed", "power", "classes", "repair", "gate"} == stored["power"][0].keys()
+    assert stored["least_harm"]["classes"] == 10
+    assert stored["suspect_labels"]["asked"] == stored["validation"]["accepted"]
+    assert stored["suspect_labels"]["quarantined"] == {}
+    assert "labels" in stored["stages"]
 
     # The gate agrees with itself, offline.
     code, text = call("gate", str(scene.artifact(run.info.run_id, "outcome.json")), "--json")

@@ -30,6 +30,7 @@ from repairops.report import (
     NegativeFlip,
     Pictures,
     SamplePair,
+    SuspectImage,
     check_figures,
     commands,
     comparisons,
@@ -615,6 +616,54 @@ def test_quarantined_rows_are_listed_by_rule() -> None:
     shown = page_of("passed")
     assert "1,156 rows were logged: 1,000 accepted, 156 quarantined." in Page(shown).text
     assert ["does not decode", "damaged, or no image at all", "7"] in cells(shown, "")
+
+
+def suspected(**changes: Any) -> dict[str, Any]:
+    listed = [
+        {
+            "sample_id": f"{i:064d}",
+            "part": part,
+            "label": "cat",
+            "answer": "dog",
+            "label_chance": 0.002,
+            "answer_chance": 0.9,
+        }
+        for i, part in enumerate(("repair", "heldout"))
+    ]
+    found = {"mode": "report", "asked": 1000, "by_chance": 20.0, "known": 1800, "listed": listed, "quarantined": {}}
+    return {**made.passed(), "suspect_labels": {**found, **changes}}
+
+
+def test_failures_whose_label_looks_wrong_are_shown() -> None:
+    outcome = suspected()
+    first = record(outcome).suspect_labels.listed[0]
+    picture = SuspectImage(np.full((3, 8, 8), 90, np.uint8), first, "frog")
+    page = Page(render_page(record(outcome), Pictures(suspects=[picture])))
+    assert (
+        "2 of 1,000 accepted failures have a label that looks wrong; about 20 would if every label were right"
+        in page.text
+    )
+    assert "They were trained on and judged by as logged" in page.text
+    assert "The 1 surest; all are in outcome.json" in page.text
+    assert "cat 0.2% → dog 90%champion: frogrepair" in " ".join(page.text.split())
+    taken = suspected(mode="quarantine", quarantined={"repair": 1, "validation": 0, "heldout": 1})
+    assert (
+        "Taken out of training, choosing and judging: 1 repair and 1 heldout." in Page(render_page(record(taken))).text
+    )
+    assert "as logged; look at them" not in Page(render_page(record(taken))).text
+    assert "None of the 1,000 accepted failures" in Page(render_page(record(suspected(listed=[])))).text
+    assert "too few to tell" in Page(render_page(record(suspected(listed=[], note="It is too few to tell.")))).text
+    assert "Labels that look wrong" not in page_of("passed")
+
+
+def test_what_the_gate_could_show_is_told() -> None:
+    power = [{"changed": 0.02, "power": 0.7, "classes": 0.9, "repair": 1.0, "gate": 0.63}]
+    outcome = made.passed() | {"power": power, "least_harm": {"classes": 100, "images": 40, "lost": 8}}
+    text = " ".join(Page(render_page(record(outcome))).text.split())
+    assert "passes with a chance of 63% (clean accuracy 70%, recall of each class 90%, repair rate 100%)" in text
+    assert "A loss of 8 of one class of 40 images is found with a chance of 80%." in text
+    old = made.passed() | {"power": [{"changed": 0.02, "power": 0.7}]}
+    assert "Known before the training" not in render_page(record(old))
 
 
 def test_which_clean_images_chose_is_said_where_the_outcome_says_it() -> None:

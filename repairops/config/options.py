@@ -72,6 +72,11 @@ class ValidationConfig(Stage):
     max_quarantined_share: float = option(0.5, "Of the rows that are not merely stale or duplicate.", SHARE)
     max_class_share: float = option(0.9, "Of the failures left, in one class.", SHARE)
     max_source_share: float = option(0.9, "Of the failures left, from one source, where two or more are named.", SHARE)
+    suspect_labels: Literal["report", "quarantine", "off"] = option(
+        "report",
+        "Failures whose logged label looks wrong: `report` lists them for a look by a person, `quarantine` takes them "
+        "out of training, choosing and judging, `off` does not look. See [Labels](../how-it-works/failures.md#labels).",
+    )
     data_docs: bool = option(True, "Whether Great Expectations' pages are written.", affects_result=False)
 
 

@@ -26,6 +26,7 @@ from repairops.core.looks import fit_to_failures
 from repairops.core.methods import AUTO, CONSOLIDATE, STYLED, Method, MethodData, make_method
 from repairops.core.parts import RepairInputs, TrainingParts, cut_parts
 from repairops.core.styles import Style
+from repairops.core.suspects import find_suspects, without_suspects
 from repairops.core.training import TrainingResult, train
 from repairops.core.training.distributed import current_ranks
 from repairops.core.training.interpolation import between, trade_off
@@ -35,6 +36,7 @@ from repairops.data.split import split_failures
 from repairops.model.device import resolve_device
 from repairops.model.network import Classifier
 from repairops.model.routing import guarded, networks_of
+from repairops.outcome.labels import SuspectLabels
 from repairops.outcome.sections import Form, Point, TrialFigures
 
 
@@ -69,10 +71,12 @@ class Repaired:
 class Watch:
     """What looks on while a network is repaired. This one sees nothing; a job's keeps times, pictures and records.
 
-    shows_style: whether a style is wanted though the method takes none.
+    shows_style: whether a style is wanted though the method takes none. shows_suspects: whether labels are looked at
+    for a person, though nothing is taken out.
     """
 
     shows_style = False
+    shows_suspects = False
 
     def step(self, name: str) -> AbstractContextManager[None]:
         """Around each of the steps split, cluster, style, fine-tune and guard."""
@@ -83,6 +87,9 @@ class Watch:
     def on_clusters(self, failures: FailureBatch, clusters: Clusters) -> None: ...
 
     def on_style(self, parts: TrainingParts, style: Style | None) -> None: ...
+
+    def on_suspects(self, before: FailureSplit, after: FailureSplit, found: SuspectLabels) -> None:
+        """Failures whose label looks wrong, of the split before; after: without those that were taken out."""
 
     def on_epoch(self, epoch: int, figures: dict[str, float]) -> None: ...
 
@@ -133,9 +140,20 @@ def repair_network(
         watch.on_clusters(split.repair, clusters)
     with watch.step("style"):
         guard_wanted = config.guard.mode != "off" and not consolidates and len(parts.failures) > 0
-        if style is None and (watch.shows_style or guard_wanted or config.method.name in STYLED):
+        quarantines = config.validation.suspect_labels == "quarantine" and len(parts.failures) > 0
+        if style is None and (watch.shows_style or guard_wanted or quarantines or config.method.name in STYLED):
             style = fit_to_failures(parts, first, config.style, device, seed=seed)
         watch.on_style(parts, style)
+    if style is not None and (quarantines or (watch.shows_suspects and config.validation.suspect_labels == "report")):
+        with watch.step("labels"):
+            asked, before = (first, split, parts, style, device, config.validation.suspect_labels), split
+            if quarantines:
+                found = ranks.of_first(lambda: find_suspects(*asked, seed=seed))
+                split, parts, style, found = without_suspects(found, split, parts, style)
+                clusters = parts.clusters
+            else:
+                found = find_suspects(*asked, seed=seed)
+            watch.on_suspects(before, split, found)
 
     def fine_tune(
         method: MethodConfig, training: TrainingConfig, folder: Path, watch: Watch

@@ -18,6 +18,7 @@ from repairops.gate.evidence import Evidence, RepairCounts, Verdict
 from repairops.gate.planning import LeastHarm, PowerAt
 from repairops.outcome import sections
 from repairops.outcome.comparison import Comparison
+from repairops.outcome.labels import SuspectLabels
 from repairops.outcome.plain import Unfit, from_plain, to_plain
 from repairops.outcome.provenance import Provenance
 
@@ -73,6 +74,7 @@ class Record:
     warning: str | None = None
     validation: sections.Validation | None = None
     split: sections.SplitSizes | None = None
+    suspect_labels: SuspectLabels | None = None
     clusters: tuple[sections.Cluster, ...] | None = None
     method: sections.MethodNames | None = None
     style: sections.Looks | None = None

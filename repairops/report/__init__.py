@@ -6,7 +6,7 @@ why and shows what exists.
 
 from repairops.report.markdown import render_markdown
 from repairops.report.page import render_page
-from repairops.report.pictures import GuardedImage, JudgedFailure, NegativeFlip, Pictures, SamplePair
+from repairops.report.pictures import GuardedImage, JudgedFailure, NegativeFlip, Pictures, SamplePair, SuspectImage
 from repairops.report.terminal import render_terminal
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "NegativeFlip",
     "Pictures",
     "SamplePair",
+    "SuspectImage",
     "render_markdown",
     "render_page",
     "render_terminal",

@@ -8,7 +8,7 @@ from repairops.outcome import Record
 from repairops.outcome.sections import Cluster, WrongAnswer
 from repairops.report import comparisons, statements
 from repairops.report.figures import WHOLE_RATES, dumbbell, interval
-from repairops.report.formats import count, of, percent, plain, ratio
+from repairops.report.formats import count, fixed, of, percent, plain, ratio, series
 from repairops.report.pictures import JudgedFailure, Pictures, SamplePair, data_uri, fitted_png, png_size, png_uri
 
 MAX_LABELS = 5  # class names listed for one cluster
@@ -119,6 +119,24 @@ def judged(record: Record, pictures: Pictures) -> dict[str, Any]:
 
 def _failure(failure: JudgedFailure, side: int) -> dict[str, Any]:
     return {**failure._asdict(), "src": png_uri(failure.image, side)}
+
+
+def suspects(record: Record, pictures: Pictures) -> dict[str, Any] | None:
+    """Failures whose logged label looks wrong: how many, of how many, and pictures; None where nobody looked."""
+    found = record.suspect_labels
+    if found is None:
+        return None
+    shown = [{**vars(each.suspect), "champion": each.champion, "src": png_uri(each.image, pictures.side)}
+             for each in pictures.shown_suspects()]  # fmt: skip
+    return {
+        "listed": count(len(found.listed)),
+        "any": bool(found.listed),
+        "asked": count(found.asked),
+        "by_chance": fixed(found.by_chance, 0),
+        "taken": series([f"{n} {part}" for part, n in found.quarantined.items() if n]),
+        "note": found.note,
+        "images": shown,
+    }
 
 
 def confusion(record: Record) -> list[dict[str, Any]]:

@@ -125,6 +125,7 @@ def _view(record: Record, pictures: Pictures) -> dict[str, Any]:
         "confusion": gallery.confusion(record),
         "training": learning.training(record),
         "quality": lineage.quality(record),
+        "suspects": gallery.suspects(record, pictures),
         "meanings": lineage.MEANINGS,
         "lineage": lineage.lineage(record),
         "people": provenance.people(record),

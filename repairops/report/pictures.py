@@ -12,11 +12,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from repairops.outcome.labels import Suspect
+
 MAX_SAMPLES = 20  # clusters' samples shown
 SAMPLES_A_CLUSTER = 2
 MAX_FLIPS = 24
 MAX_ROUTED = 12  # clean images that the guard sends away, and failures that it misses, each
 MAX_FAILURES = 24  # held-out failures that are right now, and that are still wrong, each
+MAX_SUSPECTS = 24  # failures whose label looks wrong
 MAX_SIDE = 112  # pixels; larger images are scaled down for the page
 PICTURE_BYTES = 1_500_000  # of pixels, all small pictures together: 2.0 MB in base64 where nothing compresses
 GRID_BYTES = 480_000  # of the cluster grid's PNG: 0.64 MB in base64
@@ -66,6 +69,14 @@ class JudgedFailure(NamedTuple):
     challenger_confidence: float
 
 
+class SuspectImage(NamedTuple):
+    """A failure, uint8 (C, H, W), whose logged label looks wrong; champion: the champion's answer."""
+
+    image: Any
+    suspect: Suspect
+    champion: str
+
+
 class GuardedImage(NamedTuple):
     """An image, uint8 (C, H, W), with its true class, the guarded version's answer, and the guard's probability."""
 
@@ -81,6 +92,7 @@ class Pictures:
 
     routed_clean: clean images that the guard sends to the repaired network. missed_failures: held-out failures that it
     leaves to the champion. repaired_failures, remaining_failures: held-out ones that are right now, and still wrong.
+    suspects: failures whose label looks wrong.
     """
 
     cluster_grid: bytes | None = None
@@ -90,6 +102,7 @@ class Pictures:
     missed_failures: Sequence[GuardedImage] = ()
     repaired_failures: Sequence[JudgedFailure] = ()
     remaining_failures: Sequence[JudgedFailure] = ()
+    suspects: Sequence[SuspectImage] = ()
 
     def shown_samples(self) -> list[SamplePair]:
         """At most SAMPLES_A_CLUSTER of each cluster and MAX_SAMPLES in all, in the order given."""
@@ -112,11 +125,14 @@ class Pictures:
         """Those that are right now, those that are still wrong."""
         return self.repaired_failures[:MAX_FAILURES], self.remaining_failures[:MAX_FAILURES]
 
+    def shown_suspects(self) -> Sequence[SuspectImage]:
+        return self.suspects[:MAX_SUSPECTS]
+
     @property
     def side(self) -> int:
         """Longest side in pixels so that all shown pictures fit in PICTURE_BYTES, even uncompressed."""
         shown = sum(len(sample.images) for sample in self.shown_samples()) + len(self.shown_flips())
-        shown += sum(map(len, (*self.shown_guarded(), *self.shown_failures())))
+        shown += sum(map(len, (*self.shown_guarded(), *self.shown_failures(), self.shown_suspects())))
         return min(MAX_SIDE, isqrt(PICTURE_BYTES // (3 * shown))) if shown else MAX_SIDE
 
 

@@ -198,7 +198,8 @@ def looks(record: Record) -> str:
 
 def foreseen(record: Record) -> str:
     """What the gate could show, as it was known before the training; empty where it was not."""
-    return plain(in_words(record.power or (), record.least_harm, record.policy or GateConfig()))
+    told = in_words(record.power or (), record.least_harm, record.policy or GateConfig())
+    return told and plain(told)
 
 
 def why(record: Record) -> list[str]:

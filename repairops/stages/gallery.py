@@ -13,19 +13,22 @@ from repairops.core.parts import TrainingParts
 from repairops.core.repair import Repaired
 from repairops.core.styles import Style
 from repairops.data.contact_sheet import image_grid
-from repairops.data.records import CleanSet, GuardAnswers, HeldOutFailures, ImageSet, Predictions
+from repairops.data.records import CleanSet, FailureSplit, GuardAnswers, HeldOutFailures, ImageSet, Predictions
 from repairops.gate.evidence import RepairCounts
 from repairops.model.evaluation import Evaluation, repaired_by
 from repairops.model.network import from_unit, to_unit
+from repairops.outcome.labels import SuspectLabels
 from repairops.outcome.sections import Confusion, WrongAnswer
 from repairops.report.pictures import (
     MAX_FAILURES,
     MAX_FLIPS,
     MAX_ROUTED,
+    MAX_SUSPECTS,
     GuardedImage,
     JudgedFailure,
     NegativeFlip,
     SamplePair,
+    SuspectImage,
 )
 
 MAX_CONFUSIONS = 12  # wrong answers listed for each set
@@ -71,6 +74,18 @@ def _spread(members: np.ndarray, number: int) -> list[int]:
     number = min(number, len(members))
     ranks = np.linspace(len(members) // 2, len(members) - 1, number).round().astype(int)
     return [int(members[rank]) for rank in ranks]
+
+
+def suspect_images(split: FailureSplit, found: SuspectLabels, limit: int = MAX_SUSPECTS) -> list[SuspectImage]:
+    """The failures whose label looks wrong, the surest first."""
+    parts = (split.repair, split.validation, split.heldout.batch)
+    rows = {str(name): (part, row) for part in parts for row, name in enumerate(part.images.sample_ids.tolist())}
+    shown = []
+    for suspect in found.listed[:limit]:
+        part, row = rows[suspect.sample_id]
+        champion = part.images.class_names[part.predicted[row]]
+        shown.append(SuspectImage(part.images.pixels[row].numpy(), suspect, champion))
+    return shown
 
 
 def style_grid(samples: list[SamplePair]) -> np.ndarray:

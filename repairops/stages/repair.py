@@ -19,10 +19,11 @@ from repairops.core.repair import Repaired, Watch, repair_network
 from repairops.core.styles import Style
 from repairops.data.records import Clusters, FailureBatch, FailureSplit
 from repairops.model.network import Classifier
+from repairops.outcome.labels import SuspectLabels
 from repairops.outcome.plain import from_plain, to_plain
 from repairops.outcome.sections import Cluster, Form, Looks, MethodNames, SplitSizes, Training
 from repairops.report import Pictures
-from repairops.stages.gallery import style_grid, style_samples
+from repairops.stages.gallery import style_grid, style_samples, suspect_images
 from repairops.stages.job import Job
 
 log = logging.getLogger("repairops")
@@ -46,6 +47,7 @@ class JobWatch(Watch):
     """Writes down in the job what each step came to. pictures: of the clusters and their style, for the report."""
 
     shows_style = True  # before training starts, a glance shows a wrong one
+    shows_suspects = True
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -86,6 +88,16 @@ class JobWatch(Watch):
         _record_style(job, describe_looks(style, found, parts.clusters), whole if len(found) > 1 else None)
         job.log_picture("styles.png", style_grid(samples))
         job.say(f"{config.style.name}, fitted to {len(parts.failures)} failures; {whole}")
+
+    def on_suspects(self, before: FailureSplit, after: FailureSplit, found: SuspectLabels) -> None:
+        """The failures whose label looks wrong, with pictures; the parts again where some were taken out."""
+        self.job.record = replace(self.job.record, suspect_labels=found)
+        self.pictures = replace(self.pictures, suspects=suspect_images(before, found))
+        taken = sum(found.quarantined.values())
+        if taken:
+            self.on_split(after)
+        told = f"{len(found.listed)} of {found.asked} labels look wrong (about {found.by_chance:.0f} by chance)"
+        self.job.say(found.note or told + (f"; {taken} failures quarantined" if taken else ""))
 
     def on_trained(self, repaired: Repaired) -> None:
         """The training's figures, the line between the weights, and what was chosen."""

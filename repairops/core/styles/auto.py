@@ -105,7 +105,7 @@ def run_trials(
     seeds = torch.randint(2**31, (TRIALS,), generator=generator).tolist()
     for number, style in enumerate(styles):
         for trial, seed in enumerate(seeds):  # the same content and references for all styles, so that they compare
-            network = _trained(champion, style, clean, weights, Generator().manual_seed(seed))
+            network = briefly_trained(champion, style, clean, weights, Generator().manual_seed(seed))
             parts = torch.split(failures[0], 2 * IMAGES)
             with torch.no_grad():
                 logits = torch.cat([network(part).float().cpu() for part in parts])
@@ -114,7 +114,7 @@ def run_trials(
     return right
 
 
-def _trained(
+def briefly_trained(
     champion: nn.Module, style: Style, clean: tuple[Tensor, Tensor], weights: Tensor, generator: Generator
 ) -> nn.Module:
     """A copy of the champion after STEPS on clean and restyled images, in eval mode.
