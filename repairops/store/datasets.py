@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from repairops.data.records import ImageSet
-from repairops.errors import DatasetNotFound
+from repairops.errors import DatasetNotFound, UnreadableDataset
+from repairops.files import files_below
 from repairops.store.connection import talking
 
 if TYPE_CHECKING:
@@ -166,10 +167,16 @@ def _local(context: Context, path: str | Path, *, given: bool) -> DatasetRef:
 
 
 def _path_digest(path: Path) -> str:
-    """Digest of a path's listing (names and sizes): cheap, and other files give another one."""
+    """Digest of a path's listing (names and sizes): cheap, and other files give another one.
+
+    Raises UnreadableDataset.
+    """
     import hashlib
 
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    try:
+        files = [p for p in files_below(path) if p.is_file()] if path.is_dir() else [path]
+    except OSError as error:
+        raise UnreadableDataset(path, error.strerror) from error
     text = "\n".join(f"{p.relative_to(path.parent)} {p.stat().st_size}" for p in files)
     return hashlib.sha256(f"{path}\n{text}".encode()).hexdigest()
 
