@@ -14,6 +14,8 @@ _STARTS = {  # what people take for text
     b"PK\x03\x04": "it is a spreadsheet or a zip, not text; save it as text in UTF-8",
 }
 
+DEEPEST = 100  # folders in folders
+
 
 def read_file(path: str | Path, limit: int) -> bytes:
     """The bytes of a regular file of at most `limit` bytes; no more is read than that.
@@ -37,6 +39,39 @@ def read_file(path: str | Path, limit: int) -> bytes:
 def read_text(path: str | Path, limit: int) -> str:
     """The text of a file in UTF-8, with or without a byte order mark. Raises OSError as `read_file`."""
     return decode_text(read_file(path, limit))
+
+
+def files_below(folder: Path, others: Iterable[Path] = ()) -> list[Path]:
+    """What lies below a folder and is none itself, sorted by path: hidden files, pipes and dead links too.
+
+    Links are followed, but each real folder is visited once, and never one of `others` or one around the folder.
+    Raises OSError as `read_file`, also where folders lie more than DEEPEST deep.
+    """
+    found, waiting = [], [(folder, 0)]
+    visited = {_identity(each) for each in (folder, *Path(os.path.realpath(folder)).parents, *others)}
+    while waiting:
+        parent, depth = waiting.pop()
+        if depth > DEEPEST:
+            raise OSError(errno.ELOOP, f"its folders are nested more than {DEEPEST} deep")
+        try:
+            entries = sorted(os.scandir(parent), key=lambda entry: entry.name)
+        except OSError as error:
+            raise OSError(error.errno, f"{parent}: {error.strerror}") from error
+        for entry in entries:
+            path = Path(entry.path)
+            is_folder = os.path.isdir(path) if entry.is_symlink() else entry.is_dir()  # most need no stat of their own
+            if not is_folder:
+                found.append(path)
+            elif (place := _identity(path)) not in visited:  # of two links to one, the first
+                visited.add(place)
+                waiting.append((path, depth + 1))
+    return sorted(found)
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """Of the real file, through links."""
+    found = os.stat(path)
+    return found.st_dev, found.st_ino
 
 
 def decode_text(data: bytes) -> str:

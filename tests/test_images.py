@@ -36,6 +36,7 @@ from repairops.errors import (
     UnreadableDataset,
     UnreadableImage,
 )
+from repairops.files import DEEPEST
 
 NAMES = ("cat", "dog", "eel")
 RGB = InputSpec(3, 8, 6, NAMES)  # height 8, width 6: a swap of the two would show
@@ -443,7 +444,7 @@ def test_links_are_followed_once_and_only_regular_files_are_read(tmp_path: Path)
         (dog / name).symlink_to(tmp_path / "elsewhere" / "more")
     loaded = load_image_set(tmp_path / "data", RGB, CONFIG)
     assert loaded.labels.tolist() == [0, 1, 1, 2]
-    assert len(image_files(cat)) == 4  # asked for alone, it leads to the others, each once
+    assert len(image_files(cat)) == 3  # asked for alone, it leads to the dogs, and never to what is around it
     os.mkfifo(dog / "pipe.png")
     with pytest.raises(DatasetImageUnusable, match=r"pipe\.png: it is no regular file"):
         load_image_set(tmp_path / "data", RGB, CONFIG)
@@ -454,6 +455,16 @@ def test_links_are_followed_once_and_only_regular_files_are_read(tmp_path: Path)
     (dog / "zero.png").unlink()
     with pytest.raises(DatasetImageUnusable, match="it has more than 50 bytes"):
         load_image_set(tmp_path / "data", RGB, ImagesConfig(max_image_bytes=50))
+
+
+def test_folders_that_lie_too_deep_are_refused_at_once(tmp_path: Path) -> None:
+    folder_set(tmp_path / "data", NAMES, per_class=1)
+    deep = tmp_path / "data" / "cat"
+    for _ in range(DEEPEST + 1):
+        deep /= "a"
+        deep.mkdir()
+    with pytest.raises(UnreadableDataset, match="nested more than 100 deep"):
+        load_image_set(tmp_path / "data", RGB, CONFIG)
 
 
 def test_a_small_parquet_that_unpacks_to_a_large_one_is_not_read(

@@ -130,7 +130,14 @@ def test_a_folders_digest_follows_its_files(client: MlflowClient, tmp_path: Path
     first = log_dataset(client, run_id, "training", folder)
     assert log_dataset(client, run_id, "training", folder) == first
     (folder / CLASSES[0] / "0.png").unlink()
-    assert log_dataset(client, run_id, "training", folder).digest != first.digest
+    second = log_dataset(client, run_id, "training", folder)
+    assert second.digest != first.digest
+    image_folder(tmp_path / "elsewhere")
+    (folder / "more").symlink_to(tmp_path / "elsewhere")
+    third = log_dataset(client, run_id, "training", folder)
+    assert third.digest != second.digest
+    (tmp_path / "elsewhere" / CLASSES[0] / "0.png").unlink()
+    assert log_dataset(client, run_id, "training", folder).digest != third.digest
 
 
 def test_datasets_that_mlflow_logged_are_found(client: MlflowClient, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from repairops.errors import (
     UnreadableDataset,
     listing,
 )
-from repairops.files import read_file
+from repairops.files import files_below, read_file
 
 EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 _LONGEST = 200  # characters of a text that stands in an array
@@ -161,17 +161,15 @@ def _folder_source(path: Path, class_names: Sequence[str] | None, max_bytes: int
 
 
 def image_files(folder: Path, others: Sequence[Path] = ()) -> list[Path]:
-    """All files below a folder that have the suffix of an image, sorted by path, without hidden ones.
+    """The files below a folder, see `files_below`, that have the suffix of an image; without hidden ones.
 
-    Links are followed, but each real folder is visited once, and those of `others` never.
+    Raises UnreadableDataset.
     """
-    found, visited = [], {os.path.realpath(other) for other in [folder, *others]}
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        real = {name: os.path.realpath(os.path.join(parent, name)) for name in sorted(folders, reverse=True)}
-        once = {place: name for name, place in real.items() if place not in visited}  # of two links to one, the first
-        folders[:], visited = sorted(once.values()), visited | once.keys()
-        found += [Path(parent, n) for n in names if not n.startswith(".") and Path(n).suffix.lower() in EXTENSIONS]
-    return sorted(found)
+    try:
+        files = files_below(folder, others)
+    except OSError as error:
+        raise UnreadableDataset(folder, error.strerror) from error
+    return [file for file in files if not file.name.startswith(".") and file.suffix.lower() in EXTENSIONS]
 
 
 # Parquet

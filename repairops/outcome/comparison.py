@@ -12,8 +12,8 @@ class Comparison:
     """A rival method from the same champion, on the same failures and images; nothing was chosen by it.
 
     method: as it was trained. form: 'one', 'hard' or 'mixed', see `sections.Form`. clean: beside the champion's
-    answers. heldout_repaired: of `heldout_total` held-out failures. seconds: what it cost. validation_repair_rate: of the form
-    that was chosen, None where there was none to choose.
+    answers. heldout_repaired: of `heldout_total` held-out failures. seconds: what it cost. validation_repair_rate: of
+    the form that was chosen, None where there was none to choose.
     """
 
     method: str
