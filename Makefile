@@ -6,7 +6,7 @@ BIN = $(VENV)/bin
 READY = $(VENV)/.repairops-$(shell cat pyproject.toml | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo wheel test test-numeric test-slow lint types docs docs-serve clean
+.PHONY: help install demo wheel test test-numeric test-long test-slow lint types docs docs-serve clean
 
 help:  ## Show this list.
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
@@ -38,7 +38,10 @@ test: install  ## The default tests.
 test-numeric: install  ## Those that hang on rounding again, as older processors round.
 	$(BIN)/python tests/processors.py $(PYTEST_ARGS)
 
-test-slow: install  ## The long tests too.
+test-long: install  ## Further whole jobs and processes.
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "long and not slow" $(PYTEST_ARGS)
+
+test-slow: install  ## All tests, those that take minutes each too.
 	$(BIN)/python -m pytest -m "slow or not slow" $(PYTEST_ARGS)
 
 lint: install  ## Style.

@@ -32,7 +32,18 @@ def main(options: list[str]) -> int:
 def run_as(name: str, options: list[str]) -> int:
     """pytest's exit code, 5 where it found no test."""
     print(f"\n{name}: {VARIABLE}={name}", flush=True)
-    command = [sys.executable, "-m", "pytest", "-m", "numeric and not slow", "-n", "2", "--dist", "worksteal", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-m",
+        "numeric and not slow and not long",
+        "-n",
+        "2",
+        "--dist",
+        "worksteal",
+        *options,
+    ]
     return subprocess.run(command, env={**os.environ, VARIABLE: name}, check=False).returncode
 
 

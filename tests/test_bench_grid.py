@@ -99,6 +99,7 @@ def test_a_cell_gives_the_same_figures_twice_and_is_not_computed_again(grid: Pat
     assert not list(Grid(grid).cell(digest).glob("training*"))
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("few_trials")  # as in the process that is killed
 def test_killed_in_the_middle_and_run_again_a_cell_ends_with_the_same_figures(
     grid: Path, tmp_path: Path, context: ForkServerContext
@@ -137,6 +138,7 @@ def epochs_on_disk(out: Path) -> int:
     return -1
 
 
+@pytest.mark.long
 def test_two_processes_share_a_grid(grid: Path, tmp_path: Path, context: ForkServerContext) -> None:
     """Each cell is computed once, by either, and both end with every cell done or in the other's hands."""
     options = ("--cells=fine_tune,none,oracle", "--budget=40")

@@ -70,7 +70,7 @@ def test_a_guarded_repair_is_registered_and_judged(scene: Scene, tmp_path: Path)
     assert found == pytest.approx(logits(served.classifier, pixels), abs=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_guarded_version_is_repaired_again_and_becomes_one_network(scene: Scene, tmp_path: Path) -> None:
     first = repair(config=ON)
     served = fetch_champion(resolve_model("cls@challenger", scene.client), ModelConfig(), tmp_path / "served")
@@ -152,6 +152,7 @@ def same_weights(one: torch.nn.Module, other: torch.nn.Module) -> bool:
     return states[0].keys() == states[1].keys() and all(torch.equal(v, states[1][k]) for k, v in states[0].items())
 
 
+@pytest.mark.long
 def test_a_job_killed_at_its_guard_finds_the_same_one_again(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     find_form, forms = core.find_form, []
 

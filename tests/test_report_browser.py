@@ -274,6 +274,7 @@ def test_the_contents_lead_to_their_sections(opened: Opened, tmp_path: Path) -> 
         playwright.expect(page.locator(f"{link.get_attribute('href')}:target h2")).to_be_in_viewport()
 
 
+@pytest.mark.long
 def test_in_the_artifact_view_of_a_running_mlflow_ui(opened: Opened, server_registry: str, tmp_path: Path) -> None:
     """MLflow shows the page in a sandboxed frame: it must work there, in light and dark, and ask nothing of anybody."""
     from mlflow import MlflowClient
@@ -307,6 +308,7 @@ def test_in_the_artifact_view_of_a_running_mlflow_ui(opened: Opened, server_regi
     assert [said for said in opened.complaints if "Content Security Policy" in said or "blob:" in said] == []
 
 
+@pytest.mark.long
 def test_mlflow_s_own_page_of_a_repaired_model_has_the_judged_figures(
     opened: Opened, server_registry: str, tmp_path: Path
 ) -> None:

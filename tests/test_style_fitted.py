@@ -81,6 +81,7 @@ def noisy_photos(noise: Tensor, shot: Tensor) -> tuple[Tensor, Tensor]:
 SLOW_SHOT = pytest.param("shot", 0.0, 0.1, marks=pytest.mark.slow)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "noise", "shot"), [("noise", 0.08, 0.0), SLOW_SHOT])
 def test_noise_of_one_kind_is_found_as_that_kind_and_whole(name: str, noise: float, shot: float) -> None:
     """Split between the kinds it would come out too weak: see `kind_of_noise`."""
