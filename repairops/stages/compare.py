@@ -33,7 +33,11 @@ def compare_with_rival(
     """
     method = job.config.method
     began = time.monotonic()
-    config = replace(job.config, method=replace(method, name=method.compare, compare=""))
+    config = replace(
+        job.config,
+        method=replace(method, name=method.compare, compare=""),
+        validation=replace(job.config.validation, suspect_labels="off"),  # what was quarantined is out of the split
+    )
     given = replace(inputs, split=repaired.split)
     call_followers(champion, given, config)
     rival = repair_network(champion, given, config, work_dir=job.folder / "compared", style=repaired.style)
