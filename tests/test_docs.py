@@ -164,7 +164,8 @@ def test_validation_page_has_every_rule() -> None:
         option: option for option in batch.values()
     }
     assert set(batch.values()) == {f"validation.{f.name}" for f in dataclasses.fields(Config().validation)} - {
-        "validation.data_docs"
+        "validation.data_docs",
+        "validation.suspect_labels",
     }
 
 
