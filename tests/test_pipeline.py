@@ -264,7 +264,7 @@ def test_new_failures_make_another_version_and_auto_promotion_ends_the_work(scen
     assert 0 < rival.heldout_repaired != evidence.heldout_repaired
     assert rival.clean.champion_right == evidence.clean.champion_right
     assert rival.clean != evidence.clean
-    figures = scene.repairs()[0].data.metrics
+    figures = scene.repairs()[-1].data.metrics
     assert figures["compare/heldout_repair_rate"] == rival.heldout_repaired / rival.heldout_total
     assert "compare" in first.record.stages
     assert scene.versions() == ["1", "2", "3"]
