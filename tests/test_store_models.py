@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import shutil
 import sys
 import textwrap
@@ -389,6 +390,19 @@ def test_an_mlmodel_file_that_is_none(saved_model: Path, tmp_path: Path, text: s
     (tmp_path / "m" / "MLmodel").write_text(text)
     with pytest.raises(NotAClassifier, match=said):
         open_champion(ModelRef("cls", "1", "", ""), ModelConfig(), tmp_path / "m")
+
+
+def test_what_mlflow_says_of_another_pytorch_is_kept_out(
+    saved_model: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(saved_model, tmp_path / "m")
+    described = yaml.safe_load((tmp_path / "m" / "MLmodel").read_text())
+    described["flavors"]["pytorch"]["pytorch_version"] = "0.5"
+    (tmp_path / "m" / "MLmodel").write_text(yaml.dump(described))
+    config = ModelConfig(image_size=(8,), class_names=SPEC.class_names)
+    with caplog.at_level(logging.WARNING, "mlflow"):
+        open_champion(ModelRef("cls", "1", "", ""), config, tmp_path / "m")
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize(

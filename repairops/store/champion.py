@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -36,7 +35,7 @@ from repairops.model.routing import form_of, guarded_from
 from repairops.model.traced import frozen_statistics
 from repairops.outcome.plain import Unfit, from_plain
 from repairops.store.connection import talking
-from repairops.store.flavors import METADATA_KEY
+from repairops.store.flavors import METADATA_KEY, quiet_mlflow
 from repairops.store.models import ModelRef
 
 if TYPE_CHECKING:
@@ -239,8 +238,7 @@ def _load_network(ref: ModelRef, folder: Path, traced: bool) -> nn.Module:
     if pickles.lower() in ("false", "0") and not traced:
         raise PickleRefused(str(ref))
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with quiet_mlflow():
             network = mlflow.pytorch.load_model(str(folder), **({} if traced else {"map_location": "cpu"}))
     except (Exception, SystemExit) as error:  # a pickle runs code of the model's, which may do anything
         why = " ".join(str(error).split())[:300]
