@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Generator
-from training_helpers import NAMES, champion, degrade, digits, failure_batch, image_set
+from training_helpers import NAMES, SPEC, champion, degrade, digits, failure_batch, image_set
 
 from repairops.config import Config, GuardConfig, TrainingConfig, ValidationConfig
 from repairops.core.clustering import cluster_parts
@@ -22,7 +22,7 @@ from repairops.core.suspects import Renumbered, find_suspects, without_suspects
 from repairops.data.records import FailureBatch, FailureSplit, HeldOutFailures
 from repairops.data.split import split_failures
 from repairops.model.evaluation import predict
-from repairops.model.network import from_unit, to_unit
+from repairops.model.network import Classifier, from_unit, to_unit
 from repairops.outcome.labels import SuspectLabels
 
 pytestmark = pytest.mark.usefixtures("few_trials")
@@ -188,3 +188,12 @@ def test_the_repair_looks_as_it_is_told(mode: str, tmp_path: Path) -> None:
     assert left == len(failures) - taken
     assert (taken > 0) == (mode == "quarantine")
     assert len(repaired.clusters.assignments) == len(repaired.split.repair)
+
+
+def test_a_traced_champion_is_asked_too() -> None:
+    """As MLflow's pt2 gives it back: it refuses the plain switch of mode."""
+    example = torch.zeros(4, 1, 8, 8)
+    program = torch.export.export(champion().network, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    traced = find_suspects(Classifier(program.module(), SPEC), *asked(), CPU, "report", seed=0)
+    assert traced.listed
+    assert traced.known == found().known

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
 from repairops.config import derive_seed
 from repairops.core.guard import restyled_twins
@@ -23,6 +23,8 @@ from repairops.core.parts import TrainingParts
 from repairops.core.styles import Style
 from repairops.core.styles.auto import briefly_trained
 from repairops.data.records import Clusters, FailureBatch, FailureSplit, HeldOutFailures, ImageSet
+from repairops.model.device import set_mode
+from repairops.model.evaluation import logits
 from repairops.model.network import Classifier, to_unit
 from repairops.outcome.labels import Suspect, SuspectLabels
 
@@ -31,7 +33,7 @@ RESTYLED = 4000  # clean images with known labels in the failures' look, at most
 FALSE_ALARMS = 0.02  # share of the right labels that are listed by mistake, about
 FEWEST = 100  # restyled images that the champion gets wrong; fewer set no limit
 MOST = 0.3  # of the failures; where more look wrong, the networks do not know their look
-CHUNK = 250  # images answered at once
+CHUNK = 250  # images restyled at once
 PARTS = ("repair", "validation", "heldout")
 
 
@@ -66,7 +68,8 @@ def find_suspects(
     generator = Generator().manual_seed(derive_seed(seed, "suspects"))
     batches = [split.repair, split.validation, split.heldout.batch]
     asked = sum(map(len, batches))
-    first = copy.deepcopy(champion).to(device).eval()
+    first = copy.deepcopy(champion).to(device)
+    set_mode(first, training=False)
     styles = StyleOperations(style, reference_weights(parts.clusters), parts.clusters.count)
     networks = _networks(first, parts, styles, device, generator)
     known = _trust_in_known(first, networks, parts.choosing, styles, device, generator)
@@ -93,8 +96,8 @@ def find_suspects(
 
 
 def _trust_in_known(
-    champion: nn.Module,
-    networks: Sequence[nn.Module],
+    champion: Classifier,
+    networks: Sequence[Classifier],
     images: ImageSet,
     styles: StyleOperations,
     device: torch.device,
@@ -118,16 +121,10 @@ def trust(answers: Tensor, labels: np.ndarray) -> np.ndarray:
     return found
 
 
-@torch.no_grad()
-def chances(networks: Sequence[nn.Module], images: Tensor, device: torch.device) -> Tensor:
+def chances(networks: Sequence[Classifier], images: Tensor, device: torch.device) -> Tensor:
     """The mean of the networks' softmax for uint8 images (N, C, H, W): float32 (N, K), on the CPU."""
-    if not len(images):
-        return torch.empty(0, 1)
-    parts = list[Tensor]()
-    for chunk in torch.split(images, CHUNK):
-        shown = to_unit(chunk.to(device))
-        parts.append(torch.stack([network(shown).float().softmax(1) for network in networks]).mean(0).cpu())
-    return torch.cat(parts)
+    outputs = [torch.from_numpy(logits(network, images, device=device)) for network in networks]
+    return torch.stack(outputs).softmax(2).mean(0)
 
 
 def without_suspects(
@@ -160,12 +157,12 @@ def without_suspects(
 
 
 def _networks(
-    champion: nn.Module,
+    champion: Classifier,
     parts: TrainingParts,
     styles: StyleOperations,
     device: torch.device,
     generator: Generator,
-) -> list[nn.Module]:
+) -> list[Classifier]:
     """Copies of the champion, each after a short training on train images, clean and in the failures' look."""
     train = parts.sample
     images, labels = to_unit(train.pixels.to(device)), torch.from_numpy(train.labels)

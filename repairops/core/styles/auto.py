@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from repairops.core.styles.base import Style, Witness
 from repairops.core.styles.fitted.look import FittedLook, nothing
 from repairops.model.device import seeded, set_mode
 
+N = TypeVar("N", bound=nn.Module)
 SMALLEST = 0.1  # shares of a mix below it are given to the others
 TRIALS = 3  # for each style, each with other images, references and draws
 STEPS = 20
@@ -115,8 +117,8 @@ def run_trials(
 
 
 def briefly_trained(
-    champion: nn.Module, style: Style, clean: tuple[Tensor, Tensor], weights: Tensor, generator: Generator
-) -> nn.Module:
+    champion: N, style: Style, clean: tuple[Tensor, Tensor], weights: Tensor, generator: Generator
+) -> N:
     """A copy of the champion after STEPS on clean and restyled images, in eval mode.
 
     BatchNorm's statistics follow the trial's images, as they do in training.
