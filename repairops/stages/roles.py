@@ -68,14 +68,14 @@ def _take(job: Job, train_set: ImageSet, clean: CleanSet, given: ImageSet) -> tu
     """
     remembered, judges = overlap(given, train_set), overlap(given, clean.images)
     taken = remembered.either | judges.either
-    if 2 * taken.sum() > len(given) or not len(given):
-        raise NoUnseenImages(given.source, len(given), int(taken.sum()), *_counts(remembered, judges))
+    in_train_set, in_clean_set = _counts(remembered, judges)
+    if 2 * (in_train_set + in_clean_set) > len(given) or not len(given):
+        raise NoUnseenImages(given.source, len(given), in_train_set + in_clean_set, in_train_set, in_clean_set)
     rows = choose_rows(
         ~taken,
         most=max(job.config.training.max_validation_images, 1),
         seed=derive_seed(job.config.seed, "clean validation"),
     )
-    in_train_set, in_clean_set = _counts(remembered, judges)
     note = f"{len(rows):,} of {len(given):,} images of the validation set choose; none of them judges or trains."
     if taken.any():
         note += f" {in_train_set:,} that stand in the train set and {in_clean_set:,} that judge do not."

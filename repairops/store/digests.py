@@ -35,13 +35,17 @@ def path_digest(path: Path) -> str:
     place of another one are new), so that a data set that is digested again is not read again. What cannot be read is
     said where the set is loaded.
     """
-    files = [path] if path.is_file() else sorted({*path.glob("*.parquet"), *image_files(path)})
-    names = [file.relative_to(path.parent).as_posix() for file in files]
+    files: list[str] = (
+        [str(path)] if path.is_file() else sorted({*map(str, path.glob("*.parquet")), *map(str, image_files(path))})
+    )
+    files_of = {str(file)[len(str(path.parent)) :]: file for file in files}
     kept = _kept(path)
-    known = _read(kept)
-    before = time.time_ns() - SETTLED
+    known, before = _read(kept), time.time_ns() - SETTLED
+    same = {name: known[name] for name, file in files_of.items() if name in known and known[name][:3] == _marks(file)}
+    changed = [name for name in files_of if name not in same]
     with ThreadPoolExecutor(THREADS) as pool:
-        found = dict(zip(names, pool.map(_described, files, map(known.get, names)), strict=True))
+        anew = dict(zip(changed, pool.map(_read_anew, [files_of[name] for name in changed]), strict=True))
+    found = {name: same.get(name) or anew[name] for name in files_of}
     settled = {name: entry for name, entry in found.items() if max(entry.changed, entry.moved) < before}
     if kept and settled != known:
         _write(kept, settled)
@@ -49,17 +53,22 @@ def path_digest(path: Path) -> str:
     return hashlib.sha256(f"{path}\n{text}".encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _described(file: Path, known: Entry | None) -> Entry:
-    """The file's entry, the known one where it has not changed."""
+def _read_anew(file: str) -> Entry:
     try:
-        stat = os.stat(file)
-        marks = stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
-        if known and known[:3] == marks:
-            return known
         with open(file, "rb") as opened:
-            return Entry(*marks, hashlib.file_digest(opened, "sha256").hexdigest())
+            marks, digest = _marks(file), hashlib.file_digest(opened, "sha256").hexdigest()
+        return Entry(*marks, digest)
     except OSError:
         return Entry(0, 0, 0, "unreadable")
+
+
+def _marks(file: str) -> tuple[int, int, int]:
+    """Size and times of change; zeros where the file cannot be asked."""
+    try:
+        stat = os.stat(file)
+    except OSError:
+        return 0, 0, 0
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def _kept(path: Path) -> Path | None:
