@@ -53,6 +53,7 @@ def grid(template: Path, tmp_path: Path) -> Path:
     return tmp_path / "grid"
 
 
+@pytest.mark.long
 def test_the_other_corruptions_are_measured_where_asked_for(grid: Path) -> None:
     assert run(request(grid, "none", "contrast", others=50), workers=1) == {"done": 1}
     (found,) = figures(grid).values()

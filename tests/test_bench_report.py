@@ -189,6 +189,7 @@ def test_nothing_to_report_is_an_error(tmp_path: Path) -> None:
         write_report(tmp_path, tmp_path / "report")
 
 
+@pytest.mark.long
 def test_commands_run_and_report_and_log_to_mlflow(tmp_path: Path, registry: str) -> None:
     runner, out = CliRunner(), str(tmp_path / "grid")
     options = ["--preset=digits", f"--out={out}", "--cells=contrast", "--cells=none,fine_tune", "--workers=1"]

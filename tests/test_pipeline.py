@@ -317,6 +317,7 @@ def test_an_alias_that_another_moved_meanwhile_stays_where_it_is(scene: Scene) -
     assert scene.client.get_model_version("cls", "3").tags["repairops.verdict"] == "PASS"
 
 
+@pytest.mark.long
 def test_a_refused_promotion_is_no_error_and_is_made_up_for(scene: Scene) -> None:
     """With promote=auto: the version is registered all the same. Here its files are not what its gate judged."""
     first, auto = repair(config=options()), options("register.promote=auto")

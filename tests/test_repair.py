@@ -125,7 +125,7 @@ def test_a_cell_and_a_job_of_the_same_arguments_end_with_the_same_weights(
     assert [t.chosen for t in repaired.trials] == [t.chosen for t in measured.trials]
     assert len(pictures.samples) > 0
     assert pictures.cluster_grid == (tmp_path / "job" / "clusters.png").read_bytes()
-    assert job.record.stages.keys() == {"split", "cluster", "style", "fine-tune", "guard"}
+    assert job.record.stages.keys() == {"split", "cluster", "style", "labels", "fine-tune", "guard"}
 
 
 def test_a_job_fits_its_style_once(scene: Scene, fits: Fits) -> None:
@@ -182,6 +182,7 @@ def test_no_image_that_chooses_is_trained_on_or_fitted_to(unseen: bool, fits: Fi
     assert sum(map(len, ids)) == len(set.union(*ids)) == len(given.failures)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["fitted_degradation", "auto"])
 def test_another_process_fits_the_same_style(name: str, tmp_path: Path) -> None:
     watch = Looking(stop_after=0)

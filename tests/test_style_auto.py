@@ -170,6 +170,7 @@ def test_trials_repair_failures_and_leave_the_champion_and_all_else_alone(champi
     assert not run(broken, STYLES["none"]).any()
 
 
+@pytest.mark.long
 def test_only_the_named_candidates_are_tried(
     champion: nn.Module, labels: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,6 +105,7 @@ def test_scaling_changes_the_features_alone(unpooling: Unpooling) -> None:
     assert scale_features(scaled, PIXELS[:8]) == pytest.approx([1] * 4, abs=1e-3)
 
 
+@pytest.mark.long
 def test_the_fitted_network_carries_contrast_and_noise_and_not_only_a_tint() -> None:
     network = new_network("cat5", generator())
     train_reconstruction(network, PIXELS, 12, 4, generator())

@@ -126,6 +126,7 @@ def fine_tune(data: MethodData) -> Method:
     return make_method(MethodConfig(name="fine_tune"), data, Generator().manual_seed(0))
 
 
+@pytest.mark.long
 def test_unseen_images_keep_the_clean_accuracy_that_a_remembered_part_cannot_see(tmp_path: Path) -> None:
     """Three overtrained champions, each repaired twice; 497 other images judge, which neither choice has seen."""
     config = TrainingConfig(
