@@ -33,7 +33,7 @@ wheel: install  ## The demo from the wheel alone, in an empty folder, beside the
 	mkdir "$$folder/empty" && cd "$$folder/empty" && PATH="$$folder/venv/bin:$$PATH" repairops demo
 
 test: install  ## The default tests.
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 3 --dist worksteal $(PYTEST_ARGS)
 
 test-numeric: install  ## Those that hang on rounding again, as older processors round.
 	$(BIN)/python tests/processors.py $(PYTEST_ARGS)
