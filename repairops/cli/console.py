@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import os
@@ -69,7 +68,7 @@ def _folded(cells: Sequence[Sequence[str]], width: int) -> str:
         found.add_column(Text(title), overflow="fold")
     for row in cells[1:]:
         found.add_row(*map(Text, row))
-    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console = Console(width=width, color_system=None)
     with console.capture() as shown:
         console.print(found)
     return "\n".join(line.rstrip() for line in shown.get().splitlines())

@@ -111,8 +111,8 @@ def check_names(method: MethodConfig, style: StyleConfig) -> None:
     """
     if method.name not in (AUTO, CONSOLIDATE):
         _find_method(method.name)
-    if method.compare and method.compare != AUTO and method.compare not in METHODS:
-        raise InvalidOption("method.compare", method.compare, one_of(method.compare, [*METHODS, AUTO]))
+    if method.compare not in ("", AUTO):
+        _find_method(method.compare, "method.compare")
     for name in method.known_patterns:
         find_pattern(name)
     check_style(style)
@@ -124,7 +124,7 @@ def make_method(config: MethodConfig, data: MethodData, generator: Generator) ->
     return make(data, config, generator)
 
 
-def _find_method(name: str) -> MethodEntry:
+def _find_method(name: str, option: str = "method.name") -> MethodEntry:
     if name not in METHODS:
-        raise InvalidOption("method.name", name, one_of(name, [*METHODS, AUTO]))
+        raise InvalidOption(option, name, one_of(name, [*METHODS, AUTO]))
     return METHODS[name]
