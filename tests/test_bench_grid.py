@@ -16,9 +16,11 @@ from filelock import FileLock
 from pipeline_helpers import context_fixture, start_command  # noqa: F401
 from safetensors import SafetensorError, safe_open
 
-from repairops.bench.grid import Grid
+from repairops.bench.budget import StepTime
+from repairops.bench.grid import Grid, plan
 from repairops.bench.presets import PRESETS, Coordinates, coordinates
-from repairops.bench.run import Request, resolve, run
+from repairops.bench.rivals import Rival
+from repairops.bench.run import Request, read_data, resolve, run
 from repairops.errors import InvalidOption, NoBenchmarkData
 
 if TYPE_CHECKING:
@@ -158,6 +160,18 @@ def test_two_processes_share_a_grid(grid: Path, tmp_path: Path, context: ForkSer
 @pytest.mark.slow
 def test_one_command_with_two_workers(grid: Path) -> None:
     assert run(request(grid, "none,fine_tune", budget=15), workers=2) == {"done": 4}
+
+
+def test_a_rival_whose_step_costs_twice_has_half_the_steps(grid: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def step_time(network: str, chosen: Rival, *others: object) -> StepTime:
+        return StepTime(0.2 if chosen.method == "style_guided" else 0.1)
+
+    monkeypatch.setattr("repairops.bench.grid.step_time", step_time)
+    asked = request(grid, "contrast", budget=120, rivals=("style_guided", "fine_tune"))
+    preset = resolve(asked)
+    cells = [cell for cell, _ in plan(Grid(grid), preset, read_data(asked), coordinates(preset, asked.filters))]
+    steps = {c.rival: c.training.epochs * c.training.epoch_images // c.training.batch_size for c in cells}
+    assert steps == {"style_guided": 60, "fine_tune": 120}
 
 
 def test_a_cell_in_another_process_s_hands_is_left_to_it(grid: Path) -> None:

@@ -39,7 +39,7 @@ def answer(as_json: bool, value: Any, text: str) -> None:
         click.echo(json.dumps(value, indent=1, default=str))
         return
     text = printable(text, "\n")
-    if sys.stdout.isatty() and not os.environ.get("NO_COLOR"):
+    if not os.environ.get("NO_COLOR"):  # and click takes colours out of what is piped
         text = _VERDICTS.sub(lambda word: click.style(word[0], fg=COLOURS[word[1]], bold=True), text)
     click.echo(text)
 
