@@ -14,15 +14,18 @@ from torch import Generator, Tensor
 from torchvision.transforms import v2
 from training_helpers import champion
 
+from repairops.config import MethodConfig, StyleConfig
 from repairops.core.augment.geometry import cut_mix, cut_out, draw_boxes
 from repairops.core.augment.patterns import PATTERNS
 from repairops.core.augment.variants import RANGES, apply_variants, cross_over, draw_variants, mutate
 from repairops.core.clustering import fit_gaussian_mixture
+from repairops.core.methods import check_names
 from repairops.core.methods.base import FailureSampler
 from repairops.core.methods.few_shot import FewShotMix, describe
 from repairops.core.methods.fine_tuning import CutMix, Cutout, Mixup, RandomOperations
 from repairops.core.methods.losses import draw_beta, mixed_loss
 from repairops.core.methods.sensei import Sensei, frozen_statistics
+from repairops.errors import InvalidOption
 
 
 def seed(value: int) -> Generator:
@@ -250,3 +253,11 @@ def test_patterns_do_what_their_names_say():
     shifts = (PATTERNS["brightness"](grey, seed(1)) - grey).mean((1, 2, 3))
     assert -0.3 <= shifts.min() < -0.1 < 0.1 < shifts.max() <= 0.3
     assert detail(PATTERNS["pixelate"](images, seed(1))) < detail(images)
+
+
+def test_a_rival_beside_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(
+        InvalidOption, match=r"method.compare is 'fine_tun'; it must be one that exists, such as fine_tune"
+    ):
+        check_names(MethodConfig(compare="fine_tun"), StyleConfig())
+    check_names(MethodConfig(compare="auto"), StyleConfig())
