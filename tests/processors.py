@@ -37,7 +37,7 @@ def run_as(name: str, options: list[str]) -> int:
         "-m",
         "pytest",
         "-m",
-        "numeric and not slow and not long",
+        "numeric and not slow",
         "-n",
         "2",
         "--dist",

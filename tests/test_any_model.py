@@ -273,7 +273,7 @@ def test_an_evaluation_leaves_the_mode_of_a_traced_network_as_it_was() -> None:
     assert graph_mode(classifier.network)
 
 
-@pytest.mark.parametrize("name", ["own", "torchvision"])
+@pytest.mark.parametrize("name", ["own", pytest.param("torchvision", marks=pytest.mark.long)])
 def test_a_traced_network_trains_as_its_class_does(name: str, tmp_path: Path) -> None:
     """Logged as pt2 or as a pickle, a champion ends a repair with the same weights."""
     side = 16 if name == "own" else 32

@@ -68,6 +68,7 @@ def champion_right(scene: Scene, images: ImageSet) -> int:
     return int(predict(Classifier(network, scene.data.spec), images.pixels, images.labels).right.sum())
 
 
+@pytest.mark.long
 def test_what_is_cut_from_the_clean_set_chooses_and_nothing_else_does(scene: Scene) -> None:
     few = "gate.min_repair_rate=0.1"  # so few images that choose allow small steps alone
     outcome = repair(config=options(CUT, few, "gate.corruptions=advisory", "gate.onnx_accuracy=advisory"))
@@ -130,6 +131,7 @@ def test_what_is_cut_from_the_clean_set_chooses_and_nothing_else_does(scene: Sce
         assert roles(scene, other)[role] != parts[role]
 
 
+@pytest.mark.long
 def test_a_small_clean_set_judges_as_a_whole_and_the_outcome_says_so(scene: Scene) -> None:
     outcome = repair(config=options("training.epochs=1"))
 

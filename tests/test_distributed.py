@@ -49,6 +49,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str,
     return folder, launch(folder, 2, [*METHODS, "explodes", "stopped", "resumed", "killed"])
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("few_trials")
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "batch_norm"])
 def test_the_gradient_of_two_ranks_is_the_mean_of_their_own(runs: tuple[Path, list[dict[str, Any]]], name: str) -> None:

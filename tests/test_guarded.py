@@ -203,7 +203,7 @@ print(json.dumps({"torch": out.tolist(), "pyfunc": pyfunc.tolist(), "keys": keys
 """
 
 
-@pytest.mark.parametrize("kind", ["pickle", "pt2"])
+@pytest.mark.parametrize("kind", ["pickle", pytest.param("pt2", marks=pytest.mark.long)])
 def test_plain_mlflow_loads_it_where_repairops_is_not_installed(kind: str, tmp_path: Path) -> None:
     from mlflow.models import Model
 
@@ -237,6 +237,7 @@ def test_a_pt2_graph_is_taken_apart_by_a_network_of_its_class() -> None:
         guarded_from(Classifier(alone, SPEC), alone.state_dict())
 
 
+@pytest.mark.long
 def test_a_pt2_graph_whose_first_version_says_nothing_of_its_input_is_taken_apart(
     migrated_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,6 +58,7 @@ def run_id(done: subprocess.CompletedProcess[str]) -> str:
     return found.group(1)
 
 
+@pytest.mark.long
 def test_mlflow_run_repairs_in_the_run_that_it_opens_and_not_twice(scene: Scene) -> None:
     done = run_project(scene, settings=QUICK)
 

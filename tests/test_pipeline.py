@@ -249,6 +249,7 @@ def test_a_repair_registers_one_complete_version_and_repeats_nothing(
     assert scene.versions() == ["1", "2"]
 
 
+@pytest.mark.long
 def test_new_failures_make_another_version_and_auto_promotion_ends_the_work(scene: Scene) -> None:
     first = repair(config=options("method.compare=fine_tune"))
     later = scene.later.log()

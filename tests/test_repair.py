@@ -96,7 +96,7 @@ def contents(pixels: Tensor) -> set[bytes]:
     return {image.numpy().tobytes() for image in pixels}
 
 
-@pytest.mark.parametrize("name", ["style_guided", "auto"])
+@pytest.mark.parametrize("name", ["style_guided", pytest.param("auto", marks=pytest.mark.long)])
 def test_a_cell_and_a_job_of_the_same_arguments_end_with_the_same_weights(
     name: str, scene: Scene, tmp_path: Path
 ) -> None:
@@ -202,6 +202,7 @@ def test_a_method_without_a_style_fits_none(fits: Fits, tmp_path: Path) -> None:
     assert not fits.clean
 
 
+@pytest.mark.long
 def test_an_interrupted_repair_goes_on_with_the_style_fitted_again(tmp_path: Path) -> None:
     original = champion()
     whole = repair_network(original, inputs(), CONFIG, work_dir=tmp_path / "whole")

@@ -160,7 +160,9 @@ def test_a_cluster_of_suspects_keeps_its_failures() -> None:
     assert kept.clusters.count == 2
 
 
-@pytest.mark.parametrize("mode", ["report", "quarantine", "off"])
+@pytest.mark.parametrize(
+    "mode", [pytest.param("report", marks=pytest.mark.long), "quarantine", pytest.param("off", marks=pytest.mark.long)]
+)
 def test_the_repair_looks_as_it_is_told(mode: str, tmp_path: Path) -> None:
     """Reported ones stay where they were; taken out they train, choose and judge no more; off looks at nothing."""
     failures, _ = batch()
