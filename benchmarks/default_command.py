@@ -116,6 +116,7 @@ def figures(values: dict[str, Any]) -> dict[str, Any]:
     clean, routing = evidence["clean"], evidence.get("routing")
     n = sum(clean.values())
     checks = {check["name"]: check["result"] for check in values["verdict"]["checks"]}
+    rival = values.get("comparison")  # with --set method.compare=...
     return {
         "outcome": values["outcome"],
         "verdict": values["verdict"]["result"],
@@ -134,6 +135,7 @@ def figures(values: dict[str, Any]) -> dict[str, Any]:
         ],
         "seconds": values["seconds"],
         "commit": values.get("commit", ""),
+        **({"rival": {key: rival[key] for key in ("method", "form", "clean", "heldout_repaired")}} if rival else {}),
     }
 
 
@@ -145,9 +147,11 @@ def table(lines: Sequence[dict[str, Any]]) -> str:
     for line in lines:
         share = 100 * line["repaired"] / line["heldout"]
         routed = "-" if line["routed"] is None else f"{line['routed']:.1f}%"
+        rival = line.get("rival")
+        beside = f"; {rival['method']} {rival['heldout_repaired']}" if rival else ""
         rows.append(
             f"| {line['corruption']} | {line['seed']} | {line['settings'] or 'default'} | {line['form']} | "
-            f"{line['repaired']} of {line['heldout']} ({share:.0f}%) | {line['clean_change']:+.2f} | "
+            f"{line['repaired']} of {line['heldout']} ({share:.0f}%){beside} | {line['clean_change']:+.2f} | "
             f"{line['changed']:.1f}% | {routed} | {line['verdict']} |"
         )
     return "\n".join(rows)

@@ -5,8 +5,10 @@
 
 MNIST: 10,000 or more of its images, a parquet file or an ImageFolder. A champion of site `mnist` is trained on 4,000 of
 its digits, 4,800 others judge and 1,200 choose; scikit-learn's digits, scaled to 16x16 pixels like all images here, are
-what it meets in the field. Of site `digits` the other way round: 900 train, 600 judge, 297 choose. Champions are the
-demo's small network, logged as pt2, MLflow's own default; every field image that one gets wrong is a failure, up to
+what it meets in the field. Of site `digits` the other way round: 900 train, 600 judge, 297 choose. Two further sites
+are other writers' hands and no other collection: `upright` is the three fifths of MNIST's digits that lean least to the
+right, and meets the fifth that leans most; `bold` those with most ink, and meets the fifth with least. Champions are
+the demo's small network, logged as pt2, MLflow's own default; every field image that one gets wrong is a failure, up to
 1,600. One JSON line a job in FOLDER/site.jsonl; jobs that are there are left out. --table prints the Markdown table.
 """
 
@@ -34,7 +36,12 @@ from repairops.model.evaluation import logits
 from repairops.model.network import Classifier, from_unit, to_unit
 
 SIDE, FAILURES = 16, 1600
-SIZES = {"mnist": (4000, 4800, 1200), "digits": (900, 600, 297)}  # train, judging, choosing
+SIZES = {  # train, judging, choosing
+    "mnist": (4000, 4800, 1200),
+    "digits": (900, 600, 297),
+    "upright": (2500, 2500, 1000),
+    "bold": (2500, 2500, 1000),
+}
 SPEC = InputSpec(1, SIDE, SIDE, tuple("0123456789"))
 
 
@@ -57,14 +64,41 @@ def digits() -> ImageSet:
     return from_arrays(scaled(from_unit(images)), found.target, SPEC.class_names)
 
 
+def lean(pixels: Tensor) -> np.ndarray:
+    """Of each image: how far its ink moves to the right from a row to the one above it, by its second moments."""
+    ink = to_unit(pixels)[:, 0]
+    place = torch.arange(SIDE).float()
+    mass = ink.sum((1, 2))
+    across, down = (
+        place[None] - ((ink.sum(axis) * place).sum(1) / mass)[:, None] for axis in (1, 2)
+    )  # (N, SIDE) from the centre of the ink
+    both = torch.einsum("nyx,nx,ny->n", ink, across, down)
+    return (-both / torch.einsum("nyx,ny->n", ink, down.square())).numpy()
+
+
+def of_two_hands(images: ImageSet, measured: np.ndarray) -> tuple[ImageSet, ImageSet]:
+    """The three fifths of each class with the lowest values, and the fifth with the highest."""
+    ranks = np.zeros(len(images))
+    for label in np.unique(images.labels):
+        rows = np.flatnonzero(images.labels == label)
+        ranks[rows] = measured[rows].argsort().argsort() / len(rows)
+    return images.subset(np.flatnonzero(ranks < 0.6)), images.subset(np.flatnonzero(ranks >= 0.8))
+
+
 class Sites:
-    """Champions of both sites, each with the other's images as its field."""
+    """Champions of each site with its field."""
 
     def __init__(self, path: Path, folder: Path) -> None:
-        self.sites, self.folder = {"mnist": mnist(path), "digits": digits()}, folder
+        first, second, self.folder = mnist(path), digits(), folder
+        self.sites = {
+            "mnist": (first, second),
+            "digits": (second, first),
+            "upright": of_two_hands(first, lean(first.pixels)),
+            "bold": of_two_hands(first, -to_unit(first.pixels).mean((1, 2, 3)).numpy()),
+        }
 
     def run(self, site: str, seed: int, settings: str) -> dict[str, Any]:
-        home, (field,) = self.sites[site], [found for name, found in self.sites.items() if name != site]
+        home, field = self.sites[site]
         order = np.random.default_rng(derive_seed(seed, "images", site)).permutation(len(home))
         train, judging, choosing, _ = np.split(order, np.cumsum(SIZES[site]))
         network = train_champion(home.subset(np.sort(train)), SPEC, seed)
