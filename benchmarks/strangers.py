@@ -31,7 +31,7 @@ from default_command import enter_registry, figures, job_parser
 from style_failures import load_sets, run_missing
 from torch import Generator, Tensor, nn
 from torchvision.models import mobilenet_v3_small, resnet18
-from torchvision.transforms import Normalize
+from torchvision.transforms import Normalize, v2
 
 from repairops import load_config, log_failures, repair
 from repairops.bench.corruptions import corrupt_pixels
@@ -150,6 +150,9 @@ STRANGERS = {
     "normalize inside": Stranger(
         lambda: nn.Sequential(Normalize(MEAN, STD), small_network(3, len(CLASSES))), inside=True
     ),
+    "normalize of v2 inside": Stranger(
+        lambda: nn.Sequential(v2.Normalize(MEAN, STD), small_network(3, len(CLASSES))), inside=True
+    ),
     "layer norm": Stranger(Layered, sides=(32,) * 14),
     "grey": Stranger(lambda: small_network(1, len(CLASSES)), channels=1),
     "resnet18 at 224": Stranger(
@@ -196,6 +199,9 @@ class Strangers:
         line["champion"] = 100 * float((answers == sizes[1].labels).mean())
         try:
             log_plainly(champion, form)
+        except Exception as error:  # before repairops has seen anything of it
+            return {**line, "outcome": "error", "error": f"MLflow does not log it: {type(error).__name__}"}
+        try:
             log_failures("prod/cls", *failures(champion, parts[3], stranger, seed))
             config = load_config(overrides=[
                 f"seed={seed}", "training.device=cpu", *stranger.settings, *said(champion.spec, stranger),

@@ -8,6 +8,8 @@ import onnx
 import pytest
 import torch
 from torch import nn
+from torchvision.transforms import Normalize, _functional_tensor
+from torchvision.transforms.functional import normalize
 
 from repairops.data.records import InputSpec
 from repairops.errors import ExportImpossible
@@ -127,6 +129,23 @@ def test_a_traced_network_exports(tmp_path):
     export_onnx(traced, SPEC, tmp_path / "m.onnx")
     found = parity(traced, tmp_path / "m.onnx", pixels(5), tolerance=1e-4)
     assert (found.n, found.decisions_differ) == (5, 0)
+
+
+class Normalised(Convolutional):
+    def forward(self, x):
+        return self.layers(normalize(x, (0.3,), (0.4,)))
+
+
+@pytest.mark.parametrize(
+    "network", [nn.Sequential(Normalize((0.3,), (0.4,)), Convolutional()), Normalised()], ids=["module", "function"]
+)
+def test_a_network_that_normalises_its_input_by_torchvision_exports(network, tmp_path):
+    own = _functional_tensor.normalize
+    export_onnx(network.eval(), SPEC, tmp_path / "m.onnx")
+    found = parity(network, tmp_path / "m.onnx", pixels(5), tolerance=1e-4)
+    assert (found.n, found.decisions_differ) == (5, 0)
+    assert found.max_difference < 1e-4
+    assert _functional_tensor.normalize is own
 
 
 def test_parity_counts_over_several_sets():

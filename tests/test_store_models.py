@@ -29,6 +29,7 @@ from store_helpers import (
 )
 from torch import Tensor, nn
 from torch.fx import GraphModule
+from torchvision.transforms import Normalize
 
 from repairops.config import ModelConfig
 from repairops.data.records import InputSpec
@@ -277,6 +278,11 @@ class Untraceable(TinyNet):
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) if float(x.sum()) > 1e9 else super().forward(-x)
+
+
+def test_a_network_that_normalises_its_input_by_torchvision_is_logged_as_pt2(client: MlflowClient) -> None:
+    network = nn.Sequential(Normalize(SPEC.mean, SPEC.std), TinyNet())
+    assert log_model(network, "cls", SPEC, serialization_format="pt2").version == "1"
 
 
 def test_log_model_refuses_pt2_of_a_network_that_cannot_be_traced(client: MlflowClient) -> None:

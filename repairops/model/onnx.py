@@ -26,6 +26,7 @@ from repairops.model.guarded import Guarded
 from repairops.model.network import Classifier, select_logits, to_input, to_unit
 from repairops.model.onnx_guarded import INPUT, OUTPUT, PROBABILITY, WEIGHT, GuardAlone, compose
 from repairops.model.routing import form_of
+from repairops.model.traced import followable
 
 logger = logging.getLogger("repairops")
 
@@ -63,7 +64,7 @@ def exported(module: nn.Module, spec: InputSpec, outputs: list[str]) -> Any:
     """The ONNX model of a module from images as the bare network takes them to `outputs`. Raises ExportImpossible."""
     example = torch.zeros(2, spec.channels, spec.height, spec.width)  # with 1, recurrent layers freeze the batch axis
     try:
-        with _quiet():
+        with _quiet(), followable():
             copied = copy.deepcopy(module).cpu()
             set_mode(copied, False)
             program = torch.onnx.export(

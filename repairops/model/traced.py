@@ -7,6 +7,7 @@ to true, the graph computes what the original class computes in train mode, and 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -33,6 +34,23 @@ _SWITCHES: dict[Any, int] = {
 _EVAL_NORM, _TRAIN_NORM = aten._native_batch_norm_legit_no_training.default, aten._native_batch_norm_legit.default
 _STATISTICS = {aten.batch_norm.default: 3, aten.instance_norm.default: 3, _EVAL_NORM: 3, _TRAIN_NORM: 3}
 _NORMS = (aten.batch_norm.default, _EVAL_NORM, _TRAIN_NORM)
+
+
+@contextmanager
+def followable() -> Iterator[None]:
+    """Lets torch.export follow networks that normalise their input by torchvision's first transforms.
+
+    `Normalize` and `functional.normalize` look into a tensor of the standard deviations for a zero, which no exporter
+    follows; those of `transforms.v2` compute the same and look into the numbers.
+    """
+    from torchvision.transforms import _functional_tensor as first
+    from torchvision.transforms.v2.functional import normalize_image
+
+    own, first.normalize = first.normalize, normalize_image
+    try:
+        yield
+    finally:
+        first.normalize = own
 
 
 def set_graph_mode(graph: GraphModule, training: bool) -> None:

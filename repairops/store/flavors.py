@@ -18,6 +18,7 @@ from repairops.data.records import InputSpec
 from repairops.errors import NotTraceable
 from repairops.model import guarded
 from repairops.model.network import from_input
+from repairops.model.traced import followable
 from repairops.store.runs import file_sha256
 from repairops.store.served import MODEL
 from repairops.store.serving_form import write_serving_form
@@ -90,7 +91,7 @@ class ClassifierFlavors:
         if example is None and traced:
             example = np.zeros((2, self.spec.channels, self.spec.height, self.spec.width), np.float32)
         try:
-            with quiet_mlflow():
+            with quiet_mlflow(), followable():
                 mlflow.pytorch.save_model(
                     self.network,
                     path,
