@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from torch import nn
 from torch.fx import GraphModule
 
 from repairops.config import ModelConfig
@@ -21,12 +22,14 @@ from repairops.errors import (
     MetadataUnusable,
     MissingInputSpec,
     NotAClassifier,
+    NoGradient,
     NotFineTunable,
     PickleRefused,
     RepairError,
     UnreadableConfiguration,
     UsageError,
     listing,
+    one_line,
 )
 from repairops.model.device import set_mode
 from repairops.model.guarded import SHIPPED
@@ -37,9 +40,6 @@ from repairops.outcome.plain import Unfit, from_plain
 from repairops.store.connection import talking
 from repairops.store.flavors import METADATA_KEY, quiet_mlflow
 from repairops.store.models import ModelRef
-
-if TYPE_CHECKING:
-    from torch import nn
 
 _DEPTH = 50  # of an MLmodel file, at most
 OF_BOTH = ("channels", "value_range", "mean", "std", "class_names", "resize")  # the options and the specification
@@ -106,7 +106,7 @@ def open_champion(
     elif factory and traced:
         network = _rebuild(ref, factory, network)
     if not any(p.requires_grad and p.is_floating_point() for p in network.parameters()):
-        raise NotFineTunable(str(ref), "none of its parameters can be trained")
+        raise NoGradient(str(ref), "none of its parameters can be trained")
     frozen = [name for part in network.modules() if isinstance(part, GraphModule) for name in frozen_statistics(part)]
     return Champion(ref, Classifier(network, spec), folder, serialization_format, metadata, tuple(frozen))
 
@@ -230,7 +230,6 @@ def _with_its_networks(
 
 def _load_network(ref: ModelRef, folder: Path, traced: bool) -> nn.Module:
     import mlflow.pytorch
-    from torch import nn
 
     pickles = os.environ.get(PICKLES, "true")
     if pickles.lower() not in ("true", "1", "false", "0"):
@@ -257,15 +256,19 @@ def _rebuild(ref: ModelRef, factory: str, graph: nn.Module) -> nn.Module:
     if not separator:
         raise UsageError(f"model.factory is {factory!r}; it must be package.module:function.")
     try:
-        network: nn.Module = getattr(importlib.import_module(module), name)()
-    except (ImportError, AttributeError, TypeError) as error:
-        raise NotFineTunable(str(ref), f"model.factory {factory!r} does not build a network ({error})") from error
+        network = getattr(importlib.import_module(module), name)()
+    except (Exception, SystemExit) as error:  # it is code of the model's
+        why = f"{type(error).__name__}: {one_line(error)}"
+        raise NotFineTunable(str(ref), f"model.factory {factory!r} does not build a network ({why})") from error
+    if not isinstance(network, nn.Module):
+        made = f"it makes a {type(network).__name__}"
+        raise NotFineTunable(str(ref), f"model.factory {factory!r} does not build a network ({made})")
     try:
         network.load_state_dict(graph.state_dict())
     except RuntimeError as error:
-        why = " ".join(str(error).split())[:400]
-        raise NotFineTunable(str(ref), f"the network of {factory!r} has other weights ({why})") from error
-    return network.eval()
+        raise NotFineTunable(str(ref), f"the network of {factory!r} has other weights ({one_line(error)})") from error
+    set_mode(network, training=False)
+    return network
 
 
 def _signature_shape(signature: Any) -> tuple[int, int, int] | None:
