@@ -38,7 +38,7 @@ log = logging.getLogger("repairops")
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[None]:
-    """SIGTERM stops what runs inside, once, as Ctrl-C does: the run is KILLED, with an outcome. Both leave as Interrupted.
+    """SIGTERM stops what runs inside, once, as Ctrl-C does: the run is KILLED, with its outcome. Raises Interrupted.
 
     It is what torchrun sends where another rank died, and Kubernetes to a pod that must go. Inside it is no Exception,
     since libraries catch these: an exporter that was stopped would be taken for one that cannot.
