@@ -48,8 +48,8 @@ def shown(value: object, limit: int = 80) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """What an exception says, in one line of at most 300 characters."""
-    return " ".join(str(error).split())[:300] or "it says no more"
+    """What an exception says, in one line of at most 300 characters; the full stop is the message's own."""
+    return " ".join(str(error).split())[:300].removesuffix(".") or "it says no more"
 
 
 class RepairError(Exception):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from repairops.data.records import InputSpec
-from repairops.errors import ExportImpossible, RepairError, Unforeseen, foreseen, one_line
+from repairops.errors import ExportImpossible, RepairError, foreseen, has_own_class, one_line
 from repairops.gate.evidence import LatencyFigures, ParityCounts
 from repairops.model.device import set_mode
 from repairops.model.evaluation import at_once
@@ -205,10 +205,9 @@ def _refusal(error: BaseException, what: str = "") -> RepairError:
     """ExportImpossible with the innermost cause, unless that has a class of its own: a full disk is no verdict."""
     while error.__cause__ is not None:
         error = error.__cause__
-    known = foreseen(error)
-    return (
-        ExportImpossible(f"{what}{type(error).__name__}: {one_line(error)}") if isinstance(known, Unforeseen) else known
-    )
+    if has_own_class(error):
+        return foreseen(error)
+    return ExportImpossible(f"{what}{type(error).__name__}: {one_line(error)}")
 
 
 @contextlib.contextmanager

@@ -172,10 +172,8 @@ def _described(ref: ModelRef, folder: Path) -> tuple[Path, dict[str, Any], Any]:
     except RecursionError as error:
         raise NotAClassifier(ref, "its MLmodel file is nested too deeply") from error
     except (UnreadableConfiguration, MlflowException, AttributeError, LookupError, TypeError, ValueError) as error:
-        why = " ".join(str(error).split())[:300]
-        raise NotAClassifier(
-            ref, f"its MLmodel file is none that MLflow reads ({type(error).__name__}: {why})"
-        ) from error
+        why = f"{type(error).__name__}: {one_line(error)}"
+        raise NotAClassifier(ref, f"its MLmodel file is none that MLflow reads ({why})") from error
     if data is None:
         raise NotAClassifier(ref, f"its flavors are {listing(flavors)}, not pytorch")
     ours = metadata.get(METADATA_KEY, {})
@@ -224,8 +222,8 @@ def _with_its_networks(
     try:
         return guarded_from(fetch(ModelRef(name, version, "", "")).classifier, graph.state_dict()).network
     except (RepairError, KeyError, RuntimeError) as error:
-        why = " ".join(str(error).split())[:400]
-        raise NotFineTunable(str(ref), f"its networks are those of version {version} of {name!r} ({why})") from error
+        networks = f"its networks are those of version {version} of {name!r} ({one_line(error)})"
+        raise NotFineTunable(str(ref), networks) from error
 
 
 def _load_network(ref: ModelRef, folder: Path, traced: bool) -> nn.Module:
@@ -240,10 +238,8 @@ def _load_network(ref: ModelRef, folder: Path, traced: bool) -> nn.Module:
         with quiet_mlflow():
             network = mlflow.pytorch.load_model(str(folder), **({} if traced else {"map_location": "cpu"}))
     except (Exception, SystemExit) as error:  # a pickle runs code of the model's, which may do anything
-        why = " ".join(str(error).split())[:300]
-        raise NotAClassifier(
-            str(ref), f"it does not load here ({type(error).__name__}: {why}); log it with code_paths=[...]"
-        ) from error
+        why = f"{type(error).__name__}: {one_line(error)}"
+        raise NotAClassifier(str(ref), f"it does not load here ({why}); log it with code_paths=[...]") from error
     if not isinstance(network, nn.Module):
         raise NotAClassifier(str(ref), f"it loads as a {type(network).__name__}")
     set_mode(network, training=False)
