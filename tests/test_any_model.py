@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,8 +21,10 @@ from training_helpers import digits, method_of, parts_of
 from repairops.config import MethodConfig, TrainingConfig
 from repairops.core.clustering import cluster_failures
 from repairops.core.training import TrainingResult, train
+from repairops.core.training.loop import check_trainable
 from repairops.data.records import FailureBatch, FailureSplit, ImageSet, InputSpec
 from repairops.data.split import split_failures
+from repairops.errors import NetworkFails, NoGradient, NotAClassifier, NotCopyable, RepairError
 from repairops.model.device import set_mode
 from repairops.model.evaluation import logits
 from repairops.model.network import Classifier, to_unit
@@ -296,6 +299,74 @@ def test_a_traced_network_trains_as_its_class_does(name: str, tmp_path: Path) ->
     assert ends[0].keys() == ends[1].keys()
     for key, value in ends[0].items():
         assert torch.allclose(ends[1][key], value, atol=1e-4), key
+
+
+class Raising(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        raise LookupError("no way back")
+
+
+class Hostile(nn.Module):
+    """A linear network that answers in eval mode, and fails a training in one way."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way, self.head = way, nn.Linear(144, 10)
+        if way == "copy":
+            self.lock = threading.Lock()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and self.way == "forward":
+            raise SystemExit("enough")
+        logits: Tensor = self.head(x.flatten(1))
+        if self.training and self.way == "two answers":
+            return logits, logits  # type: ignore[return-value]
+        if self.way == "detached":
+            return logits.detach()
+        return Raising.apply(logits) if self.way == "backward" else logits  # type: ignore[no-untyped-call, no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("way", "kind", "says"),
+    [
+        ("forward", NetworkFails, "raises SystemExit in train mode on images of 2x1x12x12: enough. A repair"),
+        ("backward", NetworkFails, "raises LookupError in its backward pass: no way back. A repair"),
+        ("copy", NotCopyable, r"copy.deepcopy raises TypeError: cannot pickle '_thread.lock' object. Take out"),
+        ("detached", NoGradient, "its answers carry no gradient. Let gradients reach"),
+        ("two answers", NotAClassifier, "2 have the shape"),
+    ],
+)
+def test_a_network_that_cannot_be_trained_is_known_before_anything_is_fitted(
+    way: str, kind: type[RepairError], says: str
+) -> None:
+    classifier = Classifier(seeded(lambda: Hostile(way)), InputSpec(1, 12, 12, tuple("0123456789")))
+    logits(classifier, torch.zeros(2, 1, 12, 12, dtype=torch.uint8))
+    with pytest.raises(kind, match=says):
+        check_trainable(classifier)
+
+
+def test_trying_a_network_leaves_it_and_the_random_state_as_they_were() -> None:
+    classifier = Classifier(seeded(Normed), InputSpec(3, 16, 16, tuple("0123456789")))
+    before, state = copy.deepcopy(classifier.state_dict()), torch.get_rng_state()
+    check_trainable(classifier)
+    assert all(torch.equal(before[name], value) for name, value in classifier.state_dict().items())
+    assert not any(part.training for part in classifier.network.modules())
+    assert all(parameter.grad is None for parameter in classifier.parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_too_little_memory_is_not_the_network_s_fault() -> None:
+    class Large(Hostile):
+        def forward(self, x: Tensor) -> Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        Classifier(Large(""), InputSpec(1, 12, 12, tuple("0123456789")))(torch.zeros(2, 1, 12, 12))
 
 
 @pytest.mark.slow

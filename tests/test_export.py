@@ -1,4 +1,5 @@
 import copy
+import errno
 import functools
 import tempfile
 from pathlib import Path
@@ -12,7 +13,7 @@ from torchvision.transforms import Normalize, _functional_tensor
 from torchvision.transforms.functional import normalize
 
 from repairops.data.records import InputSpec
-from repairops.errors import ExportImpossible
+from repairops.errors import ExportImpossible, NoMemory, NoSpace, RepairError
 from repairops.model.evaluation import logits
 from repairops.model.network import Classifier
 from repairops.model.onnx import compare, decisions_differ, export_onnx, measure_latency, run_onnx
@@ -198,3 +199,18 @@ def test_latency_figures_are_ordered_and_of_the_right_batch():
         assert 0 < found.challenger_median_ms <= found.challenger_p99_ms
     (cut,) = measure_latency(path, path, SPEC, pixels(2), batch_sizes=(1,), runs=1000, max_seconds=0.0)
     assert cut.runs == 20
+
+
+@pytest.mark.parametrize(("fact", "kind"), [(OSError(errno.ENOSPC, "full"), NoSpace), (MemoryError(), NoMemory)])
+def test_a_machine_that_fails_is_no_network_that_cannot_be_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fact: Exception, kind: type[RepairError]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("Failed to export the model") from fact  # as the exporter words it
+
+    monkeypatch.setattr("torch.onnx.export", fail)
+    with pytest.raises(kind):
+        export_onnx(Convolutional(), SPEC, tmp_path / "model.onnx")
+    monkeypatch.setattr("repairops.model.onnx._session", fail)
+    with pytest.raises(kind):
+        run_onnx(tmp_path / "model.onnx", SPEC, pixels(2))

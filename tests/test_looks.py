@@ -9,9 +9,11 @@ from style_helpers import digits, eight_bits, generator, scenes
 
 from repairops.config import ClusteringConfig, StyleConfig
 from repairops.core.clustering import cluster_failures, distance_of_looks, nearest_clusters
-from repairops.core.looks import describe_all, describe_looks
+from repairops.core.looks import describe_all, describe_looks, find_degradation, fit_to_failures
+from repairops.core.parts import TrainingParts
 from repairops.core.styles import fit_style
 from repairops.core.styles.fitted import FittedLooks
+from repairops.core.styles.fitted.degradation import PARAMETERS
 from repairops.data.decoding import sample_ids
 from repairops.data.records import Clusters, FailureBatch, ImageSet
 
@@ -128,3 +130,17 @@ def test_each_look_has_an_estimate_of_its_own_and_is_told_with_its_share():
     assert [finding for look in told for finding in look["findings"]] == whole["findings"]
     assert [look["cluster"] for look in told] == [0, 1]
     assert "noise" in told[0]["look"]
+
+
+@pytest.mark.usefixtures("few_trials")
+@pytest.mark.parametrize("name", ["fitted_degradation", "fourier_amplitude"])
+def test_what_is_told_of_failures_has_its_evidence(name):
+    """Whether the style has an estimate of its own or not; without evidence a false component is told as a true one."""
+    failures, train = batch_of(noisy(digits()[:60])), batch_of(digits()[300:900])
+    one = Clusters(np.zeros(60, np.int64), np.zeros(60, np.float32), np.full(60, 1 / 60))
+    parts = TrainingParts(train.images, np.arange(600), train.images, False, failures, failures, one)
+    style = fit_to_failures(parts, None, StyleConfig(name=name), torch.device("cpu"), seed=0)
+    (found,) = find_degradation(style, parts, seed=0)
+    families = {PARAMETERS[parameter].family for parameter in found.names}
+    assert "noise" in families
+    assert found.evidence.keys() == families

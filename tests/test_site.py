@@ -14,10 +14,10 @@ from site_helpers import (
     run_sql,
     site_fixture,  # noqa: F401
 )
-from store_helpers import add_version, champion_in_registry, digits, judged_version
+from store_helpers import add_version, digits, judged_version
 from test_promotion_rights import check_promotion_race
 from test_server import check_a_models_life
-from test_store_registry import check_leftovers, check_same_job_twice
+from test_store_registry import check_leftovers, check_races
 
 import repairops
 from repairops.errors import ArtifactsRefused, ArtifactsUnreachable, PromotionRefused, RegistryUnreachable
@@ -50,11 +50,7 @@ def test_leftovers_of_an_interrupted_upload_are_removed_and_a_rival_s_upload_sta
 def test_the_same_job_on_two_machines_at_once_registers_one_version(
     client: MlflowClient, tmp_path: Path, site: Site
 ) -> None:
-    champion_in_registry("cls", tmp_path)
-    for number in range(20):
-        (tmp_path / str(number)).mkdir()
-        check_same_job_twice(site.uri, client, tmp_path / str(number))
-        client.delete_model_version("cls", client.get_model_version_by_alias("cls", "challenger").version)
+    check_races(site.uri, client, tmp_path, rounds=20)
 
 
 def test_of_two_promotions_at_once_one_wins(client: MlflowClient, site: Site) -> None:

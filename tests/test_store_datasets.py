@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from PIL import Image
+from sqlalchemy import event
+from sqlalchemy.orm import Session
 from store_helpers import CLASSES, SPEC, TinyNet, digit_set, digits
 
 from repairops.config import ImagesConfig
@@ -20,7 +22,15 @@ from repairops.errors import DatasetNotFound
 from repairops.promotion.log_model import log_model
 from repairops.store import digests
 from repairops.store.connection import connect
-from repairops.store.datasets import Context, DatasetRef, fetch_dataset, find_dataset, find_sets, log_dataset
+from repairops.store.datasets import (
+    Context,
+    DatasetRef,
+    fetch_dataset,
+    find_dataset,
+    find_sets,
+    log_dataset,
+    log_reference,
+)
 from repairops.store.digests import path_digest
 
 CONTEXTS: tuple[Context, Context] = ("training", "evaluation")  # what every repair needs
@@ -206,3 +216,18 @@ def test_a_file_that_has_not_changed_is_read_once(
 
 def kept_digests() -> list[Path]:
     return sorted(Path(os.environ["REPAIROPS_HOME"], "digests").glob("*.json"))
+
+
+def test_two_machines_may_name_the_same_data_at_the_same_moment(client: MlflowClient) -> None:
+    """The other one is first after this one has looked whether MLflow has the data."""
+    mine, other = (client.create_run("0").info.run_id for _ in range(2))
+    ref = DatasetRef("/srv/train", "t" * 64)
+
+    @event.listens_for(Session, "before_flush", once=True)
+    def overtake(*_: object) -> None:
+        log_reference(client, other, "training", ref, 3)
+
+    named = log_reference(client, mine, "training", ref, 3)
+    for run_id in (mine, other):
+        (entry,) = client.get_run(run_id).inputs.dataset_inputs
+        assert (entry.dataset.name, entry.dataset.digest) == named

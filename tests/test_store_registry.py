@@ -188,8 +188,17 @@ def register_in_process(uri: str, folder: str, run_id: str, seed: int) -> str:
     return f"version {version.version}"
 
 
+def check_races(uri: str, client: MlflowClient, folder: Path, rounds: int) -> None:
+    """Two processes register the same job at once, again and again, the version gone in between."""
+    champion_in_registry("cls", folder)
+    for number in range(rounds):
+        (folder / str(number)).mkdir()
+        check_same_job_twice(uri, client, folder / str(number))
+        client.delete_model_version("cls", client.get_model_version_by_alias("cls", "challenger").version)
+
+
 def check_same_job_twice(uri: str, client: MlflowClient, folder: Path) -> None:
-    """Two processes register the same job at once: both come to one version, which has its model."""
+    """Both come to one version, which has its model."""
     experiment = experiment_id(client, f"races-{folder.name}")
     runs = [client.create_run(experiment, tags={"repairops.job_key": "a" * 64}).info.run_id for _ in range(2)]
     given = [(uri, str(folder), run_id, seed) for seed, run_id in enumerate(runs, 5)]
@@ -203,11 +212,13 @@ def check_same_job_twice(uri: str, client: MlflowClient, folder: Path) -> None:
     assert model_digests(Path(mlflow.artifacts.download_artifacts(f"models:/cls/{version.version}")))["onnx"]
 
 
+@pytest.mark.parametrize(
+    "rounds", [1, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])], ids=["once", "often"]
+)
 def test_the_same_job_on_two_machines_at_once_registers_one_version(
-    client: MlflowClient, tmp_path: Path, registry: str
+    client: MlflowClient, tmp_path: Path, registry: str, rounds: int
 ) -> None:
-    champion_in_registry("cls", tmp_path)
-    check_same_job_twice(registry, client, tmp_path)
+    check_races(registry, client, tmp_path, rounds)
 
 
 class Overtaking(MlflowClient):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -40,39 +41,41 @@ from repairops.errors import (
 )
 from repairops.outcome import read_outcome
 from repairops.pipeline import repair
-from repairops.stages.job import Job, stopped_by_sigterm
+from repairops.stages.job import Job, stoppable
 from repairops.store.connection import connect, talking
 from repairops.store.jobs import job_run
 from repairops.store.models import ModelRef
 
 
 class Moody(nn.Module):
-    """A network that raises, for more images than `log_model` tries it with, what no network is known to raise."""
+    """A network that raises anything where `log_model` does not try it: for more than two images, or in train mode."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, mode: str) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.mode = network, mode
 
     def forward(self, images: Tensor) -> Tensor:
-        if len(images) > 2:
+        if self.training if self.mode == "train" else len(images) > 2:
             raise LookupError("no mood\nfor that")
         logits: Tensor = self.network(images)
         return logits
 
 
+@pytest.mark.parametrize(("mode", "images"), [("eval", "256x1x16x16"), ("train", "2x1x16x16")])
 def test_a_network_that_raises_anything_ends_in_one_line_and_an_outcome(
-    scene: Scene, capsys: pytest.CaptureFixture[str]
+    scene: Scene, capsys: pytest.CaptureFixture[str], mode: str, images: str
 ) -> None:
-    assert log_champion(Moody(mlflow.pytorch.load_model("models:/cls/1")), scene.data) == "2"
+    assert log_champion(Moody(mlflow.pytorch.load_model("models:/cls/1"), mode), scene.data) == "2"
     code, out = call("repair", *shell_options())
     lines = capsys.readouterr().err.splitlines()
     assert (code, out) == (1, "")
     assert [line for line in lines if "Error" in line] == [lines[-1]]
-    assert lines[-1].startswith("Error: LookupError: no mood for that. Nobody foresaw this")
+    assert f"The model raises LookupError in {mode} mode on images of {images}: no mood for that. A " in lines[-1]
     run = scene.repairs()[0]
     assert (run.info.status, run.data.tags["repairops.outcome"]) == ("FAILED", "error")
     assert f"Error: {scene.outcome(run.info.run_id)['message']}" == lines[-1]
     assert scene.versions() == ["1", "2"]
+    assert not list(scene.home.glob("jobs/*/training.safetensors"))  # known before it is trained
 
 
 @pytest.mark.parametrize("lost", ["log_parameters", "tag"])
@@ -143,42 +146,45 @@ def test_whatever_is_raised_in_a_job_is_its_run_s_outcome(
     job, left = failing_job(client, tmp_path, error)
     assert left is kind
     run = client.get_run(job.run.run_id)
-    assert run.info.status == "FAILED"
+    assert run.info.status == ("KILLED" if kind is KeyboardInterrupt else "FAILED")
     assert (run.data.tags["repairops.outcome"], run.data.tags["repairops.exit_code"]) == ("error", "1")
     kept = read_outcome(client.download_artifacts(job.run.run_id, "outcome.json"))
     assert kept.kind == "error"
     assert kept.message.startswith(says)
 
 
-def stop_job(client: MlflowClient, folder: Path, first: Exception | None) -> None:
+def stop_job(client: MlflowClient, folder: Path, number: int, first: Exception | None) -> None:
     ref = ModelRef("cls", "1", "prod", "")
-    with stopped_by_sigterm(), job_run(client, ref) as run:
+    with stoppable(), job_run(client, ref) as run:
         job = Job(run, "k" * 64, folder, ref, [], load_config(overrides=["training.device=cpu"]))
         with job.errors_kept():
             if first:
                 log_folder = run.log_folder
-                object.__setattr__(run, "log_folder", lambda *given: os.kill(os.getpid(), 15) or log_folder(*given))
+                object.__setattr__(run, "log_folder", lambda *given: os.kill(os.getpid(), number) or log_folder(*given))
                 raise first
-            os.kill(os.getpid(), signal.SIGTERM)
+            with contextlib.suppress(Exception):  # as a library may
+                os.kill(os.getpid(), number)
             pytest.fail("it was not stopped")
 
 
 @pytest.mark.parametrize(
-    ("first", "kind", "says"),
+    ("number", "first", "kind", "says"),
     [
-        (None, Interrupted, "The job was interrupted (SIGTERM)"),
-        (RuntimeError("gloo: Connection closed"), RankLost, "Another process"),  # SIGTERM while that is kept
+        (signal.SIGTERM, None, Interrupted, "The job was interrupted (SIGTERM)"),
+        (signal.SIGINT, None, Interrupted, "The job was interrupted (Ctrl-C)"),
+        (signal.SIGTERM, RuntimeError("gloo: Connection closed"), RankLost, "Another process"),  # while that is kept
     ],
 )
 def test_a_job_that_is_stopped_keeps_its_outcome(
-    client: MlflowClient, tmp_path: Path, first: Exception | None, kind: type[RepairError], says: str
+    client: MlflowClient, tmp_path: Path, number: int, first: Exception | None, kind: type[RepairError], says: str
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(kind):
-        stop_job(client, tmp_path, first)
+        stop_job(client, tmp_path, number, first)
     assert signal.getsignal(signal.SIGTERM) is before
     (run,) = client.search_runs([client.get_experiment_by_name("repairops/repairs/cls").experiment_id])
-    assert (run.info.status, run.data.tags["repairops.outcome"]) == ("FAILED", "error")
+    assert run.info.status == ("FAILED" if first else "KILLED")
+    assert run.data.tags["repairops.outcome"] == "error"
     assert read_outcome(client.download_artifacts(run.info.run_id, "outcome.json")).message.startswith(says)
 
 

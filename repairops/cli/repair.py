@@ -98,14 +98,14 @@ def _run(tracking_uri: str | None, given: dict[str, Any]) -> None:
     from repairops.core.training.distributed import start_ranks
     from repairops.pipeline import repair as run_repair
     from repairops.report import render_terminal
-    from repairops.stages.job import stopped_by_sigterm
+    from repairops.stages.job import stoppable
 
     ranks = start_ranks()
     if not ranks.leads:
         return follow()
     config_file, overrides, as_json = (given.pop(name) for name in ("config_file", "overrides", "as_json"))
     options = [f"{option}={value}" for name, option in OPTIONS.items() if (value := given.pop(name, None)) is not None]
-    with leading(ranks), stopped_by_sigterm():
+    with leading(ranks), stoppable():
         outcome = run_repair(
             config=load_config(config_file, [*overrides, *options]), tracking_uri=tracking_uri, **given
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ from repairops.core.styles.auto import Auto
 from repairops.core.styles.fitted.estimation import estimate, weigh
 from repairops.core.styles.fitted.look import FittedLook, findings, sentence
 from repairops.data.records import Clusters
-from repairops.model.network import Classifier, to_unit
+from repairops.model.network import Classifier, own_copy, to_unit
 
 NUMBERS = {2: "two", 3: "three", 4: "four", 5: "five"}
 
@@ -39,7 +38,7 @@ def fit_to_failures(
     assignments, witness = torch.from_numpy(parts.clusters.assignments).long(), None
     if config.name == AUTO:
         labels, truth = torch.from_numpy(failures.labels), torch.from_numpy(train.labels)[order]
-        witness = Witness(copy.deepcopy(champion).to(device), assignments, labels, truth)
+        witness = Witness(own_copy(champion).to(device), assignments, labels, truth)
     looks = assignments if parts.clusters.by_look else None
     return fit_style(config.name, references, clean, config, generator, witness, looks)
 

@@ -6,7 +6,6 @@ nobody else splits failures, trains, or walks the line between the weights.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
 import json
@@ -34,7 +33,7 @@ from repairops.core.trials import choose_by_trial
 from repairops.data.records import Clusters, FailureBatch, FailureSplit
 from repairops.data.split import split_failures
 from repairops.model.device import resolve_device
-from repairops.model.network import Classifier
+from repairops.model.network import Classifier, own_copy
 from repairops.model.routing import guarded, networks_of
 from repairops.outcome.labels import SuspectLabels
 from repairops.outcome.sections import Form, Point, TrialFigures
@@ -162,7 +161,7 @@ def repair_network(
             generator = torch.Generator().manual_seed(derive_seed(seed, "method"))
             return method_factory(method, dataclasses.replace(data, style=style), generator)
 
-        tuned, key = copy.deepcopy(start), _digest(method, config.style, config.training.max_train_images)
+        tuned, key = own_copy(start), _digest(method, config.style, config.training.max_train_images)
         return tuned, train(
             tuned, make, parts, training,
             seed=seed, work_dir=folder, method_key=key, on_epoch=watch.on_epoch, teacher=teacher,

@@ -7,7 +7,6 @@ images that the champion gets wrong, as it does the failures: few right labels a
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from repairops.core.styles.auto import briefly_trained
 from repairops.data.records import Clusters, FailureBatch, FailureSplit, HeldOutFailures, ImageSet
 from repairops.model.device import set_mode
 from repairops.model.evaluation import logits
-from repairops.model.network import Classifier, to_unit
+from repairops.model.network import Classifier, own_copy, to_unit
 from repairops.outcome.labels import Suspect, SuspectLabels
 
 TRIALS = 3  # networks that ask, each trained on other images
@@ -68,7 +67,7 @@ def find_suspects(
     generator = Generator().manual_seed(derive_seed(seed, "suspects"))
     batches = [split.repair, split.validation, split.heldout.batch]
     asked = sum(map(len, batches))
-    first = copy.deepcopy(champion).to(device)
+    first = own_copy(champion).to(device)
     set_mode(first, training=False)
     styles = StyleOperations(style, reference_weights(parts.clusters), parts.clusters.count)
     networks = _networks(first, parts, styles, device, generator)

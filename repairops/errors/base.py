@@ -47,6 +47,11 @@ def shown(value: object, limit: int = 80) -> str:
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
+def one_line(error: BaseException) -> str:
+    """What an exception says, in one line of at most 300 characters; the full stop is the message's own."""
+    return " ".join(str(error).split())[:300].removesuffix(".") or "it says no more"
+
+
 class RepairError(Exception):
     """Base of everything that repairops raises on purpose; `exit_code` is the command's exit status.
 

@@ -6,7 +6,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from repairops.errors.base import RepairError
+from repairops.errors.base import RepairError, one_line
 from repairops.errors.training import RankLost
 
 
@@ -46,18 +46,23 @@ def foreseen(error: BaseException) -> RepairError:
     """What is raised in place of any exception: itself where it is ours, else the class for its fact, in one line."""
     if isinstance(error, RepairError):
         return error
-    text = " ".join(str(error).split())[:300] or "it says no more"
+    text = one_line(error)
     if is_full_disk(error):
         return NoSpace(text)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's is a RuntimeError
         return NoMemory(text)
     if isinstance(error, KeyboardInterrupt):
-        return Interrupted("Ctrl-C")
+        return Interrupted(str(error) or "Ctrl-C")  # SIGTERM says its name, see `stages.job.stoppable`
     if isinstance(error, RuntimeError) and any(word in text for word in _LOST):
         return RankLost(text)
     if isinstance(error, OSError) and error.filename is not None:
         return FileUnusable(error.filename, error.strerror or text)
     return Unforeseen(type(error).__name__, text)
+
+
+def has_own_class(error: BaseException) -> bool:
+    """Whether it is a fact by itself (no memory, a full disk, a lost process), whatever was computed when it came."""
+    return not isinstance(foreseen(error), Unforeseen)
 
 
 @contextmanager

@@ -30,10 +30,33 @@ class NotAClassifier(RepairError):
     )
 
 
+class NetworkFails(NotAClassifier):
+    message = (
+        "The model raises {} {}: {}. A repair runs it in eval and in train mode, forward and backward, on batches of "
+        "any size. If that is not the size it takes, correct model.image_size and model.channels; else correct the "
+        "model and log it again. `repairops --traceback` before the command's name shows where in it."
+    )
+
+
+class NotCopyable(RepairError):
+    message = (
+        "The model cannot be copied, and a repair trains a copy beside the champion: copy.deepcopy raises {}: {}. "
+        "Take out of its attributes what has no copy (an open file, a lock, a tensor of an earlier forward pass), and "
+        "log it again."
+    )
+
+
 class NotFineTunable(RepairError):
     message = (
         "{} cannot be fine-tuned: {}. Log it with serialization_format='pickle', or name the "
         "class that rebuilds it: --set model.factory=package.module:function (-P set=model.factory=...)."
+    )
+
+
+class NoGradient(NotFineTunable):
+    message = (
+        "{} cannot be fine-tuned: {}. Let gradients reach the parameters that may change (requires_grad, and neither "
+        "detach nor no_grad in its forward), and log it again."
     )
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from repairops.data.records import InputSpec
-from repairops.errors import NotAClassifier
+from repairops.errors import NetworkFails, NotAClassifier, NotCopyable, has_own_class, one_line
 from repairops.model.guarded import fitting, tensors_in
+
+N = TypeVar("N", bound=nn.Module)
 
 
 def to_unit(pixels: Tensor) -> Tensor:
@@ -53,10 +58,33 @@ def select_logits(output: Any, classes: int) -> Tensor:
     return found[0]
 
 
+@contextmanager
+def in_network(doing: str) -> Iterator[None]:
+    """Around what the user's own network computes, which may raise anything: NetworkFails, but for what has a class of
+    its own (too little memory, a lost process). doing: completes 'The model raises ZeroDivisionError ...'.
+    """
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        if has_own_class(error):
+            raise
+        raise NetworkFails(type(error).__name__, doing, one_line(error)) from error
+
+
+def own_copy(network: N) -> N:
+    """A copy that shares nothing with the network. Raises NotCopyable."""
+    try:
+        return copy.deepcopy(network)
+    except (Exception, SystemExit) as error:  # what a network holds beside its weights may be anything
+        if has_own_class(error):
+            raise
+        raise NotCopyable(type(error).__name__, one_line(error)) from error
+
+
 class Classifier(nn.Module):
     """A network with its input specification: float images in 0..1 (N, C, H, W) to logits (N, classes).
 
-    `network` is the user's own module; training changes its weights in place.
+    `network` is the user's own module; training changes its weights in place. Raises NotAClassifier, NetworkFails.
     """
 
     def __init__(self, network: nn.Module, spec: InputSpec) -> None:
@@ -65,4 +93,7 @@ class Classifier(nn.Module):
         self.spec = spec
 
     def forward(self, images: Tensor) -> Tensor:
-        return select_logits(self.network(to_input(images, self.spec)), self.spec.classes)
+        mode, shape = "train" if self.network.training else "eval", "x".join(map(str, images.shape))
+        with in_network(f"in {mode} mode on images of {shape}"):
+            output = self.network(to_input(images, self.spec))
+        return select_logits(output, self.spec.classes)

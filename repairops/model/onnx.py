@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import logging
 import time
@@ -18,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from repairops.data.records import InputSpec
-from repairops.errors import ExportImpossible
+from repairops.errors import ExportImpossible, RepairError, foreseen, has_own_class, one_line
 from repairops.gate.evidence import LatencyFigures, ParityCounts
 from repairops.model.device import set_mode
 from repairops.model.evaluation import at_once
 from repairops.model.guarded import Guarded
-from repairops.model.network import Classifier, select_logits, to_input, to_unit
+from repairops.model.network import Classifier, own_copy, select_logits, to_input, to_unit
 from repairops.model.onnx_guarded import INPUT, OUTPUT, PROBABILITY, WEIGHT, GuardAlone, compose
 from repairops.model.routing import form_of
 from repairops.model.traced import followable
@@ -65,7 +64,7 @@ def exported(module: nn.Module, spec: InputSpec, outputs: list[str]) -> Any:
     example = torch.zeros(2, spec.channels, spec.height, spec.width)  # with 1, recurrent layers freeze the batch axis
     try:
         with _quiet(), followable():
-            copied = copy.deepcopy(module).cpu()
+            copied = own_copy(module).cpu()
             set_mode(copied, False)
             program = torch.onnx.export(
                 copied,
@@ -80,10 +79,8 @@ def exported(module: nn.Module, spec: InputSpec, outputs: list[str]) -> Any:
             assert program is not None
             _check_shapes(program.model_proto)
             return program.model_proto
-    except ExportImpossible:
-        raise
     except Exception as error:  # exporters fail in any class; all of them mean the same to the gate
-        raise ExportImpossible(_reason(error)) from error
+        raise _refusal(error) from error
 
 
 def run_onnx(path: Path, spec: InputSpec, pixels: Tensor, *, batch_size: int | None = None) -> np.ndarray:
@@ -98,7 +95,7 @@ def run_onnx(path: Path, spec: InputSpec, pixels: Tensor, *, batch_size: int | N
             images = to_input(to_unit(pixels[start : start + batch_size]), spec)
             outputs[start : start + batch_size] = session.run([OUTPUT], {INPUT: images.numpy()})[0]
     except Exception as error:  # ONNX Runtime's exceptions share no base class
-        raise ExportImpossible(f"ONNX Runtime does not run it: {_reason(error)}") from error
+        raise _refusal(error, "ONNX Runtime does not run it: ") from error
     return outputs
 
 
@@ -205,12 +202,13 @@ def _check_shapes(model: Any) -> None:
             raise ExportImpossible(f"the exporter froze the batch axis of {value.name!r} to {batch.dim_value}")
 
 
-def _reason(error: BaseException) -> str:
-    """The innermost cause in one line of at most 300 characters."""
+def _refusal(error: BaseException, what: str = "") -> RepairError:
+    """ExportImpossible with the innermost cause, unless that has a class of its own: a full disk is no verdict."""
     while error.__cause__ is not None:
         error = error.__cause__
-    text = " ".join(str(error).split()) or "no message"
-    return f"{type(error).__name__}: {text[:300]}"
+    if has_own_class(error):
+        return foreseen(error)
+    return ExportImpossible(f"{what}{type(error).__name__}: {one_line(error)}")
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -14,7 +13,7 @@ from repairops.gate.evidence import RoutedCounts, Routing
 from repairops.model.device import set_mode
 from repairops.model.evaluation import Evaluation
 from repairops.model.guarded import Guard, Guarded
-from repairops.model.network import Classifier
+from repairops.model.network import Classifier, own_copy
 
 BINS = 20  # of the probability's histograms
 TIE, ROUNDING = 1e-3, 1e-7  # of a limit's distance from 0 or 1; and of a float near 1
@@ -65,7 +64,7 @@ def guarded_from(network: Classifier, state: Mapping[str, Tensor]) -> Classifier
     """
     guard = Guard(len(state["guard.mean"]))
     guard.looks = torch.empty_like(state["guard.looks"])
-    found = guarded(network, copy.deepcopy(network.network), guard, *state["limits"].tolist())
+    found = guarded(network, own_copy(network.network), guard, *state["limits"].tolist())
     found.network.load_state_dict(state)
     return found
 

@@ -21,7 +21,7 @@ import numpy as np
 from repairops import __version__
 from repairops.config import Config
 from repairops.data.contact_sheet import as_png
-from repairops.errors import Interrupted, RegistryUnreachable, RepairError, foreseen
+from repairops.errors import RegistryUnreachable, RepairError, foreseen
 from repairops.model.device import resolve_device
 from repairops.outcome import EXIT_CODES, Outcome, Record, write_outcome
 from repairops.outcome.logged import metrics, parameters
@@ -37,19 +37,22 @@ log = logging.getLogger("repairops")
 
 
 @contextlib.contextmanager
-def stopped_by_sigterm() -> Iterator[None]:
-    """SIGTERM raises Interrupted inside, once: whoever stops a job leaves a run with its outcome, as an error does.
+def stoppable() -> Iterator[None]:
+    """SIGTERM stops what runs inside, once, as Ctrl-C does: the run is KILLED, with its outcome. Raises Interrupted.
 
-    It is what torchrun sends where another rank died, and Kubernetes to a pod that must go.
+    It is what torchrun sends where another rank died, and Kubernetes to a pod that must go. Inside it is no Exception,
+    since libraries catch these: an exporter that was stopped would be taken for one that cannot.
     """
 
     def stop(number: int, frame: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise Interrupted("SIGTERM")
+        raise KeyboardInterrupt("SIGTERM")
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
+    except KeyboardInterrupt as error:
+        raise foreseen(error) from error
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from repairops.config import ModelConfig
+from repairops.core.training.loop import check_trainable
 from repairops.data.records import CleanSet, ImageSet
 from repairops.data.sets import load_image_set, peek_image_size
 from repairops.data.sources import peek_class_names, read_column
@@ -60,7 +61,7 @@ def pull(job: Job, inputs: Inputs) -> tuple[Champion, ImageSet, ImageSet | None,
     where the repair of the version that it registers will look for them. What chooses is settled here, and what
     judges is the rest: no later stage sees the two together (`assign_clean_roles`).
     Raises DatasetNotFound, UnreadableDataset, ClassMismatch, NoUnseenImages, FailureBatchDamaged, and what
-    `fetch_champion` raises.
+    `fetch_champion` and `check_trainable` raise.
     """
     paths = {c: fetch_dataset(found, c, job.folder / "sets") for c, found in inputs.sets.items()}
     if column := job.config.gate.clean_slices:
@@ -68,6 +69,7 @@ def pull(job: Job, inputs: Inputs) -> tuple[Champion, ImageSet, ImageSet | None,
     names = peek_class_names(paths["evaluation"]) or ()
     shape = peek_image_size(paths["evaluation"])
     champion = fetch_champion(inputs.ref, job.config.model, job.folder / "champion", tuple(names), shape)
+    check_trainable(champion.classifier)
     if champion.frozen:
         log.warning("Warning: %s", FROZEN.format(champion=inputs.ref, names=listing(champion.frozen, 5)))
     sets = {

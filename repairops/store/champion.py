@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from torch import nn
 from torch.fx import GraphModule
 
 from repairops.config import ModelConfig
@@ -20,6 +21,7 @@ from repairops.errors import (
     InvalidOption,
     MetadataUnusable,
     MissingInputSpec,
+    NoGradient,
     NotAClassifier,
     NotFineTunable,
     PickleRefused,
@@ -27,6 +29,7 @@ from repairops.errors import (
     UnreadableConfiguration,
     UsageError,
     listing,
+    one_line,
 )
 from repairops.model.device import set_mode
 from repairops.model.guarded import SHIPPED
@@ -37,9 +40,6 @@ from repairops.outcome.plain import Unfit, from_plain
 from repairops.store.connection import talking
 from repairops.store.flavors import METADATA_KEY, quiet_mlflow
 from repairops.store.models import ModelRef
-
-if TYPE_CHECKING:
-    from torch import nn
 
 _DEPTH = 50  # of an MLmodel file, at most
 OF_BOTH = ("channels", "value_range", "mean", "std", "class_names", "resize")  # the options and the specification
@@ -106,7 +106,7 @@ def open_champion(
     elif factory and traced:
         network = _rebuild(ref, factory, network)
     if not any(p.requires_grad and p.is_floating_point() for p in network.parameters()):
-        raise NotFineTunable(str(ref), "none of its parameters can be trained")
+        raise NoGradient(str(ref), "none of its parameters can be trained")
     frozen = [name for part in network.modules() if isinstance(part, GraphModule) for name in frozen_statistics(part)]
     return Champion(ref, Classifier(network, spec), folder, serialization_format, metadata, tuple(frozen))
 
@@ -172,10 +172,8 @@ def _described(ref: ModelRef, folder: Path) -> tuple[Path, dict[str, Any], Any]:
     except RecursionError as error:
         raise NotAClassifier(ref, "its MLmodel file is nested too deeply") from error
     except (UnreadableConfiguration, MlflowException, AttributeError, LookupError, TypeError, ValueError) as error:
-        why = " ".join(str(error).split())[:300]
-        raise NotAClassifier(
-            ref, f"its MLmodel file is none that MLflow reads ({type(error).__name__}: {why})"
-        ) from error
+        why = f"{type(error).__name__}: {one_line(error)}"
+        raise NotAClassifier(ref, f"its MLmodel file is none that MLflow reads ({why})") from error
     if data is None:
         raise NotAClassifier(ref, f"its flavors are {listing(flavors)}, not pytorch")
     ours = metadata.get(METADATA_KEY, {})
@@ -224,13 +222,12 @@ def _with_its_networks(
     try:
         return guarded_from(fetch(ModelRef(name, version, "", "")).classifier, graph.state_dict()).network
     except (RepairError, KeyError, RuntimeError) as error:
-        why = " ".join(str(error).split())[:400]
-        raise NotFineTunable(str(ref), f"its networks are those of version {version} of {name!r} ({why})") from error
+        networks = f"its networks are those of version {version} of {name!r} ({one_line(error)})"
+        raise NotFineTunable(str(ref), networks) from error
 
 
 def _load_network(ref: ModelRef, folder: Path, traced: bool) -> nn.Module:
     import mlflow.pytorch
-    from torch import nn
 
     pickles = os.environ.get(PICKLES, "true")
     if pickles.lower() not in ("true", "1", "false", "0"):
@@ -241,10 +238,8 @@ def _load_network(ref: ModelRef, folder: Path, traced: bool) -> nn.Module:
         with quiet_mlflow():
             network = mlflow.pytorch.load_model(str(folder), **({} if traced else {"map_location": "cpu"}))
     except (Exception, SystemExit) as error:  # a pickle runs code of the model's, which may do anything
-        why = " ".join(str(error).split())[:300]
-        raise NotAClassifier(
-            str(ref), f"it does not load here ({type(error).__name__}: {why}); log it with code_paths=[...]"
-        ) from error
+        why = f"{type(error).__name__}: {one_line(error)}"
+        raise NotAClassifier(str(ref), f"it does not load here ({why}); log it with code_paths=[...]") from error
     if not isinstance(network, nn.Module):
         raise NotAClassifier(str(ref), f"it loads as a {type(network).__name__}")
     set_mode(network, training=False)
@@ -257,15 +252,19 @@ def _rebuild(ref: ModelRef, factory: str, graph: nn.Module) -> nn.Module:
     if not separator:
         raise UsageError(f"model.factory is {factory!r}; it must be package.module:function.")
     try:
-        network: nn.Module = getattr(importlib.import_module(module), name)()
-    except (ImportError, AttributeError, TypeError) as error:
-        raise NotFineTunable(str(ref), f"model.factory {factory!r} does not build a network ({error})") from error
+        network = getattr(importlib.import_module(module), name)()
+    except (Exception, SystemExit) as error:  # it is code of the model's
+        why = f"{type(error).__name__}: {one_line(error)}"
+        raise NotFineTunable(str(ref), f"model.factory {factory!r} does not build a network ({why})") from error
+    if not isinstance(network, nn.Module):
+        made = f"it makes a {type(network).__name__}"
+        raise NotFineTunable(str(ref), f"model.factory {factory!r} does not build a network ({made})")
     try:
         network.load_state_dict(graph.state_dict())
     except RuntimeError as error:
-        why = " ".join(str(error).split())[:400]
-        raise NotFineTunable(str(ref), f"the network of {factory!r} has other weights ({why})") from error
-    return network.eval()
+        raise NotFineTunable(str(ref), f"the network of {factory!r} has other weights ({one_line(error)})") from error
+    set_mode(network, training=False)
+    return network
 
 
 def _signature_shape(signature: Any) -> tuple[int, int, int] | None:

@@ -20,6 +20,7 @@ from repairops.errors import (
     RegistryUnreachable,
     RepairError,
     is_full_disk,
+    one_line,
 )
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def connect(tracking_uri: str | None = None, *, create: bool = False) -> MlflowC
     try:
         return mlflow.MlflowClient()
     except Exception as error:  # whatever the address makes MLflow and its database driver raise
-        raise RegistryNotOpened(uri, " ".join(str(error).split())[:300]) from error
+        raise RegistryNotOpened(uri, one_line(error)) from error
 
 
 @contextmanager
@@ -110,7 +111,7 @@ def talking(action: str) -> Iterator[None]:
             raise
         import mlflow
 
-        why = " ".join(str(error).split())[:300]
+        why = one_line(error)
         if is_full_disk(error):
             raise NoSpace(f"MLflow at {mlflow.get_tracking_uri()} did not {action} ({why})") from error
         refused, unreachable = kinds

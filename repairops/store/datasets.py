@@ -57,9 +57,10 @@ def log_input(
     """Names data that lie somewhere already as a run's input; returns their name and digest there.
 
     The digest is ours (MLflow's misses changed pixels) and part of the name, since MLflow keeps the first
-    source of a name and digest.
+    source of a name and digest. Another machine may name the same data at the same moment.
     """
     from mlflow.entities import Dataset, DatasetInput, InputTag
+    from mlflow.exceptions import MlflowException
 
     name, digest = f"{kind}-{ref.digest[:8]}", ref.digest[:36]
     entity = Dataset(
@@ -69,8 +70,14 @@ def log_input(
         source=json.dumps({"uri": ref.uri}),
         profile=None if rows is None else json.dumps({"num_rows": rows}),
     )
+    inputs = [DatasetInput(entity, [InputTag(_CONTEXT_TAG, context)])]
     with talking("store the dataset"):
-        client.log_inputs(run_id, [DatasetInput(entity, [InputTag(_CONTEXT_TAG, context)])])
+        try:
+            client.log_inputs(run_id, inputs)
+        except MlflowException as error:
+            if error.error_code != "BAD_REQUEST":  # the database's word where another machine was first
+                raise
+            client.log_inputs(run_id, inputs)
     return name, digest
 
 

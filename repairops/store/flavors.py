@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from repairops.data.records import InputSpec
-from repairops.errors import NotTraceable
+from repairops.errors import NotTraceable, one_line
 from repairops.model import guarded
 from repairops.model.network import from_input
 from repairops.model.traced import followable
@@ -104,7 +104,7 @@ class ClassifierFlavors:
                 )
         except Exception as error:  # torch.export's errors share no base class
             if traced and (type(error).__module__.startswith("torch") or isinstance(error, RuntimeError)):
-                raise NotTraceable(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}") from error
+                raise NotTraceable(f"{type(error).__name__}: {one_line(error)}") from error
             raise
         if self.onnx_file:
             self._add_onnx(Path(path), mlflow_model)

@@ -161,7 +161,7 @@ def job_run(client: MlflowClient, ref: ModelRef, tags: Mapping[str, str] | None 
     """The run that `mlflow run` opened, or a new one in the experiment repairops/repairs/<model>, with `tags`.
 
     MLFLOW_EXPERIMENT_NAME and MLFLOW_RUN_NAME name another experiment and the run, as for all of MLflow's runs.
-    Ends as FINISHED, or FAILED where an exception passes.
+    Ends as FINISHED, as KILLED where it is stopped, or FAILED where another exception passes.
     """
     import mlflow
 
@@ -181,6 +181,9 @@ def job_run(client: MlflowClient, ref: ModelRef, tags: Mapping[str, str] | None 
         status = "FINISHED"
     except RegistryUnreachable:
         lost = True
+        raise
+    except KeyboardInterrupt:  # also what SIGTERM is inside a job
+        status = "KILLED"
         raise
     finally:
         with contextlib.suppress(Exception), tried_once(lost):  # a lost server must not hide or delay the first error

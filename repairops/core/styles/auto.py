@@ -6,7 +6,6 @@ copies by their labels. A style's share is the chance that it is the best of all
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -18,6 +17,7 @@ from torch import Generator, Tensor, nn
 from repairops.core.styles.base import Style, Witness
 from repairops.core.styles.fitted.look import FittedLook, nothing
 from repairops.model.device import seeded, set_mode
+from repairops.model.network import own_copy
 
 N = TypeVar("N", bound=nn.Module)
 SMALLEST = 0.1  # shares of a mix below it are given to the others
@@ -126,7 +126,7 @@ def briefly_trained(
     images, labels = clean
     rows = torch.randint(len(images), (STEPS * IMAGES,), generator=generator)
     references = torch.multinomial(weights, len(rows), replacement=True, generator=generator)
-    network = copy.deepcopy(champion).requires_grad_(True)
+    network = own_copy(champion).requires_grad_(True)
     optimiser = torch.optim.SGD(network.parameters(), RATE, MOMENTUM, nesterov=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS)
     set_mode(network, training=True)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from repairops.core.training.clock import StepClock
-from repairops.errors import InvalidOption, RanksNotStarted
+from repairops.errors import InvalidOption, NetworkFails, RanksNotStarted
 from repairops.model.device import MixedPrecision, set_mode
 from repairops.model.network import Classifier
 
@@ -173,7 +173,7 @@ def use_channels_last(classifier: Classifier, device: torch.device, amp: bool) -
             found = classifier(probe)
             if torch.allclose(found, wanted, rtol=1e-2, atol=1e-2):
                 return True
-        except RuntimeError:
+        except NetworkFails:
             pass
         classifier.to(memory_format=torch.contiguous_format)
     return False

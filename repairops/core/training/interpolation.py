@@ -8,7 +8,6 @@ that suffers from it is not chosen.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Mapping, Sequence
 
@@ -24,7 +23,7 @@ from repairops.core.training.loop import TrainingResult
 from repairops.core.training.selection import FORGOTTEN, ValidationCounts, select_epoch, standard_error
 from repairops.core.training.state import right_answers
 from repairops.model.device import resolve_device
-from repairops.model.network import Classifier
+from repairops.model.network import Classifier, own_copy
 from repairops.outcome.sections import Point
 
 
@@ -72,7 +71,7 @@ def trade_off(
         return []
     ends, device = (state_tensors(champion), state_tensors(tuned)), resolve_device(config.device)
     weights = [step / (config.interpolation + 1) for step in range(config.interpolation + 1, -1, -1)]
-    walking = copy.deepcopy(tuned).to(device)
+    walking = own_copy(tuned).to(device)
 
     def measure(weight: float) -> tuple[np.ndarray, np.ndarray]:
         load_tensors(walking, interpolate(*ends, weight))
@@ -95,7 +94,7 @@ def trade_off(
 
 def between(champion: Classifier, tuned: Classifier, points: Sequence[Point]) -> Classifier:
     """A network with the weights of the chosen point; the fine-tuned one where there are no points."""
-    network = copy.deepcopy(tuned)
+    network = own_copy(tuned)
     for point in points:
         if point.chosen:
             load_tensors(network, interpolate(state_tensors(champion), state_tensors(tuned), point.weight))

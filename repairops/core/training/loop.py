@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
 import time
@@ -32,9 +31,9 @@ from repairops.core.training.pace import choose_optimizer, fit_pace, make_optimi
 from repairops.core.training.selection import is_over, seconds_left
 from repairops.core.training.state import Figures, TrainingState
 from repairops.data.records import ImageSet
-from repairops.errors import DatasetNotFound, InvalidOption
+from repairops.errors import DatasetNotFound, InvalidOption, NetworkFails, NoGradient
 from repairops.model.device import device_name, resolve_device, seeded, set_mode, use_bfloat16
-from repairops.model.network import Classifier
+from repairops.model.network import Classifier, in_network, own_copy
 from repairops.outcome.sections import Pace
 
 
@@ -96,7 +95,7 @@ def train(
     training repeats the calls for the epochs that it has behind it.
     teacher: what `MethodData.champion` copies; None: the champion that is fine-tuned.
 
-    Raises DeviceNotAvailable, InvalidOption, DatasetNotFound, NotFineTunable, LossNotFinite.
+    Raises DeviceNotAvailable, InvalidOption, DatasetNotFound, NotFineTunable, NetworkFails, LossNotFinite.
     """
     _check(config, parts)
     began, device, ranks = time.monotonic(), resolve_device(config.device), current_ranks()
@@ -146,12 +145,29 @@ def train(
     return _result(run, time.monotonic() - began, channels_last=channels_last, bfloat16=amp)
 
 
+def check_trainable(champion: Classifier) -> None:
+    """Tries a copy of the champion on two images, in train mode, forward and backward, on the CPU.
+
+    What would stop a training is known before anything is fitted to the failures. Raises NotCopyable, NotAClassifier,
+    NetworkFails, NoGradient.
+    """
+    spec, tried = champion.spec, own_copy(champion)
+    images = torch.linspace(0, 1, 2 * spec.channels * spec.height * spec.width)
+    set_mode(tried, training=True)
+    with torch.enable_grad(), seeded(0, torch.device("cpu")):
+        answers = tried(images.view(2, spec.channels, spec.height, spec.width))
+        if not answers.requires_grad:
+            raise NoGradient("The model", "its answers carry no gradient")
+        with in_network("in its backward pass"):
+            answers.sum().backward()
+
+
 @contextmanager
 def _large_enough(batch_size: int) -> Iterator[None]:
     """Raises InvalidOption where a BatchNorm layer refuses the batches; one image is enough for some layers."""
     try:
         yield
-    except ValueError as error:
+    except NetworkFails as error:
         if "more than 1 value per channel" not in str(error):
             raise
         wanted = "more: a BatchNorm layer of the model needs more than one image in each process"
@@ -175,7 +191,7 @@ def _find_pace(runner: EpochRunner, run: TrainingState) -> Pace:
 
 def frozen_copy(classifier: Classifier, tensors: Mapping[str, Tensor]) -> Classifier:
     """A copy with other weights, in eval mode and without gradients: the champion beside what becomes of it."""
-    other = copy.deepcopy(classifier)
+    other = own_copy(classifier)
     load_tensors(other, tensors)
     set_mode(other.requires_grad_(False), training=False)
     return other

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from repairops.config import TrainingConfig
-from repairops.errors import NotFineTunable
+from repairops.errors import NoGradient
 from repairops.model.traced import part_names
 from repairops.outcome.sections import Pace
 
@@ -47,10 +47,10 @@ def choose_optimizer(network: nn.Module, wanted: str) -> Optimizer:
 
 
 def make_optimizer(network: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
-    """Of all parameters that can be trained. Raises NotFineTunable where there are none."""
+    """Of all parameters that can be trained. Raises NoGradient where there are none."""
     trainable = [p for p in network.parameters() if p.requires_grad]
     if not trainable:
-        raise NotFineTunable("The model", "none of its parameters requires a gradient")
+        raise NoGradient("The model", "none of its parameters requires a gradient")
     fused = trainable[0].device.type == "cuda" or None
     kind = choose_optimizer(network, config.optimizer)
     rate = config.learning_rate or RATES[kind]
