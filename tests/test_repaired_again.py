@@ -11,46 +11,58 @@ import pytest
 import torch
 from pipeline_helpers import (
     NAMES,
-    SHOTS,
     Scene,
     options,
     scene_fixture,  # noqa: F401
     template_fixture,  # noqa: F401
 )
+from training_helpers import Stopped
 
 from repairops import log_failures, repair
 from repairops.config import ModelConfig
 from repairops.core.parts import RepairInputs
 from repairops.core.repair import Repaired
 from repairops.data.records import FailureBatch
+from repairops.errors import Unforeseen
 from repairops.model.evaluation import predict
+from repairops.model.network import Classifier
 from repairops.outcome import Outcome
+from repairops.outcome.sections import EarlierFailures
 from repairops.report import render_page, render_terminal
 from repairops.report.pictures import Pictures
 from repairops.stages import repair as stage
 from repairops.stages.earlier import find_earlier
 from repairops.store.batches import logged_batches
-from repairops.store.champion import fetch_champion
+from repairops.store.champion import Champion, fetch_champion
+from repairops.store.datasets import find_sets
 from repairops.store.jobs import job_key
 from repairops.store.models import resolve_model
 
 PARTS = ("repair", "validation", "heldout")
+STOPPED = list[RepairInputs]()
 
 
-def log_dark_scans(scene: Scene) -> None:
-    """Logs what version 2 gets wrong of the field's scans in the dark; each is named as in the first batch."""
+def log_dark_scans(scene: Scene) -> Champion:
+    """Logs what version 2 gets wrong of the field's scans in the dark, each named as in the first batch; returns it."""
     served = fetch_champion(resolve_model("models:/cls/2", scene.client), ModelConfig(), scene.folder / "served")
     field = scene.data.field
     dark = (field.pixels * 0.3).round().to(torch.uint8)
     wrong = np.flatnonzero(~predict(served.classifier, dark, field.labels).right)
     groups = [f"scan {scan}" for scan in wrong]
     log_failures("prod/cls", dark[torch.from_numpy(wrong)], [NAMES[k] for k in field.labels[wrong]], groups=groups)
+    return served
 
 
 def files(scene: Scene, outcome: Outcome) -> dict[str, set[str]]:
     """The failures of each part, as a job's run names them, by sample id."""
     run = outcome.record.tracking.run_id
     return {part: set(scene.artifact(run, f"roles/{part}_failures.txt").read_text().split()) for part in PARTS}
+
+
+def stopped(champion: Classifier, given: RepairInputs, *arguments: object, **named: object) -> Repaired:
+    """In the place of a repair: what it would be given is enough."""
+    STOPPED.append(given)
+    raise Stopped
 
 
 def ids(batch: FailureBatch) -> set[str]:
@@ -63,8 +75,7 @@ def test_a_second_repair_keeps_the_first(
     first = repair(config=options())
     assert first.record.earlier is first.record.evidence.earlier is None
     scene.client.set_registered_model_alias("cls", "prod", first.version)
-    log_dark_scans(scene)
-    assert SHOTS == 2
+    served = log_dark_scans(scene)
     made = list[tuple[RepairInputs, Repaired]]()
     repair_network = stage.repair_network
 
@@ -97,7 +108,7 @@ def test_a_second_repair_keeps_the_first(
     # They train (see `test_repair`), choose and judge; the repair rate is that of the new batch alone.
     chose = len(new[1]) + min(len(new[1]), len(old[1]))
     assert record.training.validation_failures == chose
-    images, served = old[2].images, fetch_champion(resolve_model("prod/cls", scene.client), ModelConfig(), scene.folder)
+    images = old[2].images
     for network, right in (
         (served.classifier, evidence.earlier.champion_right), (repaired.network, evidence.earlier.challenger_right)
     ):  # fmt: skip
@@ -114,23 +125,23 @@ def test_a_second_repair_keeps_the_first(
     batches = logged_batches(scene.client, "cls")
     assert {batch.digest[:36] for batch in batches} <= digests
 
-    # The job is named by them too, and without their roles it is the job that it was before there was a replay.
+    # The job is named by them too. Without their roles it goes on without them; with the option off, without a word.
     found = find_earlier(scene.client, served.ref, batches[:1])
-    arguments = served.ref, [batches[1].digest], ["a"], options()
-    assert len({job_key(*arguments, digests) for digests in ([], [batches[0].digest])}) == 2
     assert found.roles.keys() == set.union(*before.values())
-    assert find_earlier(scene.client, replace(served.ref, version="1"), []).note == ""
+    sets = [each.digest for each in find_sets(scene.client, served.ref.run_id, None, None, None).values()]
+    key = served.ref, [batches[1].digest], sets, options()
+    assert record.job_key == job_key(*key, [batches[0].digest]) != job_key(*key)
+    monkeypatch.setattr(stage, "repair_network", stopped)
     folder = scene.client.get_run(first.record.tracking.run_id).info.artifact_uri.removeprefix("file://")
     shutil.rmtree(f"{folder}/roles")
-    caplog.clear()
-    alone = repair(config=options("training.epochs=1"))
-    (_, (given, _)) = made
-    assert (given.split, given.earlier) == (None, None)
-    assert alone.record.evidence.earlier is None
-    assert alone.record.earlier.note in render_page(alone.record, Pictures())
-    assert "The failures of earlier repairs have no part in this one" in caplog.text
-    assert "_failures.txt of run" in caplog.text
-
-    # The option leaves them alone, without a word.
-    without = repair(config=options("training.epochs=1", "method.replay_share=0"))
-    assert without.record.earlier is None
+    notes = []
+    for config in (options("seed=1"), options("seed=1", "method.replay_share=0")):
+        with pytest.raises(Unforeseen, match="Stopped"):
+            repair(config=config)
+        assert (STOPPED[-1].split, STOPPED[-1].earlier) == (None, None)
+        notes.append(scene.outcome(scene.repairs()[0].info.run_id).get("earlier", {}).get("note"))
+    assert "have no part in this one" in notes[0]
+    assert f"_failures.txt of run {first.record.tracking.run_id}, which made version 2, is not there" in notes[0]
+    assert f"Warning: {notes[0]}" in caplog.text
+    assert notes[0] in render_page(replace(record, earlier=EarlierFailures(note=notes[0])), Pictures())
+    assert notes[1] is None
