@@ -160,9 +160,12 @@ class FailureBatch:
 
     def joined(self, other: FailureBatch) -> FailureBatch:
         """These failures and then the other's."""
-        columns = ("predicted", "confidence", "groups", "sources")
-        both = (np.concatenate((getattr(self, name), getattr(other, name))) for name in columns)
-        return FailureBatch(self.images.joined(other.images), *both, (*self.digests, *other.digests))
+
+        def both(name: str) -> np.ndarray:
+            return np.concatenate((getattr(self, name), getattr(other, name)))
+
+        columns = both("predicted"), both("confidence"), both("groups"), both("sources")
+        return FailureBatch(self.images.joined(other.images), *columns, (*self.digests, *other.digests))
 
 
 @dataclass(frozen=True, eq=False)

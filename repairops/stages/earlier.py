@@ -75,7 +75,7 @@ def settle_parts(
         near_duplicate_similarity=options.near_duplicate_similarity,
         seed=derive_seed(job.config.seed, "split"),
     )
-    sizes = {"repair": len(parts.repair), "validation": len(parts.validation), "heldout": len(parts.heldout.batch)}
-    job.record = replace(job.record, earlier=replace(found, **sizes))
-    log.info("           of earlier repairs %s", ", ".join(f"{count} {part}" for part, count in sizes.items()))
+    repair, validation, heldout = map(len, (parts.repair, parts.validation, parts.heldout.batch))
+    job.record = replace(job.record, earlier=replace(found, repair=repair, validation=validation, heldout=heldout))
+    log.info("           of earlier repairs %d repair, %d validation, %d heldout", repair, validation, heldout)
     return split, parts
