@@ -248,6 +248,8 @@ def test_earlier_failures_are_replayed_and_choose_beside_the_new_ones_and_none_t
     assert alone.training.validation_failures == validation
     assert beside.training.validation_failures == 2 * validation < validation + len(earlier[1])
     assert weights(alone)[1] != weights(beside)[1]
+    repaired(dataclasses.replace(known, repair=earlier[2]))
+    assert seen[2].replayed is earlier[2]  # trained anew: what is replayed is part of what a checkpoint is of
 
 
 @pytest.mark.parametrize("learns", [True, False])
