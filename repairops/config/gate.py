@@ -85,7 +85,7 @@ class GateConfig(Stage):
         INCONCLUSIVE="Log more failures of the same kind and repair again, so that more of them are held out; or raise "
         "gate.repair_margin_points.",
     )
-    earlier_repairs: Level = required(
+    earlier_repairs: Level = advisory(
         "repaired",
         "Earlier repairs kept",
         needs="earlier",
