@@ -17,6 +17,7 @@ from repairops.errors import UsageError, all_foreseen
 from repairops.model.device import resolve_device
 from repairops.outcome import Outcome
 from repairops.stages.compare import compare_with_rival
+from repairops.stages.earlier import Earlier, find_earlier, settle_parts
 from repairops.stages.gallery import (
     changed_answers,
     flipped_images,
@@ -46,7 +47,7 @@ from repairops.store.jobs import (
     work_folder,
 )
 from repairops.store.models import resolve_model
-from repairops.store.registry import check_right_to_register, failure_roles, repaired_batches
+from repairops.store.registry import check_guarded, check_right_to_register, failure_roles, repaired_batches
 from repairops.store.room import clear_folder
 from repairops.store.styles import with_fitted_weights
 
@@ -72,6 +73,7 @@ def repair(
         that were logged with the model, else a part of a large clean set, else of the train set.
     rerun: also where this very job (model version, batches, data sets, configuration) has an outcome already.
 
+    A version that was repaired before keeps what that repaired: its failures are replayed (`method.replay_share`).
     A job that was interrupted goes on where it stopped. Raises RepairError, with one line that says what to do,
     whatever was raised inside; the run then keeps the outcome 'error' and what was found so far.
     """
@@ -85,12 +87,17 @@ def repair(
     check_alias(client, ref, config.register.alias)
     sets = find_sets(client, ref.run_id, train_set, clean_set, validation_set)
     logged = logged_batches(client, ref.name)
-    used, roles = repaired_batches(client, ref), None
+    used, roles, before = repaired_batches(client, ref), None, Earlier()
+    repaired = [batch for batch in logged if batch.digest[:16] in used]
     if config.method.name == CONSOLIDATE:
+        check_guarded(client, ref)
         roles = failure_roles(client, ref)
-        logged, used = [batch for batch in logged if batch.digest[:16] in used], set()
+        logged, used = repaired, set()
     batches = choose_batches(logged, failures, used)
-    key = job_key(ref, [batch.digest for batch in batches], [found.digest for found in sets.values()], config)
+    if roles is None and batches and config.method.replay_share:
+        before = find_earlier(client, ref, repaired)
+    digests, replayed = ([batch.digest for batch in part] for part in (batches, before.batches))
+    key = job_key(ref, digests, [found.digest for found in sets.values()], config, replayed)
     folder, fitted = work_folder(key), with_fitted_weights(client, config)
     with job_lock(key, folder), job_run(client, ref, job_tags(key, folder, fitted)) as run:
         job = Job(run, key, folder, ref, batches, fitted)
@@ -105,7 +112,7 @@ def repair(
             if earlier:
                 return job.repeat(earlier, promote_earlier(job, client, earlier))
             check_right_to_register(client, ref.name)
-            outcome = run_job(job, Inputs(client, ref, batches, sets, frozenset(used), roles))
+            outcome = run_job(job, Inputs(client, ref, batches, sets, frozenset(used), roles, before))
         clear_folder(folder)
         return outcome
 
@@ -129,13 +136,17 @@ def run_job(job: Job, inputs: Inputs) -> Outcome:
         note_provenance(job, inputs)
         champion, train_set, unseen, clean, rows = pull(job, inputs)
     with job.stage("validate"):
-        failures, field, known = validate_failures(job, rows, champion, train_set, unseen, clean, inputs.roles)
-    split = None if inputs.roles is None else split_by_roles(failures, inputs.roles)
-    given = RepairInputs(train_set, failures, unseen, split)
+        failures, field, known, before = validate_failures(
+            job, rows, champion, train_set, unseen, clean, inputs.roles, inputs.earlier
+        )
+        split, earlier = settle_parts(job, failures, before, inputs.earlier)
+    if inputs.roles is not None:
+        split = split_by_roles(failures, inputs.roles)
+    given = RepairInputs(train_set, failures, unseen, split, earlier)
     repaired, pictures = repair_champion(job, champion.classifier, given)  # stages split, cluster, style and fine-tune
     with job.stage("evaluate"):
         evaluation = measure(job, champion, repaired, clean, known)
-        evidence = weigh(job, champion, repaired, clean, field, evaluation)
+        evidence = weigh(job, champion, repaired, clean, field, evaluation, earlier.heldout if earlier else None)
     if job.config.method.compare:
         with job.stage("compare"):
             compare_with_rival(job, champion.classifier, repaired, given, clean, known, evaluation)

@@ -52,6 +52,7 @@ def good_evidence(**changes: Any) -> Evidence:
         latency=(LatencyFigures(1, 2.0, 2.5, 2.1, 2.6), LatencyFigures(32, 9.0, 9.5, 9.1, 9.6)),
         heldout=counts(300, 4, 2, 232 / 300),
         field_rows=FieldCounts(900, 100, 880, 3, RepairCounts(18, 30)),
+        earlier=counts(210, 2, 3, 0.6),
     )
     return replace(made, **changes)
 

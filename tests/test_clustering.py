@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 from repairops.core.clustering import cluster_failures, cluster_grid, nearest_clusters, reference_probabilities
 from repairops.data.decoding import sample_ids
 from repairops.data.records import Clusters, FailureBatch, ImageSet
-from repairops.data.split import group_images, split_failures
+from repairops.data.split import group_images, split_beside, split_failures
 from repairops.errors import CannotSplit, InvalidOption
 
 NAMES = tuple("0123456789")
@@ -176,6 +176,44 @@ def test_one_group_cannot_be_split_and_the_error_says_what_to_do():
         split_failures(failures(np.concatenate([frame, frame + 5]), [0, 0]), **SPLIT)
     with pytest.raises(CannotSplit, match="There are no failures"):
         split_failures(random_failures(rng, 2).subset(np.arange(0)), **SPLIT)
+
+
+def test_earlier_failures_keep_their_parts_and_new_ones_that_are_alike_take_them():
+    """No group has two parts: neither a name nor a near duplicate, of one batch or of both."""
+    rng, seen = np.random.default_rng(3), np.zeros(4, int)
+    for _ in range(30):
+        names = [["" if rng.random() < 0.5 else f"g{rng.integers(20)}" for _ in range(60)] for _ in range(2)]
+        old = random_failures(rng, 60, names[0])
+        first = parts(split_failures(old, **SPLIT))
+        roles = {
+            i: role for role, part in zip(("repair", "validation", "heldout"), first, strict=True) for i in ids(part)
+        }
+        copies = (old.images.pixels[:20].int() + 9).clamp(max=255)
+        fresh = random_failures(rng, 40)
+        pixels, labels = torch.cat((copies, fresh.images.pixels)), [old.images.labels[:20], fresh.images.labels]
+        new = failures(pixels, np.concatenate(labels), names[1])
+        split, earlier = split_beside(new, old, roles, **SPLIT)
+        assert [len(part) for part in parts(split)] == [len(ids(part)) for part in parts(split)]
+        assert set.union(*map(ids, parts(split))) == ids(new)
+        assert all(ids(part) <= ids(had) for part, had in zip(parts(earlier), first, strict=True))
+        joined = [one.joined(other) for one, other in zip(parts(split), parts(earlier), strict=True)]
+        everything = new.joined(old)
+        group_of = dict(zip(everything.images.sample_ids.tolist(), groups_of(everything, 0.98).tolist(), strict=True))
+        kept = [{group_of[i] for i in ids(part)} for part in joined]
+        assert sum(map(len, kept)) == len(set.union(*kept))
+        seen += [*map(len, parts(earlier)), len(old) - sum(map(len, parts(earlier)))]
+    assert (
+        seen.min() > 0
+    )  # some had to be left out: a new failure is alike to one that trained and one that was held out
+
+
+def test_beside_no_earlier_failure_the_split_is_the_usual_one():
+    batch = random_failures(np.random.default_rng(0), 90, [f"g{i // 3}" for i in range(90)])
+    split, earlier = split_beside(batch, batch.subset(np.arange(0)), {}, **SPLIT)
+    assert [ids(part) for part in parts(split)] == [ids(part) for part in parts(split_failures(batch, **SPLIT))]
+    assert [len(part) for part in parts(earlier)] == [0, 0, 0]
+    again, _ = split_beside(batch, batch, dict.fromkeys(ids(batch), "heldout"), **SPLIT)
+    assert [len(part) for part in parts(again)] == [0, 0, 90]  # the same batch once more
 
 
 def test_fractions_of_zero_and_fractions_that_make_no_sense():

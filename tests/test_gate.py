@@ -58,7 +58,14 @@ def test_good_evidence_passes_every_check():
     assert [c.name for c in verdict.checks] == list(RULES)
     assert {c.result for c in verdict.checks} == {"PASS"}
     required = [c.name for c in verdict.checks if c.level == "required"]
-    assert required == ["clean_non_regression", "repair_rate", "repairs_kept", "class_recall", "onnx_parity"]
+    assert required == [
+        "clean_non_regression",
+        "repair_rate",
+        "repairs_kept",
+        "earlier_repairs",
+        "class_recall",
+        "onnx_parity",
+    ]
 
 
 def test_every_line_of_the_table_leads_to_its_function_and_advises():
@@ -462,6 +469,29 @@ def test_a_consolidation_may_lose_repairs_up_to_the_margin():
     assert check("repairs_kept", heldout=counts(0)).result == "INCONCLUSIVE"
     # Other jobs have champions that are wrong on all of these: nothing to keep, and no word of it, required or not.
     assert "repairs_kept" not in [c.name for c in decide(good_evidence(heldout=None), POLICY).checks]
+
+
+def test_a_repair_that_undoes_earlier_ones_fails_and_few_failures_stop_none():
+    """At 60 failures 5 lost are 8 points: seldom by chance, not proven to be beyond 5; 4 lost may be chance."""
+    for n, lost, won, result in (
+        (10, 0, 0, "PASS"), (60, 4, 0, "PASS"), (60, 5, 0, "INCONCLUSIVE"), (60, 8, 0, "FAIL"),
+        (100, 5, 0, "PASS"), (100, 30, 24, "PASS"), (1000, 60, 0, "INCONCLUSIVE"), (1000, 65, 0, "FAIL"),
+    ):  # fmt: skip
+        found = check("earlier_repairs", earlier=counts(n, lost, won, 0.7))
+        assert found.result == result, (n, lost, won)
+        before = round(0.7 * n)
+        assert (
+            f"Of {n:,} failures that earlier repairs held out {before} were right and {before - lost + won} are "
+            in (found.summary)
+        )
+        assert f"({lost} lost, {won} won; the change can be " in found.summary
+        assert found.figures["lower_points"] < found.figures["difference_points"] <= found.figures["upper_points"]
+        risk = exact_p_value(lost, won, n, 0.05)
+        assert (risk <= 0.05) == (result == "FAIL")
+    wide = replace(POLICY, repair_margin_points=10)
+    assert check("earlier_repairs", wide, earlier=counts(60, 8, 0, 0.7)).result != "FAIL"
+    assert check("earlier_repairs", earlier=counts(0)).result == "INCONCLUSIVE"
+    assert "earlier_repairs" not in [c.name for c in decide(good_evidence(earlier=None), POLICY).checks]
 
 
 def test_clean_images_routed_beyond_the_share_that_is_allowed_fail():

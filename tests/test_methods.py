@@ -15,7 +15,7 @@ from training_helpers import SPEC, Degradation, Identity, champion, clusters_of,
 from repairops.config import MethodConfig
 from repairops.core.augment.patterns import Pattern, find_pattern
 from repairops.core.methods import CONSOLIDATE, METHODS, MethodData, make_method
-from repairops.core.methods.base import FailureSampler
+from repairops.core.methods.base import FailureSampler, make_sampler
 from repairops.core.methods.fine_tuning import BatchNormStatistics, FineTune
 from repairops.core.methods.losses import distillation_loss, jensen_shannon, train_and_failure_loss
 from repairops.core.methods.style_guided import MixedConsistency, StyleGuided
@@ -85,6 +85,21 @@ def test_failures_join_in_their_share_jittered_with_their_true_labels():
     assert FailureSampler(data, 0.0).draw(100, Generator())[0].shape == (0, 1, 8, 8)
     assert len(FailureSampler(data, 0.4).draw(1, Generator())[0]) == 0  # round(0.4)
     assert len(FailureSampler(data, 2.0).draw(300, Generator())[0]) == 600  # more than there are: with replacement
+
+
+def test_of_the_failures_that_join_a_share_is_replayed_where_there_are_earlier_ones():
+    data, (_, earlier) = repair_data(), failures()
+    usual = FailureSampler(data, 0.4).draw(100, Generator().manual_seed(0))
+    for without in (FailureSampler(data, 0.4, 0.25), FailureSampler(replace(data, replayed=earlier), 0.4)):
+        images, labels = without.draw(100, Generator().manual_seed(0))
+        assert torch.equal(images, usual[0])
+        assert torch.equal(labels, usual[1])
+    images, labels = FailureSampler(replace(data, replayed=earlier), 0.4, 0.25).draw(100, Generator().manual_seed(0))
+    for batch, drawn in ((data.failures, slice(0, 30)), (earlier, slice(30, 40))):
+        same = (to_unit(batch.images.pixels)[:, None] == images[drawn]).flatten(2).all(2)
+        assert same.any(0).all()
+        assert torch.equal(torch.from_numpy(batch.images.labels)[same.int().argmax(0)], labels[drawn])
+    assert make_sampler(data, MethodConfig()).again == MethodConfig().replay_share > 0
 
 
 # Losses

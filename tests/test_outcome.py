@@ -64,13 +64,13 @@ def test_a_record_is_written_as_it_was_read() -> None:
     """Keys, nesting and digits; the file has every section but a warning, and those that came later."""
     values = kept("schema2")
     values["policy"] |= {"max_clean_routing": 0.05, "clean_routing": "off", "repair_margin_points": 5.0}
-    values["policy"] |= {"repairs_kept": "off", "class_test": "each"}
+    values["policy"] |= {"repairs_kept": "off", "earlier_repairs": "off", "class_test": "each"}
     values["policy"] |= {"field_margin_points": 2.0, "field_non_regression": "off"}
     record = read_outcome(FOLDER / "schema2.json").record
     assert to_plain(record) == values
     assert list(to_plain(record)) == list(values)
     unset = {key for key, value in vars(record).items() if value is None}
-    later = {"form", "provenance", "least_harm", "comparison", "suspect_labels"}
+    later = {"form", "provenance", "least_harm", "comparison", "suspect_labels", "earlier"}
     assert unset == {"warning", "earlier_run"} | later
 
 

@@ -215,6 +215,44 @@ def test_an_interrupted_repair_goes_on_with_the_style_fitted_again(tmp_path: Pat
     assert all(torch.equal(value, kept[name]) for name, value in state_tensors(original).items())
 
 
+def test_earlier_failures_are_replayed_and_choose_beside_the_new_ones_and_none_that_was_held_out(
+    tmp_path: Path,
+) -> None:
+    batch, seen = all_failures(), list[MethodData]()
+    new, *earlier = (batch.subset(np.arange(start, len(batch), 4)) for start in range(4))
+    given = dataclasses.replace(inputs(), failures=new)
+    known = FailureSplit(earlier[0], earlier[1], HeldOutFailures(earlier[2]))
+
+    def factory(config: MethodConfig, data: MethodData, generator: Generator) -> Method:
+        seen.append(data)
+        return make_method(config, data, generator)
+
+    def repaired(known: FailureSplit | None) -> Repaired:
+        config, watch = dataclasses.replace(CONFIG, guard=GuardConfig(mode="off")), Looking()
+        again = dataclasses.replace(given, earlier=known)
+        style = Degradation()
+        found = repair_network(
+            champion(), again, config, work_dir=tmp_path, watch=watch, style=style, method_factory=factory
+        )
+        assert ids(watch.parts[0].failures) == ids(found.split.repair)  # what looks and style are about
+        return found
+
+    def ids(part: FailureBatch) -> set[str]:
+        return set(part.images.sample_ids.tolist())
+
+    alone, beside = repaired(None), repaired(known)  # in one folder: the second does not go on after the first
+    assert seen[0].replayed is None
+    assert seen[1].replayed is earlier[0]
+    assert ids(seen[0].failures) == ids(seen[1].failures) == ids(beside.split.repair)
+    assert set.union(*map(ids, (beside.split.repair, beside.split.validation, beside.split.heldout.batch))) == ids(new)
+    validation = len(alone.split.validation)
+    assert alone.training.validation_failures == validation
+    assert beside.training.validation_failures == 2 * validation < validation + len(earlier[1])
+    assert weights(alone)[1] != weights(beside)[1]
+    repaired(dataclasses.replace(known, repair=earlier[2]))
+    assert seen[2].replayed is earlier[2]  # trained anew: what is replayed is part of what a checkpoint is of
+
+
 @pytest.mark.parametrize("learns", [True, False])
 def test_a_pair_becomes_one_network_from_its_champion_taught_by_the_pair(learns: bool, tmp_path: Path) -> None:
     """Where no epoch is chosen too: then it is the champion, not the pair."""

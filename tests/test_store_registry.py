@@ -58,7 +58,14 @@ from repairops.store.jobs import (
     work_folder,
 )
 from repairops.store.models import ModelRef, aliases_of, resolve_model, target, version_at
-from repairops.store.registry import batch_tags, failure_roles, register_repair, repaired_batches, version_of_job
+from repairops.store.registry import (
+    batch_tags,
+    check_guarded,
+    failure_roles,
+    register_repair,
+    repaired_batches,
+    version_of_job,
+)
 from repairops.store.runs import file_sha256
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's hints on pickle and signatures
@@ -513,9 +520,10 @@ def test_a_failure_s_role_is_the_strongest_that_it_had_in_the_line_of_a_guarded_
     guarded = repaired("2", "hard", repair="gd", validation="e", heldout="ahb")
     wanted = dict.fromkeys("abdg", "repair") | dict.fromkeys("ce", "validation") | dict.fromkeys("fh", "heldout")
     assert failure_roles(client, guarded) == wanted
+    check_guarded(client, guarded)
     for number in ("1", "2"):
         with pytest.raises(NotGuarded, match=f"version {number} of 'cls' has no guard"):
-            failure_roles(client, ModelRef("cls", number, "", ""))
+            check_guarded(client, ModelRef("cls", number, "", ""))
     bare = client.create_run("0").info.run_id
     tags = {"repairops.parent_version": "3", "repairops.run_id": bare, "repairops.form": "hard", **batch_tags(["1"])}
     add_version(client, "cls", tags=tags)

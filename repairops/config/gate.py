@@ -9,6 +9,8 @@ from repairops.config.fields import NOT_NEGATIVE, POINTS, SHARE, Level, Range, R
 
 GENTLER = "Train more gently: a third of training.learning_rate, or fewer training.epochs."
 
+KEEPING = "Raise method.replay_share or training.epochs, or gate.repair_margin_points if the loss is acceptable to you."
+
 
 @dataclass(frozen=True)
 class GateConfig(Stage):
@@ -22,7 +24,8 @@ class GateConfig(Stage):
     )
     repair_margin_points: float = option(
         5.0,
-        "Of a consolidation: largest loss allowed of the held-out failures that are right, in percentage points.",
+        "Of a consolidation, and of a version that was repaired before: largest loss allowed of the held-out failures "
+        "that are right, in percentage points.",
         POINTS,
     )
     field_margin_points: float = option(
@@ -81,6 +84,14 @@ class GateConfig(Stage):
         "loss is acceptable to you.",
         INCONCLUSIVE="Log more failures of the same kind and repair again, so that more of them are held out; or raise "
         "gate.repair_margin_points.",
+    )
+    earlier_repairs: Level = advisory(
+        "repaired",
+        "Earlier repairs kept",
+        needs="earlier",
+        only=True,
+        FAIL=KEEPING,
+        INCONCLUSIVE=KEEPING,
     )
     class_recall: Level = required(
         "classes",

@@ -144,6 +144,13 @@ class MethodConfig(Stage):
     failure_share: float = option(
         0.4, "Failure images for each train image in a batch; default with `guard.mode=off`: 0.2.", NOT_NEGATIVE
     )
+    replay_share: float = option(
+        0.5,
+        "Of these, the share that are failures which earlier repairs of the version trained on, so that it keeps them; "
+        "0 = the earlier batches are left alone, and none of their failures trains, chooses or judges. See "
+        "[Repairing it again](../how-it-works/guard.md#repairing-it-again).",
+        SHARE,
+    )
     references: Literal["clusters", "uniform"] = option(
         "clusters", "`clusters` draws references by cluster, `uniform` from the whole batch (the paper's ablation)."
     )

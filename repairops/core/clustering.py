@@ -60,10 +60,11 @@ def cluster_failures(
     """
     ClusteringConfig.check(clusters=clusters)
     labels = failures.images.labels
-    space = None
+    space, features = None, None
     if by == "look" and not per_class and clean is not None and len(labels) and len(clean):
-        space = fit_look_space(failures.images.pixels, clean)
-    features = (space or _pixels)(failures.images.pixels)
+        space, features = fit_look_space(failures.images.pixels, clean)
+    if features is None:
+        features = _pixels(failures.images.pixels)
     assignments = np.full(len(labels), -1, np.int64)
     parts = [np.flatnonzero(labels == k) for k in np.unique(labels)] if per_class else [np.arange(len(labels))]
     divide = _looks if space else _k_means

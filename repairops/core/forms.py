@@ -73,7 +73,9 @@ def find_form(
     guard = fit_guard(parts, style, earlier, device, generator)
     sides = (parts.choosing, parts.validation.images)
     looks = [statistics_of(images.pixels) for images in sides]
-    calibrate(guard, *looks)
+    # One network that was repaired before knows the earlier looks itself: they need no guard.
+    sought = len(parts.validation) - (parts.settled if earlier is None else 0)
+    calibrate(guard, looks[0], looks[1][:sought])
     with torch.no_grad():
         odds = [guard.odds_of(look) for look in looks]
     champion, _ = networks_of(served)
@@ -89,7 +91,7 @@ def find_form(
                 torch.from_numpy(images.labels),
             )
         )  # fmt: skip
-    form = weigh_forms(*answers, told=separation(*odds), config=config)
+    form = weigh_forms(*answers, told=separation(odds[0], odds[1][:sought]), config=config)
     return (guard if form.name != "one" else None), form
 
 

@@ -39,9 +39,11 @@ class LookSpace:
     axes: Tensor
 
     def __call__(self, images: Tensor) -> np.ndarray:
-        directions = self.directions(measures_of(images))
-        features: np.ndarray = ((directions - self.middle) @ self.axes).float().numpy()
-        return features
+        return self.features(self.directions(measures_of(images)))
+
+    def features(self, directions: Tensor) -> np.ndarray:
+        found: np.ndarray = ((directions - self.middle) @ self.axes).float().numpy()
+        return found
 
     def directions(self, measures: Tensor) -> Tensor:
         """Of measures (N, M): how far they are from clean images' in each direction, in length at most 1."""
@@ -50,8 +52,11 @@ class LookSpace:
         return directions
 
 
-def fit_look_space(failures: Tensor, clean: Tensor) -> LookSpace:
-    """failures, clean: uint8 (N, C, H, W), at least one of each; some hundred clean images are plenty."""
+def fit_look_space(failures: Tensor, clean: Tensor) -> tuple[LookSpace, np.ndarray]:
+    """The space, and the failures' features in it, for which they are measured once.
+
+    failures, clean: uint8 (N, C, H, W), at least one of each; some hundred clean images are plenty.
+    """
     seen, sound = measures_of(failures), measures_of(clean[:CLEAN])
     centre = sound.mean(0)
     both = sound.var(0, correction=0) + seen.var(0, correction=0) + (seen.mean(0) - centre).square() / 2
@@ -64,7 +69,8 @@ def fit_look_space(failures: Tensor, clean: Tensor) -> LookSpace:
     directions = space.directions(seen)
     middle = directions.mean(0)
     spread = torch.linalg.eigh((directions - middle).T @ (directions - middle))
-    return LookSpace(centre, scale, white, middle, spread.eigenvectors[:, -AXES:])
+    space = LookSpace(centre, scale, white, middle, spread.eigenvectors[:, -AXES:])
+    return space, space.features(directions)
 
 
 def measures_of(images: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -19,12 +19,14 @@ class RepairInputs:
 
     unseen: clean images that the champion was not trained on; they choose. None: a part of the train set does.
     split: the failures' parts where earlier repairs have settled them; None: they are split by the repair.
+    earlier: of a version that was repaired before, the parts of those failures: what trained is replayed.
     """
 
     train_set: ImageSet
     failures: FailureBatch
     unseen: ImageSet | None = None
     split: FailureSplit | None = None
+    earlier: FailureSplit | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +35,8 @@ class TrainingParts:
 
     rows: int64, shuffled, of the images of `train_set` that train. choosing: the clean images that choose.
     unseen: whether the champion was not trained on these. failures: the repair failures, with their clusters.
-    validation: the failures that choose.
+    validation: the failures that choose, the last `settled` of them by earlier repairs. replayed: failures that these
+    trained on.
     """
 
     train_set: ImageSet
@@ -43,6 +46,8 @@ class TrainingParts:
     failures: FailureBatch
     validation: FailureBatch
     clusters: Clusters
+    replayed: FailureBatch | None = None
+    settled: int = 0
 
     @cached_property
     def sample(self) -> ImageSet:
@@ -76,6 +81,18 @@ def cut_parts(
         alike = np.zeros(len(failures), np.int64)
         clusters = Clusters(alike, alike.astype(np.float32), np.full(len(failures), 1 / max(len(failures), 1)))
     return TrainingParts(train_set, rows, choosing, unseen is not None, failures, validation, clusters)
+
+
+def beside_earlier(parts: TrainingParts, earlier: FailureSplit | None, *, seed: int) -> TrainingParts:
+    """The parts with failures of earlier repairs: what trained is replayed, what chose chooses again.
+
+    Of the latter at most as many as new ones, drawn at random, so that the new look counts as much as all before it.
+    """
+    if earlier is None:
+        return parts
+    order = np.random.default_rng(derive_seed(seed, "earlier")).permutation(len(earlier.validation))
+    again = earlier.validation.subset(np.sort(order[: len(parts.validation)]))
+    return replace(parts, validation=parts.validation.joined(again), replayed=earlier.repair, settled=len(again))
 
 
 def split_train_set(

@@ -23,7 +23,7 @@ from repairops.core.clustering import cluster_parts
 from repairops.core.forms import find_form
 from repairops.core.looks import fit_to_failures
 from repairops.core.methods import AUTO, CONSOLIDATE, STYLED, Method, MethodData, make_method
-from repairops.core.parts import RepairInputs, TrainingParts, cut_parts
+from repairops.core.parts import RepairInputs, TrainingParts, beside_earlier, cut_parts
 from repairops.core.styles import Style
 from repairops.core.suspects import find_suspects, without_suspects
 from repairops.core.training import TrainingResult, train
@@ -119,6 +119,8 @@ def repair_network(
     on after the last one. style: taken instead of one that is fitted to the repair failures. Of several processes all
     call this, and rank 0 splits, clusters and fits the guard, since rounding differs from machine to machine.
 
+    Failures of earlier repairs (`inputs.earlier`) are replayed beside the new ones, and choose beside them; clusters,
+    style and wrong labels are about the new ones alone.
     A guarded version that is repaired again keeps its champion, and its repaired network is what is fine-tuned. By the
     method CONSOLIDATE it becomes one network: its champion is what is fine-tuned, and the pair's answers teach.
 
@@ -130,7 +132,7 @@ def repair_network(
     if consolidates := config.method.name == CONSOLIDATE:
         unchanged, start, teacher = first, first, champion
     with watch.step("split"):
-        split = ranks.of_first(lambda: inputs.split or _split(inputs.failures, config))
+        split, earlier = ranks.of_first(lambda: (inputs.split or _split(inputs.failures, config), inputs.earlier))
         watch.on_split(split)
     parts = cut_parts(inputs.train_set, inputs.unseen, split.repair, split.validation, None, config.training, seed=seed)
     with watch.step("cluster"):
@@ -153,6 +155,7 @@ def repair_network(
             else:
                 found = find_suspects(*asked, seed=seed)
             watch.on_suspects(before, split, found)
+    parts = beside_earlier(parts, earlier, seed=seed)
 
     def fine_tune(
         method: MethodConfig, training: TrainingConfig, folder: Path, watch: Watch

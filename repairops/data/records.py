@@ -110,6 +110,14 @@ class ImageSet:
             self.pixels[index], self.labels[indices], self.class_names, self.sample_ids[indices], self.source
         )
 
+    def joined(self, *others: ImageSet) -> ImageSet:
+        """These images and then the others', copied into memory; all of one size and of the same classes."""
+        import torch
+
+        sets = (self, *others)
+        labels, ids = (np.concatenate([getattr(each, name) for each in sets]) for name in ("labels", "sample_ids"))
+        return ImageSet(torch.cat([each.pixels for each in sets]), labels, self.class_names, ids, self.source)
+
     @cached_property
     def digest(self) -> str:
         """sha256 over sample ids, labels and class names, in order."""
@@ -149,6 +157,15 @@ class FailureBatch:
             self.sources[indices],
             self.digests,
         )
+
+    def joined(self, other: FailureBatch) -> FailureBatch:
+        """These failures and then the other's."""
+
+        def both(name: str) -> np.ndarray:
+            return np.concatenate((getattr(self, name), getattr(other, name)))
+
+        columns = both("predicted"), both("confidence"), both("groups"), both("sources")
+        return FailureBatch(self.images.joined(other.images), *columns, (*self.digests, *other.digests))
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,6 +20,8 @@ from repairops.errors import CannotSplit
 
 CHUNK = 512  # images converted or compared at once
 THUMBNAIL = 8  # pixels a side
+ROLES = ("repair", "validation", "heldout")  # of a failure; the first are the stronger: what has trained never judges
+FREE = len(ROLES)  # no role yet
 
 
 def split_failures(
@@ -41,41 +43,71 @@ def split_failures(
     """
     SplitConfig.check(heldout_fraction=heldout_fraction, validation_fraction=validation_fraction)
     groups = group_images(batch.images, batch.groups, near_duplicate_similarity)
-    count = int(groups.max()) + 1 if len(groups) else 0
-    if count < 2 and heldout_fraction > 0:
+    settled = np.full(int(groups.max(initial=-1)) + 1, FREE)
+    return _split(batch, groups, settled, heldout_fraction, validation_fraction, seed)
+
+
+def split_beside(
+    batch: FailureBatch,
+    earlier: FailureBatch,
+    roles: Mapping[str, str],
+    *,
+    heldout_fraction: float,
+    validation_fraction: float,
+    near_duplicate_similarity: float,
+    seed: int,
+) -> tuple[FailureSplit, FailureSplit]:
+    """The parts of new failures, and those of `earlier` ones, which had their `roles` (by sample id) before.
+
+    Groups are found among all of them, and a group takes the strongest role that an earlier failure of it had: what
+    has trained, or chosen, never judges. New failures of such a group take it; an earlier failure whose own role is a
+    weaker one takes part in nothing. The other new failures are split as by `split_failures`.
+    """
+    SplitConfig.check(heldout_fraction=heldout_fraction, validation_fraction=validation_fraction)
+    names = np.concatenate((batch.groups, earlier.groups))
+    groups = group_images(batch.images.joined(earlier.images), names, near_duplicate_similarity)
+    own = np.array([ROLES.index(roles[sample_id]) for sample_id in earlier.images.sample_ids.tolist()], np.int64)
+    settled = np.full(int(groups.max(initial=-1)) + 1, FREE)
+    np.minimum.at(settled, groups[len(batch) :], own)
+    kept = np.where(settled[groups[len(batch) :]] == own, own, FREE)
+    present, groups = np.unique(groups[: len(batch)], return_inverse=True)
+    split = _split(batch, groups, settled[present], heldout_fraction, validation_fraction, seed)
+    return split, _parts(earlier, kept)
+
+
+def _split(
+    batch: FailureBatch, groups: np.ndarray, settled: np.ndarray, heldout: float, validation: float, seed: int
+) -> FailureSplit:
+    """groups: of each failure, 0 and up. settled: the role of each group, an index into ROLES; FREE: it is drawn."""
+    count, labels = len(settled), batch.images.labels
+    if count < 2 and heldout > 0:
         raise CannotSplit(len(batch), str(batch.groups[0]) if len(batch) else "")
-    order = np.random.default_rng(seed).permutation(count)
-    keep = 2 if validation_fraction > 0 and count > 2 else 1
-    heldout = _pick_groups(order, groups, batch.images.labels, heldout_fraction, keep)
-    left = order[~np.isin(order, heldout)]
-    validation = _pick_groups(left, groups, batch.images.labels, validation_fraction, 1)
-    is_heldout, is_validation = np.isin(groups, heldout), np.isin(groups, validation)
-    return FailureSplit(
-        repair=batch.subset(np.flatnonzero(~is_heldout & ~is_validation)),
-        validation=batch.subset(np.flatnonzero(is_validation)),
-        heldout=HeldOutFailures(batch.subset(np.flatnonzero(is_heldout))),
-    )
+    order, role_of = np.random.default_rng(seed).permutation(count), settled.copy()
+    order = order[settled[order] == FREE]
+    role_of[order] = 0
+    keep = 2 if validation > 0 and len(order) > 2 else 1
+    picked = _pick_groups(order, groups, labels, heldout, keep)
+    role_of[picked] = 2
+    left = order[~np.isin(order, picked)]
+    role_of[_pick_groups(left, groups, labels, validation, 1)] = 1
+    return _parts(batch, role_of[groups])
+
+
+def _parts(batch: FailureBatch, roles: np.ndarray) -> FailureSplit:
+    """roles: of each failure, an index into ROLES, or FREE: it is in no part."""
+    repair, validation, heldout = (batch.subset(np.flatnonzero(roles == role)) for role in range(len(ROLES)))
+    return FailureSplit(repair, validation, HeldOutFailures(heldout))
 
 
 def split_by_roles(batch: FailureBatch, roles: Mapping[str, str]) -> FailureSplit:
     """The parts that the failures had before; roles: 'repair', 'validation' or 'heldout' by each one's sample id."""
-    names = np.array([roles[sample_id] for sample_id in batch.images.sample_ids.tolist()])
-    repair, validation, heldout = (
-        batch.subset(np.flatnonzero(names == role)) for role in ("repair", "validation", "heldout")
-    )
-    return FailureSplit(repair, validation, HeldOutFailures(heldout))
+    return _parts(batch, np.array([ROLES.index(roles[sample_id]) for sample_id in batch.images.sample_ids.tolist()]))
 
 
 def apart_from(field: FieldRows, split: FailureSplit, similarity: float) -> np.ndarray:
     """The field rows of no scene (see `group_images`) of which a failure repairs or chooses: int64, ascending."""
     parts = [split.repair, split.validation]
-    images = [field.images, *(part.images for part in parts)]
-    everything = ImageSet(
-        torch.cat([each.pixels for each in images]),
-        np.concatenate([each.labels for each in images]),
-        field.images.class_names,
-        np.concatenate([each.sample_ids for each in images]),
-    )
+    everything = field.images.joined(*(part.images for part in parts))
     names = np.concatenate([field.groups, *(part.groups for part in parts)])
     groups, count = group_images(everything, names, similarity), len(field.images)
     return np.flatnonzero(~np.isin(groups[:count], groups[count:]))

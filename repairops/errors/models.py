@@ -69,8 +69,8 @@ class NotGuarded(RepairError):
 
 class RolesLost(RepairError):
     message = (
-        "{} cannot be consolidated: {} of run {}, which made version {}, is not there, so nothing says which failures "
-        "it has learnt and which may judge. Restore that run, or repair the version before it with guard.mode=off."
+        "{} of run {}, which made version {}, is not there, so nothing says which failures it has learnt and which may "
+        "judge. Restore that run; without it the version is repaired by new failures alone, and not consolidated."
     )
 
 

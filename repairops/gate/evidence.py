@@ -224,6 +224,7 @@ class Evidence:
     routing: of a guarded challenger.
     heldout: both networks on the held-out failures; of a consolidation, whose champion has most of them right.
     field_rows: where a sample of the field's traffic was logged.
+    earlier: both networks on what the champion's own repairs held out, where it was repaired before.
     champion_finite, challenger_finite: no NaN or infinity in the outputs on clean set and held-out failures.
     """
 
@@ -243,6 +244,7 @@ class Evidence:
     routing: Routing | None = None
     heldout: PairedCounts | None = None
     field_rows: FieldCounts | None = None
+    earlier: PairedCounts | None = None
 
 
 Result = Literal["PASS", "FAIL", "INCONCLUSIVE"]

@@ -81,6 +81,34 @@ def check_repairs_kept(evidence: Evidence, policy: GateConfig) -> Ruling:
     return result, f"{start}; {allowed(margin)}.", figures
 
 
+def check_earlier_repairs(evidence: Evidence, policy: GateConfig) -> Ruling:
+    """Looks for damage among the failures that earlier repairs held out: FAIL where a loss beyond the margin is proven.
+
+    INCONCLUSIVE where one beyond it is seen that chance does not explain: where nothing is lost in truth, an answer
+    that changes is lost with a chance of at most one half. Few failures cannot show that little is lost; that alone
+    stops no repair.
+    """
+    counts, margin = evidence.earlier, policy.repair_margin_points
+    figures: dict[str, Any] = {"n": counts.n if counts else 0, "margin_points": margin}
+    if missing := not_finite(evidence):
+        return (*missing, figures)
+    if not counts or not counts.n:
+        return "INCONCLUSIVE", "No failure is known that an earlier repair held out.", figures
+    result, found = against_margin(counts, margin, policy.confidence)
+    lost, won = counts.champion_only, counts.challenger_only
+    told = (
+        f"Of {counts.n:,} failures that earlier repairs held out {counts.champion_right:,} were right and "
+        f"{counts.challenger_right:,} are right now ({lost:,} lost, {won:,} won; {can_be(found)}); {allowed(margin)}"
+    )
+    if result == "INCONCLUSIVE":
+        seen = found["difference_points"] < -margin - 1e-9
+        chance = binomial_p_value(lost, lost + won, 0.5) if seen else 1.0
+        if chance <= 1 - policy.confidence:
+            return result, f"{told}, and so much is seldom lost by chance.", figures | found
+        result = "PASS"
+    return result, f"{told}.", figures | found
+
+
 def check_cluster_repair(evidence: Evidence, policy: GateConfig) -> Ruling:
     """FAIL where a cluster is repaired significantly less than `min_part_repair_rate`."""
     parts = {f"cluster {name}": counts for name, counts in evidence.heldout_by_cluster.items()}

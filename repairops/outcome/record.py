@@ -74,6 +74,7 @@ class Record:
     warning: str | None = None
     validation: sections.Validation | None = None
     split: sections.SplitSizes | None = None
+    earlier: sections.EarlierFailures | None = None
     suspect_labels: SuspectLabels | None = None
     clusters: tuple[sections.Cluster, ...] | None = None
     method: sections.MethodNames | None = None

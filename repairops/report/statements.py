@@ -231,6 +231,10 @@ def before_after(record: Record) -> list[tuple[str, str, str, str]]:
     if found.failures:
         share, right = f"{percent(ratio(found.repaired, found.failures))} repaired", of(found.repaired, found.failures)
         rows.append(("Held-out failures right", of(found.kept, found.failures), right, share))
+    if record.evidence and (counts := record.evidence.earlier) and counts.n:
+        before, after = (of(right, counts.n) for right in (counts.champion_right, counts.challenger_right))
+        lost = f"{counts.champion_only} lost, {counts.challenger_only} won"
+        rows.append(("Held out by earlier repairs, right", before, after, lost))
     if found.lost is not None:
         share = percent(ratio(found.lost, found.images), 2)
         rows.append(("Negative flips on the clean set", DASH, of(found.lost, found.images), share))

@@ -13,13 +13,21 @@ from torch import Tensor
 from repairops.config import derive_seed
 from repairops.core.methods import CONSOLIDATE
 from repairops.core.repair import Repaired
-from repairops.data.records import CleanSet, FieldRows
+from repairops.data.records import CleanSet, FieldRows, HeldOutFailures
 from repairops.data.sources import read_column
 from repairops.errors import ExportImpossible
 from repairops.gate import decide
 from repairops.gate.evidence import Calibration, Evidence, OnnxAccuracy, ParityCounts, Slice, Verdict
 from repairops.model.corrupted import corrupted_counts
-from repairops.model.evaluation import Evaluation, evaluate, paired_counts, predictions, reliability, repaired_by
+from repairops.model.evaluation import (
+    Evaluation,
+    evaluate,
+    paired_counts,
+    predict,
+    predictions,
+    reliability,
+    repaired_by,
+)
 from repairops.model.onnx import compare, export_onnx, measure_latency, run_onnx
 from repairops.model.routing import at_a_limit, by_who_answers, routing_of
 from repairops.outcome.sections import Artifacts, ChallengerFigures
@@ -54,8 +62,12 @@ def weigh(
     clean: CleanSet,
     field: FieldRows | None,
     evaluation: Evaluation,
+    earlier: HeldOutFailures | None,
 ) -> Evidence:
-    """The evaluation as counts: overall, by class, cluster and slice, under corruptions, calibration, field rows."""
+    """The evaluation as counts: overall, by class, cluster and slice, under corruptions, calibration, field rows.
+
+    earlier: what earlier repairs of the champion held out.
+    """
     heldout, clusters, policy = repaired.split.heldout.batch, repaired.clusters, job.config.gate
     right, consolidates = evaluation.challenger_heldout.right, job.config.method.name == CONSOLIDATE
     corrupted, networks = {}, (champion.classifier, repaired.network)
@@ -79,6 +91,12 @@ def weigh(
         heldout=paired_counts(evaluation.champion_heldout.right, right) if consolidates else None,
         routing=routing_of(evaluation, clean.images, heldout, nearest, clusters.count, values),
     )
+    if earlier is not None:
+        images = earlier.batch.images
+        before, after = (predict(who, images.pixels, images.labels, device=job.device).right for who in networks)
+        evidence = replace(evidence, earlier=paired_counts(before, after))
+        told = "           of %d failures that earlier repairs held out %d were right, %d are now"
+        log.info(told, len(images), before.sum(), after.sum())
     return with_field_rows(job, evidence, repaired, field, evaluation)
 
 

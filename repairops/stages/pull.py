@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from repairops.config import ModelConfig
@@ -15,6 +15,7 @@ from repairops.data.sources import peek_class_names, read_column
 from repairops.errors import listing
 from repairops.model.preprocessing import better_input
 from repairops.outcome.sections import DataSet
+from repairops.stages.earlier import Earlier
 from repairops.stages.job import Job
 from repairops.stages.roles import assign_clean_roles
 from repairops.store.batches import LoggedBatch, fetch_rows, log_batch_inputs
@@ -43,7 +44,7 @@ class Inputs:
 
     repaired: of the batches that the version or its parents were repaired from, the digests' first 16 characters.
     roles: of a consolidation, what each failure was in the version's repairs ('repair', 'validation' or 'heldout'), by
-    its sample id, so that none judges that the version has learnt.
+    its sample id, so that none judges that the version has learnt. earlier: of any other job, the failures of these.
     """
 
     client: MlflowClient
@@ -52,6 +53,7 @@ class Inputs:
     sets: dict[Context, DatasetRef]
     repaired: frozenset[str] = frozenset()
     roles: Mapping[str, str] | None = None
+    earlier: Earlier = field(default_factory=Earlier)
 
 
 def pull(job: Job, inputs: Inputs) -> tuple[Champion, ImageSet, ImageSet | None, CleanSet, FailureRows]:
@@ -104,6 +106,8 @@ def _name_inputs(job: Job, inputs: Inputs, sets: Mapping[Context, ImageSet]) -> 
         for context, found in inputs.sets.items()
     }
     failures = log_batch_inputs(client, run_id, inputs.batches)
+    if inputs.earlier.batches:
+        log_batch_inputs(client, run_id, inputs.earlier.batches)
     job.judging = {"clean_set": named["evaluation"], "failures": failures}
 
 

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -17,10 +18,11 @@ from repairops.gate import CHANGED, PLAUSIBLE, gate_warning, in_words, least_har
 from repairops.model.evaluation import check_not_at_chance, logits, predict, predictions
 from repairops.model.routing import networks_of
 from repairops.outcome.sections import ChampionFigures, Validation
+from repairops.stages.earlier import Earlier
 from repairops.stages.job import Job
 from repairops.store.champion import Champion
 from repairops.store.failure_rows import FailureRows
-from repairops.validation.contract import validate
+from repairops.validation.contract import still_sound, validate
 
 log = logging.getLogger("repairops")
 
@@ -33,9 +35,10 @@ def validate_failures(
     unseen: ImageSet | None,
     clean: CleanSet,
     roles: Mapping[str, str] | None,
-) -> tuple[FailureBatch, FieldRows | None, np.ndarray]:
-    """The failures that pass validation against the pinned champion, its field rows, and its logits (N, K) on the
-    clean set.
+    earlier: Earlier,
+) -> tuple[FailureBatch, FieldRows | None, np.ndarray, FailureBatch | None]:
+    """The failures that pass validation against the pinned champion, its field rows, its logits (N, K) on the clean
+    set, and the failures of earlier repairs that are sound.
 
     roles: of a consolidation, see `Inputs`. Its failures are those that the version was repaired from, and their wrong
     answers those of the champion in the version.
@@ -58,16 +61,19 @@ def validate_failures(
         return {name: near_copies(pixels, images.pixels) for name, images in sets.items() if images}
 
     folder = job.scratch("validation")
+    given: dict[str, Any] = {
+        "spec": champion.spec,
+        "predict": classify,
+        "clean_ids": set(clean.images.sample_ids.tolist()),
+        "train_ids": set(train_set.sample_ids.tolist()),
+        "validation_ids": set(unseen.sample_ids.tolist()) if unseen else (),
+        "find_copies": find_copies,
+        "images": job.config.images,
+    }
     report = validate(
         rows.frame(),
-        champion.spec,
-        classify,
-        clean_ids=set(clean.images.sample_ids.tolist()),
-        train_ids=set(train_set.sample_ids.tolist()),
-        validation_ids=set(unseen.sample_ids.tolist()) if unseen else (),
-        find_copies=find_copies,
+        **given,
         kept=roles,
-        images=job.config.images,
         config=job.config.validation,
         digests=tuple(batch.digest for batch in job.record.batches),
         docs_dir=folder / "data_docs" if job.config.validation.data_docs else None,
@@ -88,7 +94,8 @@ def validate_failures(
     if report.accepted is None or report.broken:
         where = f"validation/quarantine.parquet of run {job.run.run_id}"
         raise FailureBatchRejected(report.broken or ["no row is left"], where)
-    return report.accepted, report.field, outputs
+    before = still_sound(earlier.rows.frame(), **given, kept=earlier.roles) if earlier.rows else None
+    return report.accepted, report.field, outputs, before
 
 
 def _foresee(job: Job, clean: CleanSet, heldout: int, accuracy: float) -> None:

@@ -34,9 +34,14 @@ _BY_CHANCE = re.compile(r"[a-z]+-[a-z]+-\d+")  # the names that MLflow makes up
 FINAL = ("passed", "failed", "inconclusive", "alias_moved", "not_promoted")
 
 
-def job_key(ref: ModelRef, digests: Sequence[str], datasets: Sequence[str], config: Config) -> str:
-    """sha256 that names a job: model version, batch digests, train, clean and validation set, configuration."""
-    parts = [ref.name, ref.version, *sorted(digests), *datasets, config.digest()]
+def job_key(
+    ref: ModelRef, digests: Sequence[str], datasets: Sequence[str], config: Config, earlier: Sequence[str] = ()
+) -> str:
+    """sha256 that names a job: model version, batch digests, train, clean and validation set, configuration.
+
+    earlier: digests of the batches whose failures are replayed.
+    """
+    parts = [ref.name, ref.version, *sorted(digests), *datasets, config.digest(), *sorted(earlier)]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 

@@ -147,15 +147,20 @@ def repaired_batches(client: MlflowClient, ref: ModelRef) -> set[str]:
     return {digest for key, value in tags if key.startswith(BATCHES_TAG) for digest in value.split(",")}
 
 
+def check_guarded(client: MlflowClient, ref: ModelRef) -> None:
+    """Raises NotGuarded."""
+    found = find_version(client, ref.name, ref.version)
+    if found is None or found.tags.get(FORM_TAG, "one") == "one":
+        raise NotGuarded(ref)
+
+
 def failure_roles(client: MlflowClient, ref: ModelRef) -> dict[str, str]:
-    """What each failure was in the repairs of a guarded version and its parents, by sample id.
+    """What each failure was in the repairs of a version and its parents, by sample id.
 
     'repair', 'validation' or 'heldout', in this order where one has had several: what has trained never judges.
-    Raises NotGuarded, RolesLost.
+    Raises RolesLost.
     """
     versions = lineage(client, ref)
-    if not versions or versions[0].tags.get(FORM_TAG, "one") == "one":
-        raise NotGuarded(ref)
     roles: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
         for role in ("heldout", "validation", "repair"):
@@ -165,7 +170,7 @@ def failure_roles(client: MlflowClient, ref: ModelRef) -> dict[str, str]:
                 run, name = version.tags.get(RUN_TAG, ""), f"roles/{role}_failures.txt"
                 file = fetch_artifact(client, run, name, Path(folder)) if run else None
                 if file is None:
-                    raise RolesLost(ref, name, run, version.version)
+                    raise RolesLost(name, run, version.version)
                 roles |= dict.fromkeys(file.read_text(encoding="utf-8").split(), role)
     return roles
 

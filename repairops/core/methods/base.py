@@ -29,6 +29,8 @@ class MethodData:
     changes.
 
     style: fitted to the failures already; None for a method that takes none.
+
+    replayed: failures that earlier repairs of the champion trained on, if any.
     """
 
     train: ImageSet
@@ -38,6 +40,7 @@ class MethodData:
     device: torch.device
     champion: Callable[[], Classifier]
     style: Style | None = None
+    replayed: FailureBatch | None = None
 
 
 class Method(Protocol):
@@ -56,10 +59,14 @@ MethodFactory = Callable[[MethodData, MethodConfig, Generator], Method]
 
 @dataclass(frozen=True, eq=False)
 class FailureSampler:
-    """Draws repair failures as training samples: `share` for each train image, uniformly, with replacement."""
+    """Draws repair failures as training samples: `share` for each train image, uniformly, with replacement.
+
+    again: of these, the share that is drawn from the data's `replayed` ones, where there are some.
+    """
 
     data: MethodData
     share: float
+    again: float = 0.0
 
     def draw(self, train_images: int, generator: Generator) -> tuple[Tensor, Tensor]:
         """Jittered failures float32 (n, C, H, W) in 0..1 and their labels int64 (n,), on the data's device.
@@ -67,10 +74,18 @@ class FailureSampler:
         n = round(share * train_images), which can be 0.
         """
         count = round(self.share * train_images) if len(self.data.failures) else 0
-        index = torch.randint(0, max(len(self.data.failures), 1), (count,), generator=generator)
-        images = to_unit(self.data.failures.images.pixels[index].to(self.data.device))
-        labels = torch.as_tensor(self.data.failures.images.labels[index.numpy()], device=self.data.device)
+        before = self.data.replayed
+        replayed = round(self.again * count) if before is not None and len(before) else 0
+        images, labels = self._drawn(self.data.failures, count - replayed, generator)
+        if before is not None and replayed:
+            more, theirs = self._drawn(before, replayed, generator)
+            images, labels = torch.cat((images, more)), torch.cat((labels, theirs))
         return self.data.jitter(images, generator), labels
+
+    def _drawn(self, failures: FailureBatch, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        index = torch.randint(0, max(len(failures), 1), (count,), generator=generator)
+        images = to_unit(failures.images.pixels[index].to(self.data.device))
+        return images, torch.as_tensor(failures.images.labels[index.numpy()], device=self.data.device)
 
     def join(self, images: Tensor, labels: Tensor, generator: Generator) -> tuple[Tensor, Tensor, int]:
         """The batch with failures drawn for it at its end, their labels, and how many they are."""
@@ -81,4 +96,4 @@ class FailureSampler:
 def make_sampler(data: MethodData, method: MethodConfig, *, by_default: bool = True) -> FailureSampler:
     """The failures that join, in the configured share; `use_failures` auto = what the method does `by_default`."""
     used = by_default if method.use_failures == "auto" else method.use_failures == "on"
-    return FailureSampler(data, method.failure_share if used else 0.0)
+    return FailureSampler(data, method.failure_share if used else 0.0, method.replay_share)

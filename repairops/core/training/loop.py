@@ -121,7 +121,8 @@ def train(
             return as_trained(frozen_copy(teacher, state_tensors(teacher)).to(device))
 
         with seeded(derive_seed(seed, "training", "method"), device):
-            method = method_factory(MethodData(parts.sample, parts.failures, parts.clusters, jitter, device, champion))
+            data = MethodData(parts.sample, parts.failures, parts.clusters, jitter, device, champion)
+            method = method_factory(dataclasses.replace(data, replayed=parts.replayed))
         with synchronised_statistics(classifier, device, ranks), _large_enough(config.batch_size):
             runner = EpochRunner(
                 network=as_trained(classifier, ranks=ranks),
@@ -234,7 +235,8 @@ def _arguments(
 ) -> dict[str, object]:
     """All that a training depends on beside the champion's weights, as plain values."""
     settings = dataclasses.asdict(config) | {"device": device.type, "amp": amp, "workers": 0}
-    images = (parts.train_set, parts.choosing, parts.failures.images, parts.validation.images)
+    images = [parts.train_set, parts.choosing, parts.failures.images, parts.validation.images]
+    images += [parts.replayed.images] if parts.replayed is not None else []
     clusters = hashlib.sha256(parts.clusters.assignments.tobytes() + parts.clusters.probabilities.tobytes()).hexdigest()
     sets = [found.digest for found in images]
     return {"settings": settings, "seed": seed, "method": method_key, "sets": sets, "clusters": clusters}
