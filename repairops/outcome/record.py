@@ -20,7 +20,7 @@ from repairops.outcome import sections
 from repairops.outcome.comparison import Comparison
 from repairops.outcome.labels import SuspectLabels
 from repairops.outcome.plain import Unfit, from_plain, to_plain
-from repairops.outcome.provenance import Provenance
+from repairops.outcome.provenance import EarlierFailures, Provenance
 
 SCHEMA = 2
 READABLE = (1, 2)
@@ -74,7 +74,7 @@ class Record:
     warning: str | None = None
     validation: sections.Validation | None = None
     split: sections.SplitSizes | None = None
-    earlier: sections.EarlierFailures | None = None
+    earlier: EarlierFailures | None = None
     suspect_labels: SuspectLabels | None = None
     clusters: tuple[sections.Cluster, ...] | None = None
     method: sections.MethodNames | None = None

@@ -97,20 +97,6 @@ class SplitSizes:
 
 
 @dataclass(frozen=True)
-class EarlierFailures:
-    """Failures of earlier repairs that take part in this one, by the part that they have kept; note: why none do.
-
-    batches: digests of what the version and its parents were repaired from.
-    """
-
-    batches: tuple[str, ...] = ()
-    repair: int = 0
-    validation: int = 0
-    heldout: int = 0
-    note: str = ""
-
-
-@dataclass(frozen=True)
 class Cluster:
     id: int
     size: int | None = None
