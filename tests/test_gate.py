@@ -62,7 +62,6 @@ def test_good_evidence_passes_every_check():
         "clean_non_regression",
         "repair_rate",
         "repairs_kept",
-        "earlier_repairs",
         "class_recall",
         "onnx_parity",
     ]
@@ -491,7 +490,8 @@ def test_a_repair_that_undoes_earlier_ones_fails_and_few_failures_stop_none():
     wide = replace(POLICY, repair_margin_points=10)
     assert check("earlier_repairs", wide, earlier=counts(60, 8, 0, 0.7)).result != "FAIL"
     assert check("earlier_repairs", earlier=counts(0)).result == "INCONCLUSIVE"
-    assert "earlier_repairs" not in [c.name for c in decide(good_evidence(earlier=None), POLICY).checks]
+    asked = replace(POLICY, earlier_repairs="required")
+    assert "earlier_repairs" not in [c.name for c in decide(good_evidence(earlier=None), asked).checks]
 
 
 def test_clean_images_routed_beyond_the_share_that_is_allowed_fail():
