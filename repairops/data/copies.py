@@ -70,10 +70,15 @@ def compared(others: Tensor) -> np.ndarray:
     """The rows, int64, ascending, of a set that near copies are looked for among: all, or a random part of a large one,
     `COMPARED` images or `BYTES` of pixels.
     """
-    most = max(3, min(COMPARED, BYTES // max(others[:1].numel(), 1)))
+    most = most_compared(others[:1].numel())
     if len(others) <= most:
         return np.arange(len(others))
     return np.sort(np.random.default_rng(0).choice(len(others), most, replace=False))
+
+
+def most_compared(size: int) -> int:
+    """Images of `size` bytes each that another set's images are looked for among, at most."""
+    return max(3, min(COMPARED, BYTES // max(size, 1)))
 
 
 def thumbnails(pixels: Tensor, rows: np.ndarray) -> Tensor:
