@@ -26,10 +26,13 @@ NAMES = tuple(f"class {number}" for number in range(10))
 
 
 def pictures(count: int, seed: int) -> np.ndarray:
-    """Smooth pictures with noise, uint8 (N, 32, 32, 3): they take about 2 kB as a PNG, as photos do."""
+    """Patches of several sizes and some noise, uint8 (N, 32, 32, 3): as in photos, large ones differ most."""
     draw = np.random.default_rng(seed)
-    coarse = draw.integers(0, 256, (count, 4, 4, 3), dtype=np.uint8).repeat(8, axis=1).repeat(8, axis=2)
-    return (coarse // 2 + draw.integers(0, 16, (count, 32, 32, 3), dtype=np.uint8)).astype(np.uint8)
+    found = draw.integers(-8, 9, (count, 32, 32, 3), dtype=np.int16)
+    for side, strength in ((2, 90), (4, 45), (8, 25)):
+        patches = draw.integers(-strength, strength + 1, (count, side, side, 1), dtype=np.int16)
+        found += patches.repeat(32 // side, axis=1).repeat(32 // side, axis=2)
+    return (found + 128).clip(0, 255).astype(np.uint8)
 
 
 def encoded(count: int) -> list[bytes]:
@@ -72,7 +75,7 @@ def measure_validate(count: int, folder: Path) -> dict[str, float]:
     from torch import nn
 
     from repairops.config import ImagesConfig, ValidationConfig
-    from repairops.data.copies import near_copies
+    from repairops.data.copies import look, near_copies
     from repairops.data.records import InputSpec
     from repairops.data.sets import from_arrays
     from repairops.model.evaluation import predict
@@ -87,6 +90,7 @@ def measure_validate(count: int, folder: Path) -> dict[str, float]:
     train, clean = (
         from_arrays(pictures(n, seed), np.arange(n) % 10, NAMES) for n, seed in ((50_000, 10**6), (10_000, 10**7))
     )
+    sets = {"clean set": clean, "train set": train}
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 16, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
     classifier = Classifier(network, spec)
@@ -96,7 +100,8 @@ def measure_validate(count: int, folder: Path) -> dict[str, float]:
         return found.labels, found.confidence
 
     def find_copies(pixels: torch.Tensor) -> dict[str, np.ndarray]:
-        return {"clean set": near_copies(pixels, clean.pixels), "train set": near_copies(pixels, train.pixels)}
+        failures = look(pixels, np.arange(len(pixels)))
+        return {name: near_copies(failures, images.looked) for name, images in sets.items()}
 
     import great_expectations  # noqa: F401  its import takes seconds, whatever the count
 

@@ -19,6 +19,8 @@ from repairops.errors import InvalidInputSpec
 if TYPE_CHECKING:
     import torch
 
+    from repairops.data.copies import Looked
+
 LARGEST_SIDE = 2**16  # pixels
 Resize = Literal["exact", "stretch", "center_crop"]
 
@@ -129,6 +131,13 @@ class ImageSet:
         return ImageSet(
             self.pixels[index], self.labels[indices], self.class_names, self.sample_ids[indices], self.source
         )
+
+    @cached_property
+    def looked(self) -> Looked:
+        """The images as others are looked for among them, once for all that are; see `copies.look`."""
+        from repairops.data.copies import look
+
+        return look(self.pixels)
 
     @cached_property
     def digest(self) -> str:

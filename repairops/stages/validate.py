@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 from torch import Tensor
 
-from repairops.data.copies import near_copies
+from repairops.data.copies import look, near_copies
 from repairops.data.records import CleanSet, FailureBatch, FieldRows, ImageSet
 from repairops.errors import FailureBatchRejected
 from repairops.gate import CHANGED, PLAUSIBLE, gate_warning, in_words, least_harm, whole_power
@@ -55,7 +55,8 @@ def validate_failures(
 
     def find_copies(pixels: Tensor) -> dict[str, np.ndarray]:
         sets = {"clean set": clean.images, "validation set": unseen, "train set": train_set}
-        return {name: near_copies(pixels, images.pixels) for name, images in sets.items() if images}
+        failures = look(pixels, np.arange(len(pixels)))
+        return {name: near_copies(failures, images.looked) for name, images in sets.items() if images}
 
     folder = job.scratch("validation")
     report = validate(
