@@ -105,6 +105,8 @@ def thumbnails(pixels: Tensor, rows: np.ndarray) -> Tensor:
 
     Of images of 128 pixels a side and more every second, third ... pixel is enough for it.
     """
+    if not len(rows):
+        return torch.empty(0, THUMBNAIL**2)
     step = _at_once(pixels)
     parts = [_averaged(pixels, rows[start : start + step], THUMBNAIL, grey=True) for start in range(0, len(rows), step)]
     found = torch.cat(parts).flatten(1)

@@ -19,7 +19,7 @@ from repairops.errors import ExportImpossible
 from repairops.gate import decide
 from repairops.gate.evidence import Calibration, Evidence, OnnxAccuracy, ParityCounts, Slice, Verdict
 from repairops.model.corrupted import corrupted_counts
-from repairops.model.evaluation import Evaluation, evaluate, paired_counts, predictions, reliability, repaired_by
+from repairops.model.evaluation import Evaluation, Known, evaluate, paired_counts, predictions, reliability, repaired_by
 from repairops.model.onnx import compare, export_onnx, measure_latency, run_onnx
 from repairops.model.routing import at_a_limit, by_who_answers, routing_of
 from repairops.outcome.sections import Artifacts, ChallengerFigures
@@ -33,8 +33,8 @@ log = logging.getLogger("repairops")
 MAX_SLICES = 100  # values of a column; one with more is no slice but a name for each image
 
 
-def measure(job: Job, champion: Champion, repaired: Repaired, clean: CleanSet, known: np.ndarray) -> Evaluation:
-    """Both networks once over the clean set and the held-out failures; known: the champion's logits on the former."""
+def measure(job: Job, champion: Champion, repaired: Repaired, clean: CleanSet, known: Known) -> Evaluation:
+    """The challenger over the clean set and the held-out failures, and the champion where its answer is not known."""
     heldout = repaired.split.heldout
     found = evaluate(champion.classifier, repaired.network, clean, heldout, device=job.device, known=known)
     right, total = found.heldout_repaired, found.heldout_total

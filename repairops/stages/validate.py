@@ -14,7 +14,7 @@ from repairops.data.copies import look, near_copies
 from repairops.data.records import CleanSet, FailureBatch, FieldRows, ImageSet
 from repairops.errors import FailureBatchRejected
 from repairops.gate import CHANGED, PLAUSIBLE, gate_warning, in_words, least_harm, whole_power
-from repairops.model.evaluation import check_not_at_chance, logits, predict, predictions
+from repairops.model.evaluation import Known, check_not_at_chance, logits, predict, predictions
 from repairops.model.routing import networks_of
 from repairops.outcome.sections import ChampionFigures, Validation
 from repairops.stages.job import Job
@@ -33,9 +33,9 @@ def validate_failures(
     unseen: ImageSet | None,
     clean: CleanSet,
     roles: Mapping[str, str] | None,
-) -> tuple[FailureBatch, FieldRows | None, np.ndarray]:
-    """The failures that pass validation against the pinned champion, its field rows, and its logits (N, K) on the
-    clean set.
+) -> tuple[FailureBatch, FieldRows | None, Known]:
+    """The failures that pass validation against the pinned champion, its field rows, and what it has
+    answered.
 
     roles: of a consolidation, see `Inputs`. Its failures are those that the version was repaired from, and their wrong
     answers those of the champion in the version.
@@ -89,7 +89,7 @@ def validate_failures(
     if report.accepted is None or report.broken:
         where = f"validation/quarantine.parquet of run {job.run.run_id}"
         raise FailureBatchRejected(report.broken or ["no row is left"], where)
-    return report.accepted, report.field, outputs
+    return report.accepted, report.field, Known(outputs, failures=roles is None)
 
 
 def _foresee(job: Job, clean: CleanSet, heldout: int, accuracy: float) -> None:
