@@ -12,7 +12,7 @@ from sklearn.datasets import load_digits, load_sample_image
 from torch import Tensor
 
 from repairops.data import copies
-from repairops.data.copies import compared, near_copies, overlap
+from repairops.data.copies import compared, look, near_copies, nearest_within, overlap
 from repairops.data.sets import from_arrays
 
 
@@ -120,3 +120,31 @@ def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copies, "_ROWS", 7)
     assert np.array_equal(near_copies(mine, pixels[:200]), whole)
     assert whole.sum() == 30
+
+
+def test_the_nearest_within_a_limit_is_that_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the block, and whether the vectors spread along few directions or along all alike."""
+    generator = torch.Generator().manual_seed(0)
+    even = torch.randn(700, 64, generator=generator)
+    for vectors in (even, even * torch.logspace(2, -1, 64), even[:, :9]):
+        mine, theirs = vectors[:300], vectors[300:]
+        apart = torch.cdist(mine.double(), theirs.double())
+        for limit in (float(apart.min(1)[0].median()), float(apart.max()), 0.0):
+            wanted = torch.where(apart.min(1)[0] <= limit, apart.argmin(1), -1)
+            for rows in (2048, 50):
+                monkeypatch.setattr(copies, "_ROWS", rows)
+                assert nearest_within(mine, theirs, limit).tolist() == wanted.tolist()
+
+
+def test_a_set_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = from_arrays(digits()[:1000], np.zeros(1000, int), ("cat", "dog"))
+    mine = torch.cat([digits()[1000:1100], a_level_brighter(digits()[:20])])
+    wanted = near_copies(mine, known.pixels)
+    seen: list[int] = []
+    real = copies.thumbnails
+    monkeypatch.setattr(copies, "thumbnails", lambda pixels, rows: seen.append(len(rows)) or real(pixels, rows))
+    failures = look(mine, np.arange(len(mine)))
+    for _ in range(3):
+        assert np.array_equal(near_copies(failures, known.looked), wanted)
+    assert seen == [120, 1000]
+    assert wanted.sum() == 20

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from repairops.data.records import CleanSet, FailureBatch, HeldOutFailures, Imag
 from repairops.errors import ChampionAtChance, ChampionNotFinite, NotAClassifier
 from repairops.gate.evidence import PairedCounts, RepairCounts, expected_calibration_error
 from repairops.model.evaluation import (
+    Known,
     check_not_at_chance,
     evaluate,
     logits,
@@ -155,6 +157,26 @@ def test_evaluate_counts_clean_by_class_and_heldout():
     assert (found.heldout_repaired, found.heldout_total) == (2, 3)
     assert found.champion_finite
     assert found.challenger_finite
+
+
+def test_what_the_champion_has_answered_is_not_asked_again():
+    """Its answers to failures are those of validation, unless a network in it gave them, as in a consolidation."""
+    clean, images = CleanSet(image_set([0, 1, 2], [0, 1, 1])), image_set([0, 1, 2, 1], [1, 1, 1, 0])
+    heldout = HeldOutFailures(failure_batch(images))
+    champion, challenger = Classifier(Readout(), SPEC), Classifier(Readout(2.0), SPEC)
+    known = Known(logits(champion, clean.images.pixels), failures=True)
+    asked = []
+    champion.network.register_forward_pre_hook(lambda module, given: asked.append(len(given[0])))
+    found = evaluate(champion, challenger, clean, heldout, known=known)
+    assert asked == []
+    assert found.champion_clean.right.tolist() == [True, True, False]
+    assert found.champion_heldout.labels.tolist() == heldout.batch.predicted.tolist()
+    assert found.champion_heldout.confidence is heldout.batch.confidence
+    assert found.champion_finite
+    again = evaluate(champion, challenger, clean, heldout, known=replace(known, failures=False))
+    assert asked == [4]
+    assert again.champion_heldout.labels.tolist() == [0, 1, 2, 1]
+    assert again.champion_heldout.right.tolist() == [False, True, False, False]
 
 
 def test_evaluate_reports_outputs_that_are_not_finite():

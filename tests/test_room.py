@@ -37,7 +37,7 @@ def test_only_old_folders_without_a_job_are_removed(jobs: dict[str, Path]) -> No
         assert states == {"young": "kept", "old": "removed", "live": "running"}
         assert all(folder.is_dir() for folder in jobs.values())
         done = CliRunner().invoke(main, ["clean"])
-        assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, "Removed 1 of 3 folders, 1.0 MB.")
+        assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, "Removed 1 of 3 folders and files, 1.0 MB.")
         assert {name: folder.exists() for name, folder in jobs.items()} == {"young": True, "old": False, "live": True}
         assert {each.path: each.state for each in clean(0)} == {jobs["young"]: "removed", jobs["live"]: "running"}
     assert [(each.state, round(each.days)) for each in clean(11)] == [("kept", 10)]

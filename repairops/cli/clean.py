@@ -14,19 +14,20 @@ from repairops.cli.console import answer, json_option, table
 @click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
 @json_option
 def clean(older_than: float, dry_run: bool, as_json: bool) -> None:
-    """Remove what ended and interrupted jobs left on this machine, below REPAIROPS_HOME.
+    """Remove what jobs left on this machine, below REPAIROPS_HOME: folders, and image sets as they were decoded.
 
-    An interrupted job whose folder is removed starts anew. The folder of a running job stays.
+    An interrupted job whose folder is removed starts anew. The folder of a running job stays. A data set whose decoded
+    images are removed is decoded again.
     """
     from repairops.store.room import clean as remove
 
-    folders = remove(older_than, dry_run)
-    gone = [folder for folder in folders if folder.state == "removed"]
-    rows = [(each.path, _size(each.bytes), f"{each.days:.1f}", each.state) for each in folders]
+    found = remove(older_than, dry_run)
+    gone = [each for each in found if each.state == "removed"]
+    rows = [(each.path, _size(each.bytes), f"{each.days:.1f}", each.state) for each in found]
     verb = "Would remove" if dry_run else "Removed"
-    said = f"{verb} {len(gone)} of {len(folders)} folders, {_size(sum(each.bytes for each in gone))}."
-    shown = [{**vars(each), "path": str(each.path)} for each in folders]
-    answer(as_json, shown, f"{table(('folder', 'size', 'days', 'state'), rows)}\n\n{said}")
+    said = f"{verb} {len(gone)} of {len(found)} folders and files, {_size(sum(each.bytes for each in gone))}."
+    shown = [{**vars(each), "path": str(each.path)} for each in found]
+    answer(as_json, shown, f"{table(('place', 'size', 'days', 'state'), rows)}\n\n{said}")
 
 
 def _size(count: int) -> str:

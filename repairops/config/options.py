@@ -14,6 +14,7 @@ from typing import Any, Literal
 from repairops.config.fields import (
     ANY,
     COUNT,
+    NONE_OR_MORE,
     NOT_NEGATIVE,
     PART,
     PART_NOT_0,
@@ -60,6 +61,12 @@ class ModelConfig(Stage):
 class ImagesConfig(Stage):
     memory_limit_mb: int = option(
         4096, "An image set with more megabytes of pixels is memory-mapped.", NOT_NEGATIVE, affects_result=False
+    )
+    cache_mb: int = option(
+        20_000,
+        "Megabytes of decoded image sets that are kept for later jobs, below REPAIROPS_HOME.",
+        NONE_OR_MORE,
+        affects_result=False,
     )
     max_image_pixels: int = option(50_000_000, "Width times height; larger images are refused before decoding.", COUNT)
     max_image_bytes: int = option(64 * 1024 * 1024, "Larger files are refused before decoding.", COUNT)

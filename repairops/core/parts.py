@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from repairops.config import TrainingConfig, derive_seed
-from repairops.data.records import Clusters, FailureBatch, FailureSplit, ImageSet
+from repairops.data.records import Clusters, Drawn, FailureBatch, FailureSplit, ImageSet
 
 SAMPLE = 2000  # train images that a style is fitted against, and that a method sees beforehand, at most
 
@@ -70,12 +70,14 @@ def cut_parts(
     The champion probably remembers such a part. clusters: None for one of all failures, until they are clustered.
     """
     rows, held = split_train_set(
-        len(train_set),
+        train_set.total,
         fraction=config.validation_fraction if unseen is None else 0.0,
         max_validation=config.max_validation_images,
         max_train=config.max_train_images,
         seed=derive_seed(seed, "training", "split"),
     )
+    if train_set.drawn:
+        rows, held = train_set.drawn.places(rows), train_set.drawn.places(held)
     choosing = train_set.subset(held) if unseen is None else unseen
     if clusters is None:
         alike = np.zeros(len(failures), np.int64)
@@ -93,6 +95,18 @@ def beside_earlier(parts: TrainingParts, earlier: FailureSplit | None, *, seed: 
     order = np.random.default_rng(derive_seed(seed, "earlier")).permutation(len(earlier.validation))
     again = earlier.validation.subset(np.sort(order[: len(parts.validation)]))
     return replace(parts, validation=parts.validation.joined(again), replayed=earlier.repair, settled=len(again))
+
+
+def draw_train_set(count: int, config: TrainingConfig, *, seed: int) -> Drawn:
+    """What `cut_parts` will take of `count` images, whether a part of them chooses or other images do."""
+    parts = split_train_set(
+        count,
+        fraction=config.validation_fraction,
+        max_validation=config.max_validation_images,
+        max_train=config.max_train_images,
+        seed=derive_seed(seed, "training", "split"),
+    )
+    return Drawn(np.sort(np.concatenate(parts)), count)
 
 
 def split_train_set(

@@ -7,10 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from repairops.errors import UnreadableDataset, listing, shown
 from repairops.files import check_bounds
+
+if TYPE_CHECKING:
+    import numpy as np
 
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class", "target")
 IMAGE_COLUMNS = ("image", "img", "images", "picture")
@@ -55,11 +58,22 @@ def count_rows(path: Path, shard: Path) -> int:
 
 
 def read_columns(path: Path, shard: Path, columns: Sequence[str], *, bounded: bool = True) -> Iterator[tuple[Any, ...]]:
-    """The values of some columns, a tuple for each row of a shard of the data set at `path`.
+    """The values of some columns, a tuple for each row of a shard of the data set at `path`; see `read_rows`."""
+    for _, values in read_rows(path, shard, columns, bounded=bounded):
+        yield values
 
-    Raises UnreadableDataset, also for a column that stands there twice; and, where `bounded`, for a small file that
-    unpacks to a large one, before that is read where the file says so itself.
+
+def read_rows(
+    path: Path, shard: Path, columns: Sequence[str], wanted: np.ndarray | None = None, *, bounded: bool = True
+) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    """Numbers and values of rows of a shard of the data set at `path`: all, or the `wanted`, int64 (N,), ascending.
+
+    Row groups that hold no wanted row are not read. Raises UnreadableDataset, also for a column that stands there
+    twice; and, where `bounded`, for a small file that unpacks to a large one, before that is read where the file says
+    so itself.
     """
+    if wanted is not None and not len(wanted):
+        return
     with _opened(path, shard) as file:
         names = file.schema_arrow.names
         if wrong := [name for name in columns if names.count(name) != 1]:
@@ -70,16 +84,26 @@ def read_columns(path: Path, shard: Path, columns: Sequence[str], *, bounded: bo
         groups = [_unpacked(file.metadata.row_group(i), columns) for i in range(file.num_row_groups)]
         if bounded and sum(groups) > budget:
             raise bomb
-        found, rows = 0, max(1, min(_BATCH_ROWS, _BATCH_BYTES // max([1, *groups])))
-        for batch in file.iter_batches(batch_size=rows, columns=list(columns)):
-            budget -= batch.nbytes
-            if bounded and budget < 0:
-                raise bomb
-            found += len(batch)
-            yield from zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
-        if found != file.metadata.num_rows:
+        start, rows = 0, max(1, min(_BATCH_ROWS, _BATCH_BYTES // max([1, *groups])))
+        for group in range(file.num_row_groups):
+            end = start + file.metadata.row_group(group).num_rows
+            mine = None if wanted is None else wanted[(wanted >= start) & (wanted < end)]
+            if mine is not None and not len(mine):
+                start = end
+                continue
+            for batch in file.iter_batches(batch_size=rows, row_groups=[group], columns=list(columns)):
+                budget -= batch.nbytes
+                if bounded and budget < 0:
+                    raise bomb
+                here = range(start, start + len(batch))
+                start += len(batch)
+                if mine is not None:
+                    here = mine[(mine >= here.start) & (mine < here.stop)].tolist()
+                    batch = batch.take([number - start + len(batch) for number in here])
+                yield from zip(here, zip(*(batch.column(n).to_pylist() for n in columns), strict=True), strict=True)
+        if start != file.metadata.num_rows:
             raise UnreadableDataset(
-                path, f"{shard.name} says that it has {file.metadata.num_rows:,} rows, not {found:,}"
+                path, f"{shard.name} says that it has {file.metadata.num_rows:,} rows, not {start:,}"
             )
 
 

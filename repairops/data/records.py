@@ -19,6 +19,8 @@ from repairops.errors import InvalidInputSpec
 if TYPE_CHECKING:
     import torch
 
+    from repairops.data.copies import Looked
+
 LARGEST_SIDE = 2**16  # pixels
 Resize = Literal["exact", "stretch", "center_crop"]
 
@@ -81,6 +83,19 @@ class InputSpec:
         return cls(**plain)
 
 
+class Drawn(NamedTuple):
+    """Which images of a large data set are read: `rows` int64 (N,), ascending, of `total`; the others never are."""
+
+    rows: np.ndarray
+    total: int
+
+    def places(self, rows: np.ndarray) -> np.ndarray:
+        """Where rows of the data set, int64 (M,) and all drawn, stand among the images that were read."""
+        found = np.searchsorted(self.rows, rows)
+        assert np.array_equal(self.rows[found], rows)
+        return found
+
+
 @dataclass(frozen=True, eq=False)
 class ImageSet:
     """Labelled images of one size.
@@ -90,6 +105,7 @@ class ImageSet:
     labels: int64 (N,), indices into `class_names`.
     sample_ids: (N,) strings, sha256 of each image's pixels (see `images.sample_id`).
     source: where the images came from, for messages and lineage.
+    drawn: of which larger set these images were drawn; None: they are all there are.
     """
 
     pixels: torch.Tensor
@@ -97,9 +113,15 @@ class ImageSet:
     class_names: tuple[str, ...]
     sample_ids: np.ndarray
     source: str = ""
+    drawn: Drawn | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def total(self) -> int:
+        """Images of the data set, read or not."""
+        return self.drawn.total if self.drawn else len(self)
 
     def subset(self, indices: np.ndarray) -> ImageSet:
         """The images at `indices` (int64), copied into memory, in that order."""
@@ -117,6 +139,13 @@ class ImageSet:
         sets = (self, *others)
         labels, ids = (np.concatenate([getattr(each, name) for each in sets]) for name in ("labels", "sample_ids"))
         return ImageSet(torch.cat([each.pixels for each in sets]), labels, self.class_names, ids, self.source)
+
+    @cached_property
+    def looked(self) -> Looked:
+        """The images as others are looked for among them, once for all that are; see `copies.look`."""
+        from repairops.data.copies import look
+
+        return look(self.pixels)
 
     @cached_property
     def digest(self) -> str:

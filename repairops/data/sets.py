@@ -17,8 +17,8 @@ from torch import Tensor
 
 from repairops.config import ImagesConfig
 from repairops.data.decoding import decode_image, encode_png, peek_shape, sample_id, sample_ids
-from repairops.data.records import ImageSet, InputSpec
-from repairops.data.sources import open_source, resolve_label
+from repairops.data.records import Drawn, ImageSet, InputSpec
+from repairops.data.sources import Source, open_source, resolve_label
 from repairops.errors import (
     DatasetImageUnusable,
     InvalidImages,
@@ -67,6 +67,7 @@ def load_image_set(
     *,
     role: str = "image set",
     cache_dir: Path | None = None,
+    drawn: Drawn | None = None,
 ) -> ImageSet:
     """The images under `path`, decoded for a network: an ImageFolder, a parquet file or a folder of shards.
 
@@ -75,24 +76,34 @@ def load_image_set(
     are more than `images.memory_limit_mb`, they lie in a memory-mapped file under `cache_dir` (default: the
     system's temporary folder) that vanishes with the process.
 
-    role: the data set's name in messages, for example "clean set".
+    role: the data set's name in messages, for example "clean set". drawn: which of them; the others are not decoded.
 
     Raises DatasetNotFound, UnreadableDataset (DatasetImageUnusable for one bad image), ClassMismatch,
     NoSpaceForImages.
     """
     path = Path(path)
     source = open_source(path, spec.class_names, role, images.max_image_bytes)
-    pixels = _allocate((source.count, spec.channels, spec.height, spec.width), images, role, cache_dir)
+    count = len(drawn.rows) if drawn else source.count
+    pixels = _allocate((count, spec.channels, spec.height, spec.width), images, role, cache_dir)
+    return decode_source(source, pixels, path, spec, images, drawn)
+
+
+def decode_source(
+    source: Source, pixels: Tensor, path: Path, spec: InputSpec, images: ImagesConfig, drawn: Drawn | None = None
+) -> ImageSet:
+    """Decodes the images of the source, or those drawn of it, into uint8 `pixels` (N, C, H, W).
+
+    Raises UnreadableDataset (DatasetImageUnusable for one bad image), ClassMismatch.
+    """
     out = pixels.numpy()
-    labels = np.empty(source.count, dtype=np.int64)
-    ids = np.empty(source.count, dtype="<U64")
-    for row, (place, data, label) in enumerate(source.rows()):
+    labels, ids = np.empty(len(pixels), dtype=np.int64), np.empty(len(pixels), dtype="<U64")
+    for row, (place, data, label) in enumerate(source.rows(drawn.rows if drawn else None)):
         try:
             image = decode_image(data, spec, max_pixels=images.max_image_pixels, max_bytes=images.max_image_bytes)
         except UnreadableImage as error:
             raise DatasetImageUnusable(path, place, error.detail) from error
         out[row], labels[row], ids[row] = image, label, sample_id(image)
-    return ImageSet(pixels, labels, spec.class_names, ids, str(path))
+    return ImageSet(pixels, labels, spec.class_names, ids, str(path), drawn)
 
 
 def pick_images(
@@ -115,7 +126,7 @@ def peek_image_size(path: str | Path) -> tuple[int, int, int] | None:
     """(channels, height, width) of a data set's first image; None where that cannot be read."""
     caps = ImagesConfig()
     try:
-        rows = open_source(Path(path), None, "image set", caps.max_image_bytes).rows()
+        rows = open_source(Path(path), None, "image set", caps.max_image_bytes).rows(None)
         _, data, _ = next(rows)
         return peek_shape(data, max_pixels=caps.max_image_pixels, max_bytes=caps.max_image_bytes)
     except (UnreadableImage, UnreadableDataset):
@@ -167,17 +178,23 @@ def _allocate(shape: tuple[int, int, int, int], images: ImagesConfig, role: str,
         folder.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix="repairops-pixels-", dir=folder)
         try:
-            _reserve(handle, size)
-            pixels = torch.from_file(name, shared=True, size=size, dtype=torch.uint8)
+            reserve(handle, size)
+            pixels = mapped(Path(name), shape)
         finally:
             os.close(handle)
             _remove_when_unused(name)
     except (OSError, RuntimeError) as error:
         raise NoSpaceForImages(role, size // 2**20, folder, str(error)) from error
-    return pixels.view(shape)
+    return pixels
 
 
-def _reserve(handle: int, size: int) -> None:
+def mapped(file: Path, shape: tuple[int, int, int, int], *, shared: bool = True) -> Tensor:
+    """uint8 of this shape that lies at a file's start; not shared: what is written to it stays in this process."""
+    size = int(np.prod(shape, dtype=np.int64))
+    return torch.from_file(str(file), shared=shared, size=size, dtype=torch.uint8).view(shape)
+
+
+def reserve(handle: int, size: int) -> None:
     """Takes the disk space now: writing to a mapped file on a full disk kills the process instead of raising."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(handle, 0, size)

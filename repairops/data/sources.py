@@ -10,12 +10,13 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from repairops.data.parquet import Layout, count_rows, image_bytes, read_columns, read_layout, read_schema
+from repairops.data.parquet import Layout, count_rows, image_bytes, read_columns, read_layout, read_rows, read_schema
 from repairops.errors import (
     ClassMismatch,
     DatasetImageUnusable,
@@ -35,10 +36,13 @@ Row = tuple[str, bytes, int]
 
 @dataclass(frozen=True)
 class Source:
-    """Encoded images in a fixed order. rows: a fresh stream of (place for messages, bytes, class index)."""
+    """Encoded images in a fixed order.
+
+    rows: a fresh stream of (place for messages, bytes, class index), of all or of some, int64 (M,), ascending.
+    """
 
     count: int
-    rows: Callable[[], Iterator[Row]]
+    rows: Callable[[np.ndarray | None], Iterator[Row]]
 
 
 def resolve_label(text: str, class_names: Sequence[str]) -> int | None:
@@ -149,8 +153,8 @@ def _folder_source(path: Path, class_names: Sequence[str] | None, max_bytes: int
     if not files:
         raise UnreadableDataset(path, f"its {len(found)} class folders hold no image files")
 
-    def rows() -> Iterator[Row]:
-        for file, label in files:
+    def rows(chosen: np.ndarray | None) -> Iterator[Row]:
+        for file, label in files if chosen is None else [files[row] for row in chosen.tolist()]:
             try:
                 data = read_file(file, max_bytes)
             except OSError as error:
@@ -177,16 +181,19 @@ def image_files(folder: Path, others: Sequence[Path] = ()) -> list[Path]:
 
 def _parquet_source(path: Path, shards: list[Path], class_names: Sequence[str] | None) -> Source:
     layout = read_layout(path, shards)
-    count = sum(count_rows(path, shard) for shard in shards)
-    if count == 0:
+    counts = [count_rows(path, shard) for shard in shards]
+    if sum(counts) == 0:
         raise UnreadableDataset(path, "it has no rows")
     wanted = class_names if class_names is not None else peek_class_names(path)
     if layout.names and wanted and set(layout.names) != set(wanted):
         raise ClassMismatch(path, layout.names, wanted)
 
-    def rows() -> Iterator[Row]:
-        for shard in shards:
-            for number, (image, label) in enumerate(read_columns(path, shard, [layout.image, layout.label])):
+    def rows(chosen: np.ndarray | None) -> Iterator[Row]:
+        for shard, count, end in zip(shards, counts, accumulate(counts), strict=True):
+            start = end - count
+            mine = None if chosen is None else chosen[(chosen >= start) & (chosen < end)] - start
+            columns = [layout.image, layout.label]
+            for number, (image, label) in read_rows(path, shard, columns, mine):
                 data = image_bytes(image)
                 if data is None:
                     raise UnreadableDataset(path, f"{shard.name} row {number} holds no image bytes")
@@ -199,7 +206,7 @@ def _parquet_source(path: Path, shards: list[Path], class_names: Sequence[str] |
                                             f"index of its {classes} classes")  # fmt: skip
                 yield f"{shard.name} row {number}", data, index
 
-    return Source(count, rows)
+    return Source(sum(counts), rows)
 
 
 def _index(label: Any, layout: Layout, wanted: Sequence[str] | None) -> int | None:

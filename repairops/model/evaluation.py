@@ -25,6 +25,16 @@ from repairops.model.traced import graph_mode, set_graph_mode
 
 
 @dataclass(frozen=True, eq=False)
+class Known:
+    """What the champion has answered before it is judged: logits, float32 (N, K), on the clean set, and whether the
+    failures' own `predicted` and `confidence` are its answers to them.
+    """
+
+    clean: np.ndarray
+    failures: bool
+
+
+@dataclass(frozen=True, eq=False)
 class Evaluation:
     """Champion and challenger on the clean set and the held-out failures, with the counts the gate decides from.
 
@@ -60,28 +70,36 @@ def evaluate(
     heldout: HeldOutFailures,
     *,
     device: str | torch.device = "cpu",
-    known: np.ndarray | None = None,
+    known: Known | None = None,
 ) -> Evaluation:
-    """Runs both classifiers once over the clean set and the held-out failures.
-
-    known: the champion's logits on the clean set, where they are known.
-    """
+    """Runs the challenger once over the clean set and the held-out failures, the champion over what is not known."""
     sets = (clean.images, heldout.batch.images)
     after = [logits(challenger, images.pixels, device=device) for images in sets]
-    before = [logits(champion, images.pixels, device=device) for images in sets[known is not None :]]
-    found = evaluation_of(before if known is None else [known, *before], after, clean, heldout)
+    on_clean = known.clean if known else logits(champion, sets[0].pixels, device=device)
+    if known and known.failures:
+        batch = heldout.batch
+        on_failures = Predictions(batch.predicted, batch.confidence, batch.predicted == batch.images.labels)
+    else:
+        on_failures = predict(champion, sets[1].pixels, sets[1].labels, device=device)
+    found = evaluation_of(on_clean, on_failures, after, clean, heldout)
     if not isinstance(challenger.network, Guarded):
         return found
-    on_clean, on_failures = (guard_answers(challenger, images.pixels, device=device) for images in sets)
-    return replace(found, guard=(on_clean, on_failures))
+    by_guard = [guard_answers(challenger, images.pixels, device=device) for images in sets]
+    return replace(found, guard=(by_guard[0], by_guard[1]))
 
 
 def evaluation_of(
-    champion: list[np.ndarray], challenger: list[np.ndarray], clean: CleanSet, heldout: HeldOutFailures
+    champion: np.ndarray,
+    on_failures: Predictions,
+    challenger: list[np.ndarray],
+    clean: CleanSet,
+    heldout: HeldOutFailures,
 ) -> Evaluation:
-    """The evaluation from logits, float32 (N, K): each list holds the clean set's, then the held-out failures'."""
+    """The evaluation from the champion's logits on the clean set, float32 (N, K), and answers on the held-out failures,
+    and the challenger's logits on both.
+    """
     sets = (clean.images, heldout.batch.images)
-    before = [predictions(out, images.labels) for out, images in zip(champion, sets, strict=True)]
+    before = [predictions(champion, clean.images.labels), on_failures]
     after = [predictions(out, images.labels) for out, images in zip(challenger, sets, strict=True)]
     labels, names = clean.images.labels, clean.images.class_names
     return Evaluation(
@@ -94,7 +112,7 @@ def evaluation_of(
             name: paired_counts(before[0].right[labels == k], after[0].right[labels == k])
             for k, name in enumerate(names)
         },
-        champion_finite=all(bool(np.isfinite(out).all()) for out in champion),
+        champion_finite=bool(np.isfinite(champion).all() and np.isfinite(on_failures.confidence).all()),
         challenger_finite=all(bool(np.isfinite(out).all()) for out in challenger),
         outputs=(challenger[0], challenger[1]),
     )

@@ -5,13 +5,11 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-import numpy as np
-
 from repairops.core.followers import call_followers
 from repairops.core.parts import RepairInputs
 from repairops.core.repair import Repaired, repair_network
 from repairops.data.records import CleanSet
-from repairops.model.evaluation import Evaluation, evaluate
+from repairops.model.evaluation import Evaluation, Known, evaluate
 from repairops.model.network import Classifier
 from repairops.outcome.comparison import Comparison
 from repairops.stages.job import Job
@@ -23,12 +21,12 @@ def compare_with_rival(
     repaired: Repaired,
     inputs: RepairInputs,
     clean: CleanSet,
-    known: np.ndarray,
+    known: Known,
     evaluation: Evaluation,
 ) -> None:
     """Repairs by `method.compare` with the challenger's split and style, and records what that comes to.
 
-    known: the champion's logits on the clean set. Nothing is chosen by the rival, and nothing of it is registered.
+    known: what the champion has answered. Nothing is chosen by the rival, and nothing of it is registered.
     Raises what `repair_network` raises.
     """
     method = job.config.method

@@ -21,6 +21,7 @@ from repairops.gate.evidence import Calibration, Evidence, OnnxAccuracy, ParityC
 from repairops.model.corrupted import corrupted_counts
 from repairops.model.evaluation import (
     Evaluation,
+    Known,
     evaluate,
     paired_counts,
     predict,
@@ -41,8 +42,8 @@ log = logging.getLogger("repairops")
 MAX_SLICES = 100  # values of a column; one with more is no slice but a name for each image
 
 
-def measure(job: Job, champion: Champion, repaired: Repaired, clean: CleanSet, known: np.ndarray) -> Evaluation:
-    """Both networks once over the clean set and the held-out failures; known: the champion's logits on the former."""
+def measure(job: Job, champion: Champion, repaired: Repaired, clean: CleanSet, known: Known) -> Evaluation:
+    """The challenger over the clean set and the held-out failures, and the champion where its answer is not known."""
     heldout = repaired.split.heldout
     found = evaluate(champion.classifier, repaired.network, clean, heldout, device=job.device, known=known)
     right, total = found.heldout_repaired, found.heldout_total

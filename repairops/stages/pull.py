@@ -5,13 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from repairops.config import ModelConfig
+from repairops.core.parts import draw_train_set
 from repairops.core.training.loop import check_trainable
-from repairops.data.records import CleanSet, ImageSet
+from repairops.data.copies import most_compared
+from repairops.data.decoded import kept_name, load_kept
+from repairops.data.records import CleanSet, ImageSet, InputSpec
 from repairops.data.sets import load_image_set, peek_image_size
-from repairops.data.sources import peek_class_names, read_column
+from repairops.data.sources import open_source, peek_class_names, read_column
 from repairops.errors import listing
 from repairops.model.preprocessing import better_input
 from repairops.outcome.sections import DataSet
@@ -20,9 +24,10 @@ from repairops.stages.job import Job
 from repairops.stages.roles import assign_clean_roles
 from repairops.store.batches import LoggedBatch, fetch_rows, log_batch_inputs
 from repairops.store.champion import Champion, fetch_champion
-from repairops.store.datasets import OPTION, ROLE, Context, DatasetRef, fetch_dataset, log_reference
+from repairops.store.datasets import OPTION, ROLE, Context, DatasetRef, content_digest, fetch_dataset, log_reference
 from repairops.store.failure_rows import FailureRows
 from repairops.store.models import ModelRef
+from repairops.store.room import decoded_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -74,16 +79,13 @@ def pull(job: Job, inputs: Inputs) -> tuple[Champion, ImageSet, ImageSet | None,
     check_trainable(champion.classifier)
     if champion.frozen:
         log.warning("Warning: %s", FROZEN.format(champion=inputs.ref, names=listing(champion.frozen, 5)))
-    sets = {
-        c: load_image_set(path, champion.spec, job.config.images, role=ROLE[c], cache_dir=job.folder / "mapped")
-        for c, path in paths.items()
-    }
+    sets = {context: _load(job, context, path, champion.spec) for context, path in paths.items()}
     _name_inputs(job, inputs, sets)
     rows = fetch_rows(inputs.client, inputs.batches)
     judge = [batch[:16] not in inputs.repaired for batch in rows.batch]  # what the champion has learnt does not
     rows = replace(rows, field=[mark and new for mark, new in zip(rows.field, judge, strict=True)])
     recorded = {
-        OPTION[c]: DataSet(inputs.sets[c].uri, inputs.sets[c].given, images.digest, len(images))
+        OPTION[c]: DataSet(inputs.sets[c].uri, inputs.sets[c].given, images.digest, images.total)
         for c, images in sets.items()
     }
     job.record = replace(job.record, sets=recorded)
@@ -92,17 +94,50 @@ def pull(job: Job, inputs: Inputs) -> tuple[Champion, ImageSet, ImageSet | None,
     unseen, clean = assign_clean_roles(job, train_set, sets["evaluation"], sets.get("validation"))
     chosen = f" and {len(unseen)} that choose" if unseen else ""
     job.say(
-        f"{inputs.ref}, {len(train_set)} train images, {len(clean.images)} clean ones that judge{chosen}, "
-        f"{len(rows)} failures in {len(inputs.batches)} batch{'es' if len(inputs.batches) > 1 else ''}"
+        f"{inputs.ref}, {train_set.total} train images{_of_which(train_set)}, {len(clean.images)} clean ones that "
+        f"judge{chosen}, {len(rows)} failures in {len(inputs.batches)} batch{'es' if len(inputs.batches) > 1 else ''}"
     )
     return champion, train_set, unseen, clean, rows
+
+
+def _load(job: Job, context: Context, path: Path, spec: InputSpec) -> ImageSet:
+    """A data set, mapped as an earlier job decoded it where nothing has changed since.
+
+    Of a train set so large that only a part of it is looked at for copies, only what may train or choose is read.
+    """
+    images, role, mapped, drawn = job.config.images, ROLE[context], job.folder / "mapped", None
+    if context == "training" and job.config.training.max_train_images:
+        count = open_source(path, spec.class_names, role, images.max_image_bytes).count
+        found = draw_train_set(count, job.config.training, seed=job.config.seed)
+        if most_compared(spec.channels * spec.height * spec.width) < count > len(found.rows):
+            drawn = found
+    name, folder = kept_name(digest := content_digest(path), spec, images, drawn), decoded_folder()
+    if folder is None or not images.cache_mb:
+        return load_image_set(path, spec, images, role=role, cache_dir=mapped, drawn=drawn)
+    return load_kept(
+        path,
+        spec,
+        images,
+        folder / name,
+        role=role,
+        cache_dir=mapped,
+        unchanged=lambda: content_digest(path) == digest,
+        warn=lambda fact: log.warning("Warning: %s", fact),
+        drawn=drawn,
+    )
+
+
+def _of_which(train_set: ImageSet) -> str:
+    if train_set.drawn is None:
+        return ""
+    return f" ({len(train_set)} of them are read, and compared with the clean images)"
 
 
 def _name_inputs(job: Job, inputs: Inputs, sets: Mapping[Context, ImageSet]) -> None:
     """All that is repaired from as inputs of the job's run; the figures of the job will name what judged it."""
     client, run_id = inputs.client, job.run.run_id
     named = {
-        context: log_reference(client, run_id, context, found, len(sets[context]))
+        context: log_reference(client, run_id, context, found, sets[context].total)
         for context, found in inputs.sets.items()
     }
     failures = log_batch_inputs(client, run_id, inputs.batches)

@@ -96,7 +96,7 @@ def _near(*found: Overlap, train_set: ImageSet) -> str:
     Of a large train set, how much of it was looked at.
     """
     near = int((np.any([part.near for part in found], 0) & ~np.any([part.same for part in found], 0)).sum())
-    looked, images = len(compared(train_set.pixels)), len(train_set)
+    looked, images = len(compared(train_set.pixels)), train_set.total
     among = f", looked for among {looked:,} of {images:,} train images" if looked < images else ""
     return (
         f" Of these {near:,} are near copies{among}: the same photo, encoded anew or a grey level off." if near else ""

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from repairops.data.copies import near_copies
+from repairops.data.copies import look, near_copies
 from repairops.data.records import CleanSet, FailureBatch, FieldRows, ImageSet
 from repairops.errors import FailureBatchRejected
 from repairops.gate import CHANGED, PLAUSIBLE, gate_warning, in_words, least_harm, whole_power
-from repairops.model.evaluation import check_not_at_chance, logits, predict, predictions
+from repairops.model.evaluation import Known, check_not_at_chance, logits, predict, predictions
 from repairops.model.routing import networks_of
 from repairops.outcome.sections import ChampionFigures, Validation
 from repairops.stages.earlier import Earlier
@@ -36,9 +36,9 @@ def validate_failures(
     clean: CleanSet,
     roles: Mapping[str, str] | None,
     earlier: Earlier,
-) -> tuple[FailureBatch, FieldRows | None, np.ndarray, FailureBatch | None]:
-    """The failures that pass validation against the pinned champion, its field rows, its logits (N, K) on the clean
-    set, and the failures of earlier repairs that are sound.
+) -> tuple[FailureBatch, FieldRows | None, Known, FailureBatch | None]:
+    """The failures that pass validation against the pinned champion, its field rows, what it has answered, and the
+    failures of earlier repairs that are sound.
 
     roles: of a consolidation, see `Inputs`. Its failures are those that the version was repaired from, and their wrong
     answers those of the champion in the version.
@@ -58,7 +58,8 @@ def validate_failures(
 
     def find_copies(pixels: Tensor) -> dict[str, np.ndarray]:
         sets = {"clean set": clean.images, "validation set": unseen, "train set": train_set}
-        return {name: near_copies(pixels, images.pixels) for name, images in sets.items() if images}
+        failures = look(pixels, np.arange(len(pixels)))
+        return {name: near_copies(failures, images.looked) for name, images in sets.items() if images}
 
     folder = job.scratch("validation")
     given: dict[str, Any] = {
@@ -95,7 +96,7 @@ def validate_failures(
         where = f"validation/quarantine.parquet of run {job.run.run_id}"
         raise FailureBatchRejected(report.broken or ["no row is left"], where)
     before = still_sound(earlier.rows.frame(), **given, kept=earlier.roles) if earlier.rows else None
-    return report.accepted, report.field, outputs, before
+    return report.accepted, report.field, Known(outputs, failures=roles is None), before
 
 
 def _foresee(job: Job, clean: CleanSet, heldout: int, accuracy: float) -> None:

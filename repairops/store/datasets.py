@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from repairops.data.records import ImageSet
 from repairops.errors import DatasetNotFound
 from repairops.store.connection import talking
-from repairops.store.digests import path_digest
+from repairops.store.digests import digests_of, path_digest
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -154,6 +154,11 @@ def fetch_dataset(ref: DatasetRef, context: Context, folder: Path) -> Path:
             return Path(mlflow.artifacts.download_artifacts(artifact_uri=ref.uri, dst_path=str(folder)))
     except MlflowException as error:
         raise missing from error
+
+
+def content_digest(path: Path) -> str:
+    """What the files of a data set hold, wherever they lie."""
+    return digests_of(path).content
 
 
 def _upload(client: MlflowClient, run_id: str, context: Context, images: ImageSet) -> DatasetRef:

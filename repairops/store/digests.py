@@ -28,8 +28,20 @@ class Entry(NamedTuple):
     sha256: str
 
 
+class Digests(NamedTuple):
+    """sha256 of the names and contents of a data set's files: with its path, which names a job's set, and without."""
+
+    path: str
+    content: str
+
+
 def path_digest(path: Path) -> str:
-    """sha256 of a data set's path and of the names and contents of its files: parquet, else images.
+    """See `digests_of`."""
+    return digests_of(path).path
+
+
+def digests_of(path: Path) -> Digests:
+    """Of a data set's files: parquet, else images.
 
     What each file held is kept below REPAIROPS_HOME by its size and times of change (also those of a file that took the
     place of another one are new), so that a data set that is digested again is not read again. What cannot be read is
@@ -38,7 +50,8 @@ def path_digest(path: Path) -> str:
     files: list[str] = (
         [str(path)] if path.is_file() else sorted({*map(str, path.glob("*.parquet")), *map(str, image_files(path))})
     )
-    files_of = {str(file)[len(str(path.parent)) :]: file for file in files}
+    start = len(str(path.parent))
+    files_of = {file[start:]: file for file in files}
     kept = _kept(path)
     known, before = _read(kept), time.time_ns() - SETTLED
     same = {name: known[name] for name, file in files_of.items() if name in known and known[name][:3] == _marks(file)}
@@ -49,8 +62,15 @@ def path_digest(path: Path) -> str:
     settled = {name: entry for name, entry in found.items() if max(entry.changed, entry.moved) < before}
     if kept and settled != known:
         _write(kept, settled)
-    text = "\n".join(f"{name} {entry.sha256}" for name, entry in found.items())
-    return hashlib.sha256(f"{path}\n{text}".encode("utf-8", "surrogateescape")).hexdigest()
+    own = len(str(path)) - start
+    return Digests(
+        _sha256(str(path), *(f"{name} {entry.sha256}" for name, entry in found.items())),
+        _sha256(path.suffix, *(f"{name[own:]} {entry.sha256}" for name, entry in found.items())),
+    )
+
+
+def _sha256(*lines: str) -> str:
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def _read_anew(file: str) -> Entry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from dataclasses import dataclass
@@ -13,13 +14,22 @@ from repairops.store.jobs import LOCK, PLACE, job_lock
 
 
 @dataclass(frozen=True)
-class JobFolder:
-    """A job's folder. days: since its last change. state: running, kept or removed."""
+class Kept:
+    """A job's folder, or a decoded image set's file. days: since its last change or use. state: running, kept or
+    removed.
+    """
 
     path: Path
     bytes: int
     days: float
     state: str
+
+
+def decoded_folder() -> Path | None:
+    """Where decoded image sets are kept; None where no folder can be made there."""
+    with contextlib.suppress(OSError):
+        return home_folder("decoded")
+    return None
 
 
 def clear_folder(folder: Path) -> None:
@@ -31,8 +41,9 @@ def clear_folder(folder: Path) -> None:
             entry.unlink(missing_ok=True)
 
 
-def clean(older_than: float, dry_run: bool = False) -> list[JobFolder]:
-    """Removes the folders of jobs that have not changed for `older_than` days, largest first; none that a job is in.
+def clean(older_than: float, dry_run: bool = False) -> list[Kept]:
+    """Removes the folders of jobs that have not changed for `older_than` days, none that a job is in, and decoded image
+    sets that were not used for so long (a job that has one mapped keeps its pixels). Largest first.
 
     dry_run: says what it would remove, and removes nothing.
     """
@@ -48,5 +59,21 @@ def clean(older_than: float, dry_run: bool = False) -> list[JobFolder]:
                     shutil.rmtree(folder)
         except JobRunning:
             state = "running"
-        found.append(JobFolder(folder, size, days, state))
+        found.append(Kept(folder, size, days, state))
+    for file in home_folder("decoded").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # another job made room
+            found.append(_clean_file(file, older_than, dry_run))
     return sorted(found, key=lambda each: -each.bytes)
+
+
+def _clean_file(file: Path, older_than: float, dry_run: bool) -> Kept:
+    """A part that is being written is running."""
+    from repairops.data.decoded import PART, dead_parts  # with torch
+
+    stat = file.stat()
+    days = max(0.0, (time.time() - stat.st_mtime) / 86400)
+    written = file.suffix == PART and file not in dead_parts(file.parent)
+    state = "running" if written else "removed" if days >= older_than else "kept"
+    if state == "removed" and not dry_run:
+        file.unlink()
+    return Kept(file, stat.st_size, days, state)
