@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import atexit
+import itertools
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor
 from repairops.config import ImagesConfig
 from repairops.data.decoding import decode_image, encode_png, peek_shape, sample_id, sample_ids
 from repairops.data.records import ImageSet, InputSpec
-from repairops.data.sources import open_source, resolve_label
+from repairops.data.sources import Row, open_source, resolve_label
 from repairops.errors import (
     DatasetImageUnusable,
     InvalidImages,
@@ -83,10 +84,31 @@ def load_image_set(
     path = Path(path)
     source = open_source(path, spec.class_names, role, images.max_image_bytes)
     pixels = _allocate((source.count, spec.channels, spec.height, spec.width), images, role, cache_dir)
-    out = pixels.numpy()
-    labels = np.empty(source.count, dtype=np.int64)
-    ids = np.empty(source.count, dtype="<U64")
-    for row, (place, data, label) in enumerate(source.rows()):
+    return _decoded(path, source.rows(), pixels, spec, images)
+
+
+def sample_images(
+    path: str | Path, spec: InputSpec, images: ImagesConfig, count: int, *, seed: int, role: str = "image set"
+) -> ImageSet:
+    """`count` of the images under `path`, drawn evenly, in the data set's order: no others are decoded.
+
+    Raises what `load_image_set` raises.
+    """
+    path = Path(path)
+    source = open_source(path, spec.class_names, role, images.max_image_bytes)
+    drawn = np.random.default_rng(seed).permutation(source.count)[:count]
+    wanted = np.zeros(source.count, bool)
+    wanted[drawn] = True
+    pixels = _allocate((len(drawn), spec.channels, spec.height, spec.width), images, role, None)
+    return _decoded(path, itertools.compress(source.rows(), wanted.tolist()), pixels, spec, images)
+
+
+def _decoded(path: Path, rows: Iterable[Row], pixels: Tensor, spec: InputSpec, images: ImagesConfig) -> ImageSet:
+    """pixels: uint8 (N, C, H, W), which are filled by the N rows. Raises DatasetImageUnusable."""
+    out, count = pixels.numpy(), len(pixels)
+    labels = np.empty(count, dtype=np.int64)
+    ids = np.empty(count, dtype="<U64")
+    for row, (place, data, label) in enumerate(rows):
         try:
             image = decode_image(data, spec, max_pixels=images.max_image_pixels, max_bytes=images.max_image_bytes)
         except UnreadableImage as error:
