@@ -1,7 +1,7 @@
 """What goes on inside a network when it answers: values of its layers, by forward hooks, or by nodes of a pt2 graph.
 
-A layer's name is its module's path, as in `named_modules()` (`layer4.1`, `vit.encoder.layer.11`), and its activations are
-what the module puts out. By default those are taken that the last weights make the logits of: the input of the module
+A layer's name is its module's path, as in `named_modules()` (`layer4.1`, `vit.encoder.layer.11`), and its activations
+are what the module puts out. By default those are taken that the last weights make the logits of: the input of the module
 with a matrix of weights of its own that is called last. A pt2 graph calls no modules, but knows of each step which one
 it comes from, so that the names are the same.
 """
@@ -147,6 +147,7 @@ class _Recorder(Interpreter):
     def __init__(self, network: nn.Module) -> None:
         assert isinstance(network, GraphModule)
         super().__init__(network)
+        self.nodes = list(network.graph.nodes)
         self.values: dict[str, Any] = {}
 
     def run_node(self, n: Node) -> Any:
@@ -168,7 +169,7 @@ def _graph_taps(network: nn.Module, images: Tensor) -> tuple[dict[str, Tap], Tap
     named: dict[str, Tap] = {}
     head: Tap | None = None
     fixed: dict[Node, int] = {}  # nodes that no image changes -> their values' axes
-    for node in recorder.module.graph.nodes:
+    for node in recorder.nodes:
         value = recorder.values.get(node.name)
         inputs = node.all_input_nodes
         if node.op == "get_attr" or (inputs and all(each in fixed for each in inputs)):
@@ -179,7 +180,11 @@ def _graph_taps(network: nn.Module, images: Tensor) -> tuple[dict[str, Tap], Tap
         if _of_images(value, len(images)) is not None:
             named |= {path: Tap(path, "output", node.name) for path in paths}
         weights = any(fixed.get(each, 0) > 1 for each in inputs)
-        moving = [each for each in inputs if each not in fixed and _of_images(recorder.values[each.name], len(images)) is not None]
+        moving = [
+            each
+            for each in inputs
+            if each not in fixed and _of_images(recorder.values[each.name], len(images)) is not None
+        ]
         if weights and moving:
             head = Tap(paths[-1] if paths else node.name, "input", moving[0].name)
     return named, head

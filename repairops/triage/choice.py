@@ -22,7 +22,7 @@ class Choice:
 
 
 def ranking(scores: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """Rows by score (N,), the highest first; of images with the same pixels, by their ids (N,), the others come last."""
+    """Rows by score (N,), the highest first; after the first of the same pixels, by ids (N,), others come last."""
     again = np.ones(len(ids), bool)
     again[np.unique(ids, return_index=True)[1]] = False
     order: np.ndarray = np.lexsort((np.arange(len(ids)), -scores, again))

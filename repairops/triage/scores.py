@@ -40,7 +40,8 @@ def confidence(probabilities: np.ndarray) -> np.ndarray:
 def margin(probabilities: np.ndarray) -> np.ndarray:
     """1 minus the lead of the answer over the second class: (N, K) to (N,) in 0..1."""
     second, first = np.partition(probabilities, -2, axis=1)[:, -2:].T
-    return 1 - (first - second)
+    found: np.ndarray = 1 - (first - second)
+    return found
 
 
 def gini(probabilities: np.ndarray) -> np.ndarray:
@@ -105,6 +106,7 @@ def mahalanobis(activations: np.ndarray, answers: np.ndarray, reference: Referen
 
 ANSWER: Mapping[str, Answers] = {"confidence": confidence, "margin": margin, "gini": gini}
 SURPRISE = {"lsa": lsa, "dsa": dsa, "mahalanobis": mahalanobis}
+DEFAULT = "gini"
 GUARD = "guard"  # the guard's probability that an image has the failures' look
 
 
