@@ -1,9 +1,9 @@
 """What goes on inside a network when it answers: values of its layers, by forward hooks, or by nodes of a pt2 graph.
 
 A layer's name is its module's path, as in `named_modules()` (`layer4.1`, `vit.encoder.layer.11`), and its activations
-are what the module puts out. By default those are taken that the last weights make the logits of: the input of the module
-with a matrix of weights of its own that is called last. A pt2 graph calls no modules, but knows of each step which one
-it comes from, so that the names are the same.
+are what the module puts out. By default those are taken that the last weights make the logits of: the input of the
+module with a matrix of weights of its own that is called last. A pt2 graph calls no modules, but knows of each step
+which one it comes from, so that the names are the same.
 """
 
 from __future__ import annotations

@@ -137,14 +137,16 @@ def _log_density(points: np.ndarray, samples: np.ndarray) -> np.ndarray:
     """Of points (N, D) under a Gaussian kernel density of samples (M, D), its bandwidth by Scott's rule."""
     kept = np.sort(np.argsort(samples.var(axis=0))[-min(FEATURES, max(1, len(samples) // 2)) :])
     points, samples = points[:, kept], samples[:, kept]
-    bandwidth = len(samples) ** (-1 / (len(kept) + 4))
-    white, log_volume = _whitening(np.atleast_2d(np.cov(samples, rowvar=False)) * bandwidth**2)
+    white, log_volume = _whitening(np.atleast_2d(np.cov(samples, rowvar=False)))
+    directions = white.shape[1]
+    bandwidth = len(samples) ** (-1 / (directions + 4))
+    white, log_volume = white / bandwidth, log_volume + directions * np.log(bandwidth)
     centres = torch.from_numpy(samples @ white)
     found = np.empty(len(points))
     for start in range(0, len(points), AT_ONCE):
         squares = torch.cdist(torch.from_numpy(points[start : start + AT_ONCE] @ white), centres).square().numpy()
         found[start : start + AT_ONCE] = logsumexp(-squares / 2, axis=1)
-    density: np.ndarray = found - np.log(len(samples)) - white.shape[1] * np.log(2 * np.pi) / 2 - log_volume
+    density: np.ndarray = found - np.log(len(samples)) - directions * np.log(2 * np.pi) / 2 - log_volume
     return density
 
 
