@@ -102,7 +102,8 @@ def _summary(found: Triage, files: Mapping[str, str]) -> str:
         f"Fill in the column label of {files['csv']}; {files['sheet']} shows the images.",
     ]
     if found.copies:
-        lines.append(f"{found.copies} have the pixels of another and are not chosen.")
+        verbs = ("has", "is") if found.copies == 1 else ("have", "are")
+        lines.append(f"{found.copies} {verbs[0]} the pixels of another and {verbs[1]} not chosen.")
     if found.unreadable:
         count = len(found.unreadable)
         lines.append(f"{count} {'file' if count == 1 else 'files'} could not be used:")

@@ -100,7 +100,8 @@ class Triage:
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            **vars(self),
+            **{name: value for name, value in vars(self).items() if name != "missing"},
+            "scores_missing": list(self.missing),
             "sources": [dict(zip(("source", "images", "chosen"), row, strict=True)) for row in self.by_source()],
             "chosen": [each.to_dict() for each in self.chosen],
             "unreadable": [{"file": file, "reason": why} for file, why in self.unreadable.items()],
