@@ -115,7 +115,7 @@ def test_the_sheet_shows_what_is_chosen_and_how_to_go_on(field: Path) -> None:
     page, rows = Path("seen.html").read_text(encoding="utf-8"), table("a & b.csv")
     assert page.startswith("<!doctype html>")
     assert page.count("<figure") == page.count("data:image/png;base64,") == len(rows) == 5
-    places = [page.index(f"<br>{row['file']}</figcaption>") for row in rows]
+    places = [page.index(f"{row['file'].rpartition('/')[2]}</figcaption>") for row in rows]
     assert places == sorted(places)
     assert "a &amp; b.csv" in page
     assert "<script" not in page
@@ -152,6 +152,20 @@ def test_the_guard_of_a_guarded_version_is_a_score(registry: str, tmp_path: Path
     assert result.exit_code == 0, result.output
     assert [row["file"] for row in table()] == ["bright.png", "between.png", "dark.png"]
     assert float(table()[0]["score_guard"]) > 0.99
+
+
+def test_a_version_that_is_stored_as_pt2(registry: str, tmp_path: Path) -> None:
+    network = TinyNet(seed=0).eval()
+    log_model(network, "cls", SPEC, train_set=digit_set(40), alias="prod", serialization_format="pt2")
+    log_model(network, "plain", SPEC, train_set=digit_set(40), alias="prod")
+    for number, pixels in enumerate(digits(6, 300)):
+        save(tmp_path / "field" / f"{number}.png", pixels)
+    for layers in ((), ("--layers", "norm")):
+        found = [json.loads(triage(f"prod/{name}", tmp_path / "field", "--score", "dsa", "--json", *layers).stdout)
+                 for name in ("cls", "plain")]  # fmt: skip
+        assert found[0]["layers"] == found[1]["layers"]
+        scores = [[image["scores"]["dsa"] for image in each["chosen"]] for each in found]
+        assert scores[0] == pytest.approx(scores[1], rel=1e-3)
 
 
 def test_what_failures_log_would_refuse_is_not_chosen(field: Path, tmp_path: Path) -> None:
