@@ -26,6 +26,11 @@ COMMANDS: dict[str, tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]] = 
     "repair_distributed": (("repair",), (), ("nproc", *REPAIR)),
     "consolidate": (("consolidate",), ("model",), JOB),
     "log_failures": (("failures", "log"), ("model", "path"), ("csv", "source")),
+    "triage": (
+        ("triage",),
+        ("model", "folder"),
+        ("count", "score", "layers", "clusters", "train-set", "reference", "output", "sheet", "set", "seed", "device"),
+    ),
     "promote": (("promote",), ("model",), ("version", "by", "reason")),
     "rollback": (("rollback",), ("model",), ("by", "reason")),
     "demo": (("demo",), (), ("folder", "seed")),

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import report_helpers as made
 
 from repairops.report import Pictures, commands, render_page, statements
+from repairops.report.sheet import Sheet, SheetImage, render_sheet
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install '.[dev]'")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed: pip install '.[dev]'")
@@ -192,6 +194,28 @@ def test_accessible_on_a_phone_and_on_paper(opened: Opened, tmp_path: Path) -> N
     assert violations(opened.page) == []
     opened.page.emulate_media(media="print", color_scheme="dark")
     assert violations(opened.page) == []
+
+
+def test_the_contact_sheet_of_triage_shows_and_is_accessible(opened: Opened, tmp_path: Path) -> None:
+    page, file = opened.page, tmp_path / "triage.html"
+    images = [
+        SheetImage(
+            rank, f"north/{LONG}{rank}.png", name, 1 / rank, rank % 3, float("inf"), np.full(shape, 90, np.uint8)
+        )
+        for rank, (name, shape) in enumerate((("cat", (3, 20, 40)), ("", (300, 100)), (LONG, (8, 8))), 1)
+    ]
+    sheet = Sheet("version 3 of 'cls'", "prod/cls", f"/data/{LONG}", "triage.csv", "gini", ("the input of fc",),
+                  (("north", 40, 3), ("", 2, 0)), 4, 3, ("guard",), {"a.png": "the file is empty"}, images)  # fmt: skip
+    file.write_text(render_sheet(sheet), encoding="utf-8")
+    page.goto(file.as_uri())
+    assert {width: too_wide(page) for width in resized(page)} == NOWHERE
+    assert page.get_by_role("figure").count() == 3
+    assert page.get_by_role("figure").nth(0).inner_text().split("\n")[:2] == ["1 cat 100%", "cluster 1, –"]
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        assert violations(page) == []
+    assert {r.url for r in opened.requests if not r.url.startswith("data:")} == {file.as_uri()}
+    assert opened.complaints == []
 
 
 def test_faults_are_found(opened: Opened, tmp_path: Path) -> None:

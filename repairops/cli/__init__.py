@@ -24,6 +24,7 @@ COMMANDS = {
     "gate": ("gate", "Recompute a verdict from an outcome.json."),
     "style": ("style", "Say and show what the field did to the images."),
     "guard": ("guard", "Ask a version's guard how far the failures' look has spread."),
+    "triage": ("triage", "Choose which unlabelled field images are most worth a label."),
     "clean": ("clean", "Remove what ended and interrupted jobs left on this machine."),
     "methods": ("methods", "List the repair methods."),
     "bench": ("bench", "Compare repair methods on corrupted images, as the paper does."),

@@ -67,7 +67,7 @@ def cluster_failures(
         features = _pixels(failures.images.pixels)
     assignments = np.full(len(labels), -1, np.int64)
     parts = [np.flatnonzero(labels == k) for k in np.unique(labels)] if per_class else [np.arange(len(labels))]
-    divide = _looks if space else _k_means
+    divide = _looks if space else k_means
     for rows in parts:
         if len(rows):
             assignments[rows] = assignments.max() + 1 + divide(features[rows], clusters, restarts, seed)
@@ -150,8 +150,8 @@ def _pixels(pixels: Tensor) -> np.ndarray:
     return features
 
 
-def _k_means(features: np.ndarray, clusters: int, restarts: int, seed: int) -> np.ndarray:
-    """Cluster of each row, int64 (R,), 0..k-1 without gaps, k at most the number of different rows."""
+def k_means(features: np.ndarray, clusters: int, restarts: int, seed: int) -> np.ndarray:
+    """Cluster of each row of float (R, D), int64 (R,), 0..k-1 without gaps, k at most the number of different rows."""
     from sklearn.cluster import KMeans, MiniBatchKMeans
 
     different = len({row.tobytes() for row in features})
@@ -170,7 +170,7 @@ def _looks(features: np.ndarray, most: int, restarts: int, seed: int) -> np.ndar
     """Look of each row, int64 (R,): the most clusters, `most` at most, that are all large and clearly apart."""
     enough, apart = max(FEWEST, SMALLEST * len(features)), APART * (1 + FEW / len(features))
     for k in range(min(most, int(len(features) / enough)), 1, -1):
-        found = _k_means(features, k, restarts, seed)
+        found = k_means(features, k, restarts, seed)
         if np.bincount(found).min() >= enough and distance_of_looks(features, found) > apart:
             return found
     return np.zeros(len(features), np.int64)

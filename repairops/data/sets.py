@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,20 @@ def load_image_set(
     count = len(drawn.rows) if drawn else source.count
     pixels = _allocate((count, spec.channels, spec.height, spec.width), images, role, cache_dir)
     return decode_source(source, pixels, path, spec, images, drawn)
+
+
+def sample_images(
+    path: str | Path, spec: InputSpec, images: ImagesConfig, count: int, *, seed: int, role: str = "image set"
+) -> ImageSet:
+    """`count` of the images under `path`, drawn evenly, in the data set's order: no others are decoded.
+
+    Raises what `load_image_set` raises.
+    """
+    path = Path(path)
+    source = open_source(path, spec.class_names, role, images.max_image_bytes)
+    drawn = Drawn(np.sort(np.random.default_rng(seed).permutation(source.count)[:count]), source.count)
+    pixels = _allocate((len(drawn.rows), spec.channels, spec.height, spec.width), images, role, None)
+    return replace(decode_source(source, pixels, path, spec, images, drawn), drawn=None)
 
 
 def decode_source(

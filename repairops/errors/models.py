@@ -67,6 +67,13 @@ class NotGuarded(RepairError):
     )
 
 
+class NeedsTrainSet(RepairError):
+    message = (
+        "The score {} compares with images of the train set, and none was logged with {}. Give one with --train-set "
+        "PATH (-P train_set=PATH), or take a score that needs none: {}."
+    )
+
+
 class RolesLost(RepairError):
     message = (
         "{} of run {}, which made version {}, is not there, so nothing says which failures it has learnt and which may "

@@ -44,14 +44,16 @@ def render_page(record: Record, pictures: Pictures | None = None) -> str:
     At most about 3 MB: pictures are scaled down to fit `pictures.PICTURE_BYTES`, long lists are cut and say so.
     Raises ValueError where a picture is no uint8 (C, H, W) image.
     """
-    return str(_template().render(_view(record, pictures or Pictures()), **_script()))
+    template = environment().get_template("page.html.j2")
+    return str(template.render(_view(record, pictures or Pictures()), **_script()))
 
 
 @cache
-def _template() -> Any:
+def environment() -> Any:
+    """Of all pages: their templates, and the words that values become."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
+    found = Environment(
         loader=PackageLoader("repairops.report"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -60,11 +62,11 @@ def _template() -> Any:
         finalize=_shown,
     )
     words = ("count", "duration", "fixed", "of", "megabytes", "percent", "ratio", "short", "signed", "when")
-    environment.filters |= {name: getattr(formats, name) for name in words}
-    environment.filters |= {"digits": _digits, "milliseconds": _milliseconds, "stage_bar": lineage.stage_bar}
-    environment.filters |= {"check_name": statements.check_name, "tally": statements.tally}
-    environment.filters |= {"figure": check_figures.figure}
-    return environment.get_template("page.html.j2")
+    found.filters |= {name: getattr(formats, name) for name in words}
+    found.filters |= {"digits": _digits, "milliseconds": _milliseconds, "stage_bar": lineage.stage_bar}
+    found.filters |= {"check_name": statements.check_name, "tally": statements.tally}
+    found.filters |= {"figure": check_figures.figure}
+    return found
 
 
 @cache

@@ -9,23 +9,15 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import torch
-
 from repairops.config import Config
-from repairops.data.decoding import decode_image
-from repairops.data.records import InputSpec
-from repairops.data.sources import EXTENSIONS, image_files
-from repairops.errors import NoImagesInFolder, NotGuarded, UnreadableImage
-from repairops.files import read_file
+from repairops.data.folder import Part, field_files, read_parts, source_of
+from repairops.errors import NotGuarded
 from repairops.model.evaluation import guard_answers
 from repairops.model.guarded import Guarded
 from repairops.model.network import Classifier
 from repairops.store.champion import fetch_champion
 from repairops.store.connection import connect
 from repairops.store.models import resolve_model
-
-CHUNK = 256  # images that are decoded before the guard sees them
 
 Who = Literal["champion", "repaired", "both"]
 
@@ -40,8 +32,7 @@ class ImageScore:
 
     @property
     def source(self) -> str:
-        """The first folder of its path, '' where it lies in none."""
-        return self.file.partition("/")[0] if "/" in self.file else ""
+        return source_of(self.file)
 
 
 @dataclass(frozen=True)
@@ -86,12 +77,9 @@ class Scores:
 def score_folder(model: str, folder: Path, config: Config, tracking_uri: str | None = None) -> Scores:
     """The guard of `model` on every image file below `folder`, decoded as failures are; the networks do not run.
 
-    A file that cannot be read or decoded is noted and left out. Hidden files and those without an image's suffix are
-    no images. Raises NotGuarded, NoImagesInFolder, ModelNotFound and what `fetch_champion` raises.
+    See `read_parts`. Raises NotGuarded, NoImagesInFolder, ModelNotFound and what `fetch_champion` raises.
     """
-    files = image_files(folder)
-    if not files:
-        raise NoImagesInFolder(folder, ", ".join(sorted(EXTENSIONS)))
+    files = field_files(folder)
     client = connect(tracking_uri)
     ref = resolve_model(model, client)
     with tempfile.TemporaryDirectory() as scratch:
@@ -101,40 +89,13 @@ def score_folder(model: str, folder: Path, config: Config, tracking_uri: str | N
     unreadable: dict[str, str] = {}
     scored = [
         image
-        for start in range(0, len(files), CHUNK)
-        for image in _scored(classifier, folder, files[start : start + CHUNK], config, unreadable)
+        for part in read_parts(folder, files, classifier.spec, config.images, unreadable)
+        for image in _scored(classifier, part)
     ]
     return Scores(str(ref), tuple(scored), unreadable)
 
 
-def _scored(
-    classifier: Classifier, folder: Path, files: list[Path], config: Config, unreadable: dict[str, str]
-) -> Iterator[ImageScore]:
-    names, pixels = [], []
-    for file in files:
-        name = _name(file, folder)
-        try:
-            pixels.append(_decoded(file, classifier.spec, config))
-            names.append(name)
-        except UnreadableImage as error:
-            unreadable[name] = error.detail
-    if not pixels:
-        return
-    probability, weight = guard_answers(classifier, torch.from_numpy(np.stack(pixels)))
-    for name, chance, part in zip(names, probability.tolist(), weight.tolist(), strict=True):
-        yield ImageScore(name, chance, "champion" if part == 0 else "repaired" if part == 1 else "both")
-
-
-def _decoded(file: Path, spec: InputSpec, config: Config) -> np.ndarray:
-    """uint8 (C, H, W). Raises UnreadableImage."""
-    limits = config.images
-    try:
-        data = read_file(file, limits.max_image_bytes)
-    except OSError as error:
-        raise UnreadableImage("does_not_decode", f"it cannot be read ({error.strerror})") from error
-    return decode_image(data, spec, max_pixels=limits.max_image_pixels, max_bytes=limits.max_image_bytes)
-
-
-def _name(file: Path, folder: Path) -> str:
-    """The path below the folder as text that can be printed, also where its bytes are no UTF-8."""
-    return file.relative_to(folder).as_posix().encode("utf-8", "backslashreplace").decode()
+def _scored(classifier: Classifier, part: Part) -> Iterator[ImageScore]:
+    probability, weight = guard_answers(classifier, part.pixels)
+    for name, chance, share in zip(part.names, probability.tolist(), weight.tolist(), strict=True):
+        yield ImageScore(name, chance, "champion" if share == 0 else "repaired" if share == 1 else "both")

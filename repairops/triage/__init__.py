@@ -1,0 +1,1 @@
+"""Which unlabelled images of the field are most worth a label."""
