@@ -47,7 +47,7 @@ from repairops.report.formats import duration, fixed, number, percent, plain, si
 from repairops.report.pictures import GRID_BYTES, MAX_FLIPS, PICTURE_BYTES, fitted_png, png_size, png_uri
 from repairops.validation.facts import ROW_RULES
 
-MISSING = ("routing", "field_rows")  # in these outcomes' evidence
+MISSING = ("routing", "field_rows", "earlier")  # in these outcomes' evidence
 ADVISORY = sum(getattr(GateConfig(), name) == "advisory" and rule.needs not in MISSING for name, rule in RULES.items())
 HOSTILE = "<script>alert(1)</script>\"'`|*_\x1b[31m\n# x"
 
