@@ -331,11 +331,7 @@ def test_entry_point_passes_its_parameters_to_a_module_that_takes_them(name: str
         ("consolidate", ["--model", "prod/cls", "--seed", "x"], "'x' is not a valid integer"),
         ("demo", ["--folder", "", "--seed", "x"], "'x' is not a valid integer"),
         ("log_failures", ["--model", "prod/cls", "--path", "nowhere"], "'nowhere' does not exist"),
-        (
-            "triage",
-            ["--model", "prod/cls", "--folder", ".", "--count", "unset", "--clusters", "0"],
-            "0 is not in the range",
-        ),
+        ("triage", ["--model", "prod/cls", "--folder", ".", "--count", "0"], "0 is not in the range"),
     ],
 )
 def test_entry_points_reach_the_command_line(entry: str, arguments: list[str], says: str, tmp_path: Path) -> None:

@@ -171,6 +171,21 @@ class Patches(nn.Module):
         return logits
 
 
+class Beside(TinyNet):
+    """A part of it returns its weights before what it makes of the images."""
+
+    class Both(nn.Linear):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+            return self.weight, super().forward(x)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both = self.Both(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.both(super().forward(x))[1]
+
+
 class Rows(nn.Module):
     """An LSTM, whose output is a tuple, and a head without a module after it."""
 
@@ -196,9 +211,10 @@ def pixels(count: int = 12) -> Tensor:
         (DictNet(), "the input of linear", 256, "norm", 4),
         (Tokens(), "the input of classifier", 8, "block", 8),
         (Rows(), "the input of head", 5, "lstm", 5),
+        (Beside(), "the input of both", 4, "both", 4),
         (nn.Sequential(nn.Flatten(), weight_norm(nn.Linear(64, 4))), "the input of 1", 64, "0", 64),
     ],
-    ids=["convolutions", "a mapping", "tokens", "an LSTM", "weight norm"],
+    ids=["convolutions", "a mapping", "tokens", "an LSTM", "a tuple", "weight norm"],
 )  # fmt: skip
 def test_activations_of_any_module(network: nn.Module, before: str, values: int, layer: str, width: int) -> None:
     classifier = Classifier(network.eval(), SPEC)
@@ -221,6 +237,12 @@ def test_activations_are_what_the_layer_gives_on_average() -> None:
     with torch.no_grad():
         maps = network.convolution(images)
     np.testing.assert_allclose(found.activations, maps.mean((2, 3)).numpy(), atol=1e-6)
+    patches = Patches().eval()
+    tokens = Classifier(patches, SPEC)
+    found = see(tokens, find_taps(tokens, ("block",)), pixels())
+    with torch.no_grad():
+        shown = patches.block(patches.patches(images).flatten(2).mT)
+    np.testing.assert_allclose(found.activations, shown.mean(1).numpy(), atol=1e-6)
     before = see(classifier, find_taps(classifier), pixels())
     with torch.no_grad():
         np.testing.assert_allclose(network.linear(torch.from_numpy(before.activations)), before.logits, atol=1e-5)
@@ -312,6 +334,7 @@ def test_one_scene_does_not_fill_the_choice() -> None:
     assert len(set(spread.rows.tolist())) == 200
     assert np.bincount(scene[spread.rows]).tolist() == [100, *[10] * 10]
     assert spread.rows[0] == plain.rows[0]
+    assert np.all(np.diff(scores[spread.rows[:11]]) < 0)  # the clusters' best, the cluster of the best first
     assert spread.clusters[:11].tolist() == list(range(11))
     assert all(len(set(scene[spread.rows[spread.clusters == c]])) == 1 for c in range(11))
     again = choose(scores, features, ids, 200, clusters=11, seed=0)
