@@ -221,7 +221,7 @@ def test_a_repair_registers_one_complete_version_and_repeats_nothing(
     assert json.loads(text)["result"] == json.loads(text)["recorded"] == "PASS"
 
     # All of it is registered or logged, so the job's folder keeps nothing but its lock.
-    assert {path.name for path in scene.home.rglob("*") if path.is_file()} == {"lock", "place"}
+    assert {path.name for path in (scene.home / "jobs").rglob("*") if path.is_file()} == {"lock", "place"}
 
     # The same job again does nothing and says so.
     again = repair(config=config)

@@ -111,7 +111,8 @@ def _load(job: Job, context: Context, path: Path, spec: InputSpec) -> ImageSet:
         found = draw_train_set(count, job.config.training, seed=job.config.seed)
         if most_compared(spec.channels * spec.height * spec.width) < count > len(found.rows):
             drawn = found
-    name, folder = kept_name(digest := content_digest(path), spec, images, drawn), decoded_folder()
+    stays = not path.is_relative_to(job.folder)  # what was downloaded into it goes with it
+    name, folder = kept_name(digest := content_digest(path, keep=stays), spec, images, drawn), decoded_folder()
     if folder is None or not images.cache_mb:
         return load_image_set(path, spec, images, role=role, cache_dir=mapped, drawn=drawn)
     return load_kept(
@@ -121,7 +122,7 @@ def _load(job: Job, context: Context, path: Path, spec: InputSpec) -> ImageSet:
         folder / name,
         role=role,
         cache_dir=mapped,
-        unchanged=lambda: content_digest(path) == digest,
+        unchanged=lambda: content_digest(path, keep=stays) == digest,
         warn=lambda fact: log.warning("Warning: %s", fact),
         drawn=drawn,
     )

@@ -156,9 +156,9 @@ def fetch_dataset(ref: DatasetRef, context: Context, folder: Path) -> Path:
         raise missing from error
 
 
-def content_digest(path: Path) -> str:
-    """What the files of a data set hold, wherever they lie."""
-    return digests_of(path).content
+def content_digest(path: Path, *, keep: bool = True) -> str:
+    """What the files of a data set hold, wherever they lie; keep: see `digests_of`."""
+    return digests_of(path, keep=keep).content
 
 
 def _upload(client: MlflowClient, run_id: str, context: Context, images: ImageSet) -> DatasetRef:

@@ -40,19 +40,19 @@ def path_digest(path: Path) -> str:
     return digests_of(path).path
 
 
-def digests_of(path: Path) -> Digests:
+def digests_of(path: Path, *, keep: bool = True) -> Digests:
     """Of a data set's files: parquet, else images.
 
     What each file held is kept below REPAIROPS_HOME by its size and times of change (also those of a file that took the
-    place of another one are new), so that a data set that is digested again is not read again. What cannot be read is
-    said where the set is loaded.
+    place of another one are new), so that a data set that is digested again is not read again (keep: not
+    of one that goes with its job). What cannot be read is said where the set is loaded.
     """
     files: list[str] = (
         [str(path)] if path.is_file() else sorted({*map(str, path.glob("*.parquet")), *map(str, image_files(path))})
     )
     start = len(str(path.parent))
     files_of = {file[start:]: file for file in files}
-    kept = _kept(path)
+    kept = _kept(path) if keep else None
     known, before = _read(kept), time.time_ns() - SETTLED
     same = {name: known[name] for name, file in files_of.items() if name in known and known[name][:3] == _marks(file)}
     changed = [name for name in files_of if name not in same]
