@@ -39,7 +39,7 @@ from repairops.data.records import FailureBatch, FailureSplit, HeldOutFailures, 
 from repairops.data.split import split_failures
 from repairops.model.evaluation import predict
 from repairops.model.network import Classifier
-from repairops.outcome.labels import SuspectLabels
+from repairops.outcome.given import SuspectLabels
 
 NAMES = ("corruption", "kind", "seed", "share", "settings", "repaired")
 REPAIRS = {"true labels": "off", "logged labels": "report", "quarantine": "quarantine"}

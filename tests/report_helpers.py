@@ -18,10 +18,20 @@ from sklearn.datasets import load_digits
 
 from repairops.config import Config, GateConfig
 from repairops.gate import decide
-from repairops.gate.evidence import Evidence, LatencyFigures, ParityCounts, RoutedCounts, Routing
+from repairops.gate.evidence import (
+    Evidence,
+    FieldCounts,
+    LatencyFigures,
+    ParityCounts,
+    RepairCounts,
+    RoutedCounts,
+    Routing,
+)
 from repairops.outcome import Outcome, Record
+from repairops.outcome.given import Suspect
 from repairops.outcome.plain import from_plain, to_plain
 from repairops.report import GuardedImage, JudgedFailure, NegativeFlip, Pictures, SamplePair
+from repairops.report.pictures import SuspectImage
 
 
 @functools.cache
@@ -314,9 +324,37 @@ def guarded() -> dict[str, Any]:
     }
 
 
+def suspects() -> list[dict[str, Any]]:
+    keys = ("part", "label", "answer", "label_chance", "answer_chance")
+    rows = (("repair", "cat", "dog", 0.002, 0.9), ("heldout", "cat", "dog", 0.01, 0.8))
+    return [{"sample_id": f"{i:064d}", **dict(zip(keys, row, strict=True))} for i, row in enumerate(rows)]
+
+
+def everything() -> dict[str, Any]:
+    """A guarded version with a rival, a sample of the traffic, labels that look wrong and two looks."""
+    sampled = replace(routing(), field_rows=RoutedCounts(12, 880))
+    field_rows = FieldCounts(900, 100, 880, 4, RepairCounts(18, 30))
+    found = guarded() | judged(replace(page_evidence(), routing=sampled, field_rows=field_rows))
+    clean = {"both_right": 9_000, "champion_only": 41, "challenger_only": 12, "both_wrong": 947}
+    found["comparison"] = {
+        "method": "fine_tune", "form": "hard", "validation_repair_rate": 0.4, "clean": clean,
+        "heldout_repaired": 66, "heldout_total": 300, "seconds": 95.0,
+    }  # fmt: skip
+    found["suspect_labels"] = {
+        "mode": "report", "asked": 1000, "by_chance": 20.0, "known": 1800, "listed": suspects(), "quarantined": {},
+    }  # fmt: skip
+    noise, haze = "additive noise, sigma 0.05 (0.02 to 0.09)", "haze that lifts black by 0.21 (0.18 to 0.25)"
+    found["style"] = {
+        "name": "fitted_degradation",
+        "summary": f"two looks: 60% {noise} / 40% {haze}",
+        "clusters": [{"cluster": i, "look": look, "unexplained": 0.1} for i, look in enumerate((noise, haze))],
+    }
+    return found
+
+
 OUTCOMES = {
     "passed": passed,
-    "guarded": guarded,
+    "guarded": everything,
     "failed": failed,
     "inconclusive": inconclusive,
     "nothing_to_repair": nothing_to_repair,
@@ -375,6 +413,7 @@ def pictures(samples: int = 2, flips: int = 5, name: str = "cat") -> Pictures:
         [GuardedImage(images[i], name, "dog", 0.01 + i / 50) for i in range(4, 7)],
         [JudgedFailure(images[i], name, i % 5, "dog", 0.9 - i / 50, name, 0.7 + i / 50) for i in range(8)],
         [JudgedFailure(images[i], name, i % 5, "dog", 0.9, "dog", 0.6) for i in range(8, 11)],
+        [SuspectImage(images[i], from_plain(Suspect, each), "frog") for i, each in enumerate(suspects())],
     )
 
 

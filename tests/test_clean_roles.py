@@ -31,7 +31,7 @@ from repairops.errors import CleanSetRemembered, InvalidOption, NoUnseenImages
 from repairops.model.evaluation import predict
 from repairops.model.network import Classifier
 from repairops.outcome import Outcome
-from repairops.outcome.sections import DataSet
+from repairops.outcome.given import DataSet
 from repairops.pipeline import repair
 from repairops.stages.job import Job
 from repairops.stages.roles import _too_little, assign_clean_roles

@@ -8,10 +8,14 @@ import runpy
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from click.testing import CliRunner
 from docs_helpers import DOCS, PAGES, ROOT, blocks, commands, flags, shell_lines, table_rows, words
+from PIL import Image
+from sklearn.datasets import load_digits
 
 import repairops
 from repairops.cli import main
@@ -19,9 +23,10 @@ from repairops.config import Config, option_names
 from repairops.core.methods import METHODS
 from repairops.core.styles import STYLES
 from repairops.gate import RULES
+from repairops.images import from_arrays, write_parquet
 from repairops.outcome import EXIT_CODES
 
-TUTORIAL = DOCS / "tutorial.md"
+TUTORIAL, EXAMPLES = DOCS / "tutorial.md", DOCS / "examples.md"
 CONFIGURATION = DOCS / "reference" / "configuration.md"
 WHERE = ["README.md", *(str(page.relative_to(ROOT)) for page in PAGES if page.parent != ROOT)]
 
@@ -76,7 +81,7 @@ def test_tutorial_and_readme_run(quick_commands: CliRunner) -> None:
 def test_python_stands_on_the_pages_that_are_run_alone() -> None:
     with_python = {page.relative_to(ROOT).as_posix() for page in PAGES if blocks(page, "python")}
     dags = {"docs/operation/scheduling.md"}  # Airflow's; `test_docs_examples` has it
-    assert with_python - dags == {"README.md", "docs/tutorial.md", "docs/operation/serving.md"}
+    assert with_python - dags == {"README.md", "docs/tutorial.md", "docs/examples.md", "docs/operation/serving.md"}
 
 
 @pytest.mark.parametrize("where", WHERE)
@@ -239,3 +244,38 @@ def test_the_readme_s_picture_and_figures_are_those_of_the_benchmark() -> None:
 def test_changelog_has_the_version_of_the_package() -> None:
     text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert f"## [{repairops.__version__}]" in text
+
+
+def test_the_examples_run(quick_commands: CliRunner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Both worked examples up to the repair: their Python as it stands, and the commands that log."""
+    small, rng = load_digits(), np.random.default_rng(0)
+    colours = (rng.random((80, 1, 1, 3)) * small.images[:80, :, :, None] / 16).repeat(4, 1).repeat(4, 2)
+    pixels = (colours * 255).astype(np.uint8)
+    for number, image in enumerate(pixels):
+        part, name = ("train", "clean", "field")[number % 3], ("dent", "fine")[number % 2]
+        file = Path("parts", part, *([name] * (part != "field")), f"{number:04}.png")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(file)
+    field = sorted(Path("parts/field").iterdir())
+    rows = [f"{file.name},{('dent', 'fine')[int(file.stem) % 2]},part {file.stem}" for file in field]
+    Path("parts/field/failures.csv").write_text("\n".join(["file,label,group", *rows]))
+    factory, training, *cifar = blocks(EXAMPLES, "python")
+    Path("parts_network.py").write_text(factory)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    run(training, EXAMPLES, {})
+    for line in shell_lines(EXAMPLES):
+        if line.startswith(("repairops log", "repairops failures")):
+            result = quick_commands.invoke(main, words(line)[1:])
+            assert result.exit_code == 0, result.output
+    assert [batch.rows for batch in repairops.list_failures("prod/parts")] == [len(field)]
+
+    for name, part in (("train", slice(0, 50)), ("test", slice(50, 80))):
+        file = tmp_path / f"{name}.parquet"
+        write_parquet(from_arrays(pixels[part], small.target[:80][part], [str(label) for label in range(10)]), file)
+        pq.write_table(pq.read_table(file).replace_schema_metadata(), file)  # no class names, as some hubs have it
+        monkeypatch.setenv(f"CIFAR_{name.upper()}", str(file))
+    names: dict[str, Any] = {}
+    for code in cifar:
+        run(code, EXAMPLES, names)
+    assert str(names["version"]) == "version 1 of 'cifar'"
+    assert names["batch"].rows == len(names["wrong"]) > 0

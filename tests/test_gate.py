@@ -21,8 +21,6 @@ from repairops.gate import (
     gate_warning,
     in_words,
     least_harm,
-    power,
-    power_warning,
     whole_power,
 )
 from repairops.gate.classes import chance_of_falls
@@ -39,6 +37,7 @@ from repairops.gate.evidence import (
     Slice,
 )
 from repairops.gate.exact import exact_p_value
+from repairops.gate.planning import power, power_warning
 from repairops.outcome.plain import Unfit, from_plain, to_plain
 
 POLICY = GateConfig()

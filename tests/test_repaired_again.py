@@ -27,7 +27,7 @@ from repairops.errors import Unforeseen
 from repairops.model.evaluation import predict
 from repairops.model.network import Classifier
 from repairops.outcome import Outcome
-from repairops.outcome.provenance import EarlierFailures
+from repairops.outcome.given import EarlierFailures
 from repairops.report import render_page, render_terminal
 from repairops.report.pictures import Pictures
 from repairops.stages import repair as stage

@@ -487,7 +487,7 @@ def test_a_rival_stands_beside_the_challenger_on_the_same_images() -> None:
         "method": "fine_tune", "form": "hard", "validation_repair_rate": 0.4, "clean": clean,
         "heldout_repaired": 66, "heldout_total": 150, "seconds": 95.0,
     }  # fmt: skip
-    _, own, other = cells(render_page(record(found), Pictures()), 'aria-label="Beside another method"')
+    _, own, other = cells(render_page(record(found), Pictures()), 'aria-label="Methods on the same images"')
     assert own[0].endswith(" (the challenger)")
     assert other == ["fine_tune", "two networks, hard", "66 of 150", "90.12%", "41", "12", "1 min 35 s"]
 
@@ -599,8 +599,8 @@ def test_a_sample_of_the_traffic_is_told_with_its_intervals() -> None:
     assert "95.59%" in shown.text
     assert "10.0% of it fails" in shown.text
     page = render_page(found, Pictures())
-    assert ["Fails", "10.0%", "8.5% to 11.7%", "1,000 labelled images of the traffic"] in cells(page, "")
-    assert ["Answered by the repaired network", "1.36%", "", "12 of 880 field rows"] in cells(page, "")
+    assert ["Fails1,000 labelled images of the traffic", "10.0%", "8.5% to 11.7%"] in cells(page, "")
+    assert ["Answered by the repaired network12 of 880 field rows", "1.36%", ""] in cells(page, "")
     assert "Accuracy on field traffic" in render_markdown(found)
     assert "Accuracy on field traffic" in render_terminal(found)
     figures = {each.name: each.value for each in metrics(found)}

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from click.testing import CliRunner, Result
 from guard_helpers import images, pair
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
@@ -21,6 +22,8 @@ from PIL import Image
 from store_helpers import CLASSES, COLOUR_SPEC, SPEC, TinyNet, digits
 from without_helpers import output_without
 
+from repairops import log_model
+from repairops.cli import main
 from repairops.data.decoding import encode_png
 from repairops.data.records import InputSpec
 from repairops.model.evaluation import guard_answers, logits
@@ -177,3 +180,48 @@ print(answer["label"][0])
 """
     outputs = logits(Classifier(TinyNet(channels=3).eval(), COLOUR_SPEC), COLOUR[:1])
     assert output_without({"repairops", "torch"}, code, folder=tmp_path) == CLASSES[int(outputs.argmax())]
+
+
+def export(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["export", *map(str, arguments)])
+
+
+def test_a_version_that_no_repair_made_is_exported(registry: str, tmp_path: Path) -> None:
+    """Logged by us or by MLflow alone; where the registry says nothing of the input, the options do."""
+    network = TinyNet(channels=3).eval()
+    log_model(network, "cls", COLOUR_SPEC)
+    result = export("prod/cls", tmp_path / "form")
+    assert result.exit_code == 0, result.output
+    assert f"mlflow models serve -m {tmp_path / 'form'} --env-manager local" in result.stdout
+    wanted = asked(mlflow.pyfunc.load_model(str(tmp_path / "form")), *map(encode_png, COLOUR))
+    outputs = logits(Classifier(network, COLOUR_SPEC), COLOUR)
+    assert wanted["label"].tolist() == [CLASSES[i] for i in outputs.argmax(1)]
+
+    mlflow.pytorch.log_model(network, name="other", registered_model_name="theirs", serialization_format="pickle")
+    bare = export("models:/theirs/1", tmp_path / "theirs")
+    assert bare.exit_code == 1
+    assert "model.image_size" in bare.stderr
+    assert not (tmp_path / "theirs").exists()
+    said = [f"model.{name}={value}" for name, value in (
+        ("image_size", COLOUR_SPEC.height), ("channels", 3), ("class_names", ",".join(CLASSES)),
+        ("mean", ",".join(map(str, COLOUR_SPEC.mean))), ("std", ",".join(map(str, COLOUR_SPEC.std))),
+    )]  # fmt: skip
+    result = export(
+        "models:/theirs/1", tmp_path / "theirs", *(word for text in said for word in ("--set", text)), "--json"
+    )
+    assert json.loads(result.stdout) == {"model": "models:/theirs/1", "folder": str(tmp_path / "theirs")}
+    found = asked(mlflow.pyfunc.load_model(str(tmp_path / "theirs")), *map(encode_png, COLOUR))
+    assert found["confidence"].tolist() == pytest.approx(wanted["confidence"].tolist(), abs=1e-6)
+
+
+def test_what_cannot_be_exported_leaves_nothing(registry: str, tmp_path: Path) -> None:
+    log_model(TinyNet(channels=3).eval(), "cls", COLOUR_SPEC)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    result = export("prod/cls", tmp_path / "full")
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "is no empty folder" in result.stderr
+    result = export("prod/cls", tmp_path / "form", "--set", "gate.parity_tolerance=0")
+    assert result.exit_code == 1
+    assert "has no form that takes image files: the logits of its ONNX file differ by up to" in result.stderr
+    assert not (tmp_path / "form").exists()

@@ -23,7 +23,7 @@ from repairops.data.records import FailureBatch, FailureSplit, HeldOutFailures
 from repairops.data.split import split_failures
 from repairops.model.evaluation import predict
 from repairops.model.network import Classifier, from_unit, to_unit
-from repairops.outcome.labels import SuspectLabels
+from repairops.outcome.given import SuspectLabels
 
 pytestmark = pytest.mark.usefixtures("few_trials")
 CPU = torch.device("cpu")

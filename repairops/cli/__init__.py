@@ -23,6 +23,7 @@ COMMANDS = {
     "history": ("promotion", "List every move of the production alias."),
     "gate": ("gate", "Recompute a verdict from an outcome.json."),
     "style": ("style", "Say and show what the field did to the images."),
+    "export": ("export", "Write a version as an MLflow model that takes image files."),
     "guard": ("guard", "Ask a version's guard how far the failures' look has spread."),
     "triage": ("triage", "Choose which unlabelled field images are most worth a label."),
     "clean": ("clean", "Remove what ended and interrupted jobs left on this machine."),

@@ -35,7 +35,7 @@ from repairops.data.split import split_failures
 from repairops.model.device import resolve_device
 from repairops.model.network import Classifier, own_copy
 from repairops.model.routing import guarded, networks_of
-from repairops.outcome.labels import SuspectLabels
+from repairops.outcome.given import SuspectLabels
 from repairops.outcome.sections import Form, Point, TrialFigures
 
 

@@ -25,7 +25,7 @@ from repairops.data.records import Clusters, FailureBatch, FailureSplit, HeldOut
 from repairops.model.device import set_mode
 from repairops.model.evaluation import logits
 from repairops.model.network import Classifier, own_copy, to_unit
-from repairops.outcome.labels import Suspect, SuspectLabels
+from repairops.outcome.given import Suspect, SuspectLabels
 
 TRIALS = 3  # networks that ask, each trained on other images
 RESTYLED = 4000  # clean images with known labels in the failures' look, at most

@@ -104,3 +104,7 @@ class RankLost(RepairError):
 
 class ExportImpossible(RepairError):
     """The exporter's own reason; the gate's parity check fails with it."""
+
+
+class NoServingForm(RepairError):
+    message = "{} has no form that takes image files: {}. Serve the version itself, which takes normalised tensors."

@@ -8,21 +8,19 @@ from importlib import import_module
 from repairops.config import RULES, GateConfig
 from repairops.gate.evidence import Check, Evidence, Result, Verdict
 from repairops.gate.phrases import Ruling, without_nan
-from repairops.gate.planning import (
-    CHANGED,
-    PLAUSIBLE,
-    gate_warning,
-    in_words,
-    least_harm,
-    power,
-    power_warning,
-    whole_power,
-)
+from repairops.gate.planning import CHANGED, PLAUSIBLE, gate_warning, in_words, least_harm, whole_power
 
 __all__ = [
-    "CHANGED", "PLAUSIBLE", "RULES", "check_of", "decide", "gate_warning", "in_words", "least_harm", "power",
-    "power_warning", "whole_power",
-]  # fmt: skip
+    "CHANGED",
+    "PLAUSIBLE",
+    "RULES",
+    "check_of",
+    "decide",
+    "gate_warning",
+    "in_words",
+    "least_harm",
+    "whole_power",
+]
 
 
 def check_of(name: str) -> Callable[[Evidence, GateConfig], Ruling]:

@@ -9,9 +9,8 @@ from typing import Any, Literal, NamedTuple
 
 from repairops.config import GateConfig, load
 from repairops.gate.evidence import Check, LatencyFigures
-from repairops.outcome.comparison import Comparison
 from repairops.outcome.record import Record
-from repairops.outcome.sections import Training
+from repairops.outcome.sections import Comparison, Training
 
 # Logged also where they have the default: what tells most repairs apart, and what most verdicts hang on.
 MAIN = (

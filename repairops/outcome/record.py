@@ -16,11 +16,10 @@ from repairops.files import check_bounds, read_text
 from repairops.gate import RULES, decide
 from repairops.gate.evidence import Evidence, RepairCounts, Verdict
 from repairops.gate.planning import LeastHarm, PowerAt
-from repairops.outcome import sections
-from repairops.outcome.comparison import Comparison
-from repairops.outcome.labels import SuspectLabels
+from repairops.outcome import given, sections
+from repairops.outcome.given import EarlierFailures, Provenance, SuspectLabels
 from repairops.outcome.plain import Unfit, from_plain, to_plain
-from repairops.outcome.provenance import EarlierFailures, Provenance
+from repairops.outcome.sections import Comparison
 
 SCHEMA = 2
 READABLE = (1, 2)
@@ -55,24 +54,24 @@ class Record:
     message: str = ""
     job_key: str = ""
     created_at: str = ""  # ISO 8601
-    model: sections.ModelVersion | None = None
-    registered: sections.ModelVersion | None = field(default=None, metadata={"null": True})
+    model: given.ModelVersion | None = None
+    registered: given.ModelVersion | None = field(default=None, metadata={"null": True})
     promoted: bool = False
     config: Mapping[str, Any] = field(default_factory=dict)
     config_digest: str = ""
     seed: int | None = None
-    batches: tuple[sections.Batch, ...] = ()
-    environment: sections.Environment = field(default_factory=sections.Environment)
-    tracking: sections.Tracking = field(default_factory=sections.Tracking)
+    batches: tuple[given.Batch, ...] = ()
+    environment: given.Environment = field(default_factory=given.Environment)
+    tracking: given.Tracking = field(default_factory=given.Tracking)
     commit: str = ""
     stages: Mapping[str, float] = field(default_factory=dict)
-    sets: Mapping[str, sections.DataSet] | None = None
-    clean_validation: sections.CleanValidation | None = None
+    sets: Mapping[str, given.DataSet] | None = None
+    clean_validation: given.CleanValidation | None = None
     champion: sections.ChampionFigures | None = None
     power: tuple[PowerAt, ...] | None = None
     least_harm: LeastHarm | None = None
     warning: str | None = None
-    validation: sections.Validation | None = None
+    validation: given.Validation | None = None
     split: sections.SplitSizes | None = None
     earlier: EarlierFailures | None = None
     suspect_labels: SuspectLabels | None = None

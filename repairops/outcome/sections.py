@@ -1,6 +1,7 @@
-"""The sections of outcome.json, a frozen record each. What a job did not get to is None in `record.Record`.
+"""The sections of outcome.json on what a repair came to, a frozen record each; what it starts from is in `given`.
 
-Figures that are no number (NaN) are null in JSON. Shares, accuracies and rates are in 0..1, times in seconds.
+What a job did not get to is None in `record.Record`. Figures that are no number (NaN) are null in JSON. Shares,
+accuracies and rates are in 0..1, times in seconds.
 """
 
 from __future__ import annotations
@@ -10,83 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from repairops.gate.evidence import PairedCounts
 from repairops.outcome.plain import OTHERS
-
-
-@dataclass(frozen=True)
-class ModelVersion:
-    """The pinned version that was to be repaired, or the one that was registered; `alias` is '' where it has none."""
-
-    name: str
-    version: str
-    alias: str = ""
-    uri: str = ""
-    run_id: str | None = None  # of the pinned one
-
-
-@dataclass(frozen=True)
-class Batch:
-    digest: str
-    run_id: str = ""
-    rows: int | None = None
-    logged_at: str = ""  # ISO 8601
-
-
-@dataclass(frozen=True)
-class Environment:
-    repairops: str = ""
-    mlflow: str = ""
-    torch: str = ""
-    python: str = ""
-    machine: str = ""
-    device: str = ""
-
-
-@dataclass(frozen=True)
-class Tracking:
-    run_id: str = ""
-    experiment: str | None = None
-
-
-@dataclass(frozen=True)
-class DataSet:
-    """An image set. given: named by the one who ran the job. whole: the set that this is a part of."""
-
-    uri: str = ""
-    given: bool = False
-    digest: str = ""
-    images: int | None = None
-    whole: DataSet | None = None
-
-
-@dataclass(frozen=True)
-class CleanValidation:
-    """The clean images that choose and never judge. unseen: new to the champion; else a part of the train set."""
-
-    source: str = ""
-    unseen: bool = False
-    images: int | None = None
-    digest: str | None = None
-    note: str = ""
-    in_train_set: int | None = None  # of a given validation set, left out
-    in_clean_set: int | None = None
 
 
 @dataclass(frozen=True)
 class ChampionFigures:
     clean_accuracy: float
     clean_n: int | None = None
-
-
-@dataclass(frozen=True)
-class Validation:
-    """The failure batch's contract: rows by what became of them, and the rules that the batch broke."""
-
-    rows: int | None = None
-    accepted: int | None = None
-    quarantined: Mapping[str, int] = field(default_factory=dict)  # by rule
-    broken: tuple[str, ...] = ()
-    field_rows: int | None = None  # None where no sample of the traffic was logged
 
 
 @dataclass(frozen=True)
@@ -262,6 +194,24 @@ class ChallengerFigures:
     clean_accuracy: float
     heldout_repaired: int | None = None
     heldout_total: int | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A rival method from the same champion, on the same failures and images; nothing was chosen by it.
+
+    method: as it was trained. form: 'one', 'hard' or 'mixed', see `Form`. clean: beside the champion's
+    answers. heldout_repaired: of `heldout_total` held-out failures. seconds: what it cost. validation_repair_rate: of
+    the form that was chosen, None where there was none to choose.
+    """
+
+    method: str
+    form: str
+    clean: PairedCounts
+    heldout_repaired: int
+    heldout_total: int
+    seconds: float
+    validation_repair_rate: float | None = None
 
 
 @dataclass(frozen=True)

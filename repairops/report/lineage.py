@@ -7,7 +7,7 @@ from typing import Any
 from markupsafe import Markup
 
 from repairops.outcome import Record
-from repairops.outcome.sections import DataSet
+from repairops.outcome.given import DataSet
 from repairops.report.figures import share_bar
 from repairops.report.formats import count, duration, short, when
 

@@ -53,7 +53,8 @@ def _checks(record: Record) -> str:
     advisory = groups.get("advisory", [])
     shown = [*groups.get("required", []), *(c for c in advisory if c.result != "PASS")]
     rows = [(statements.check_name(c), c.result, c.level, c.summary) for c in shown]
-    table = _table(("Check", "Result", "Level", "What it found"), rows) if rows else ""
+    title = "**Checks**\n\n"  # MLflow sets two tables without a line between them as one
+    table = title + _table(("Check", "Result", "Level", "What it found"), rows) if rows else ""
     return f"{table}\n\nAdvisory checks: {escaped(statements.tally(advisory))}." if advisory else table
 
 

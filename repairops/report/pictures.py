@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from repairops.outcome.labels import Suspect
+from repairops.outcome.given import Suspect
 
 MAX_SAMPLES = 20  # clusters' samples shown
 SAMPLES_A_CLUSTER = 2

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from repairops.config import looser_than_default
 from repairops.outcome import Record
-from repairops.outcome.provenance import AliasMove, Provenance
+from repairops.outcome.given import AliasMove, Provenance
 from repairops.report.formats import count, percent, plain, series, short, when
 
 MAX_MOVES = 20

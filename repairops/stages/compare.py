@@ -11,7 +11,7 @@ from repairops.core.repair import Repaired, repair_network
 from repairops.data.records import CleanSet
 from repairops.model.evaluation import Evaluation, Known, evaluate
 from repairops.model.network import Classifier
-from repairops.outcome.comparison import Comparison
+from repairops.outcome.sections import Comparison
 from repairops.stages.job import Job
 
 

@@ -11,7 +11,7 @@ from repairops.config import derive_seed
 from repairops.data.records import FailureBatch, FailureSplit
 from repairops.data.split import split_beside
 from repairops.errors import FailureBatchDamaged, RegistryUnreachable, RolesLost
-from repairops.outcome.provenance import EarlierFailures
+from repairops.outcome.given import EarlierFailures
 from repairops.stages.job import Job
 from repairops.store.batches import LoggedBatch, fetch_rows
 from repairops.store.failure_rows import FailureRows

@@ -17,7 +17,7 @@ from repairops.data.records import CleanSet, FailureSplit, GuardAnswers, HeldOut
 from repairops.gate.evidence import RepairCounts
 from repairops.model.evaluation import Evaluation, repaired_by
 from repairops.model.network import from_unit, to_unit
-from repairops.outcome.labels import SuspectLabels
+from repairops.outcome.given import SuspectLabels
 from repairops.outcome.sections import Confusion, WrongAnswer
 from repairops.report.pictures import (
     MAX_FAILURES,

@@ -24,9 +24,9 @@ from repairops.data.contact_sheet import as_png
 from repairops.errors import RegistryUnreachable, RepairError, foreseen
 from repairops.model.device import resolve_device
 from repairops.outcome import EXIT_CODES, Outcome, Record, write_outcome
+from repairops.outcome.given import Batch, Environment, ModelVersion, Tracking
 from repairops.outcome.logged import metrics, parameters
 from repairops.outcome.plain import to_plain
-from repairops.outcome.sections import Batch, Environment, ModelVersion, Tracking
 from repairops.report import Pictures, render_markdown, render_page
 from repairops.store.batches import LoggedBatch
 from repairops.store.connection import tried_once

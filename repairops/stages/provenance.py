@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from repairops.outcome.provenance import AliasMove, Provenance
+from repairops.outcome.given import AliasMove, Provenance
 from repairops.promotion.history import Promotion, promotions, user, with_outside
 from repairops.stages.job import Job
 from repairops.stages.pull import Inputs

@@ -10,7 +10,8 @@ from repairops.gate.evidence import Evidence, Verdict
 from repairops.model.network import Classifier
 from repairops.model.routing import form_of
 from repairops.outcome import OF_VERDICT, Outcome
-from repairops.outcome.sections import Artifacts, ModelVersion
+from repairops.outcome.given import ModelVersion
+from repairops.outcome.sections import Artifacts
 from repairops.promotion.history import promotions
 from repairops.promotion.move import move_alias
 from repairops.report import render_markdown, traffic

@@ -18,7 +18,7 @@ from repairops.data.sets import load_image_set, peek_image_size
 from repairops.data.sources import open_source, peek_class_names, read_column
 from repairops.errors import listing
 from repairops.model.preprocessing import better_input
-from repairops.outcome.sections import DataSet
+from repairops.outcome.given import DataSet
 from repairops.stages.earlier import Earlier
 from repairops.stages.job import Job
 from repairops.stages.roles import assign_clean_roles

@@ -19,7 +19,7 @@ from repairops.core.repair import Repaired, Watch, repair_network
 from repairops.core.styles import Style
 from repairops.data.records import Clusters, FailureBatch, FailureSplit
 from repairops.model.network import Classifier
-from repairops.outcome.labels import SuspectLabels
+from repairops.outcome.given import SuspectLabels
 from repairops.outcome.plain import from_plain, to_plain
 from repairops.outcome.sections import Cluster, Form, Looks, MethodNames, SplitSizes, Training
 from repairops.report import Pictures

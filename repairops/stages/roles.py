@@ -14,7 +14,7 @@ from repairops.data.records import CleanSet, ImageSet
 from repairops.data.sets import pick_images
 from repairops.data.split import choose_rows, cut_rows
 from repairops.errors import CleanSetRemembered, NoUnseenImages
-from repairops.outcome.sections import CleanValidation
+from repairops.outcome.given import CleanValidation
 from repairops.stages.job import Job
 
 log = logging.getLogger(__name__)

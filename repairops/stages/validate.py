@@ -17,7 +17,8 @@ from repairops.errors import FailureBatchRejected
 from repairops.gate import CHANGED, PLAUSIBLE, gate_warning, in_words, least_harm, whole_power
 from repairops.model.evaluation import Known, check_not_at_chance, logits, predict, predictions
 from repairops.model.routing import networks_of
-from repairops.outcome.sections import ChampionFigures, Validation
+from repairops.outcome.given import Validation
+from repairops.outcome.sections import ChampionFigures
 from repairops.stages.earlier import Earlier
 from repairops.stages.job import Job
 from repairops.store.champion import Champion
