@@ -61,7 +61,7 @@ def test_each_figure_is_of_the_network_that_it_names(registry: str, tmp_path: Pa
     repaired = Repaired(
         challenger, challenger, challenger, Form(), split, clusters, None, job.config.method, TRAINING, [], []
     )
-    evidence = weigh(job, stored, repaired, clean, None, found)
+    evidence = weigh(job, stored, repaired, clean, None, found, None)
 
     how = {"limit": job.config.gate.corruption_images, "seed": derive_seed(job.config.seed, "gate")}
     assert evidence.corruptions == corrupted_counts(champion, challenger, clean.images, **how)

@@ -17,7 +17,7 @@ from repairops.core.styles import Style, fit_style
 from repairops.data.records import CleanSet, Clusters, FailureBatch, HeldOutFailures, ImageSet
 from repairops.data.sets import from_arrays
 from repairops.gate.evidence import RepairCounts
-from repairops.model.evaluation import Evaluation, evaluate, evaluation_of
+from repairops.model.evaluation import Evaluation, evaluate, evaluation_of, predictions
 from repairops.model.network import to_unit
 from repairops.model.routing import networks_of
 from repairops.outcome.sections import Confusion, WrongAnswer
@@ -108,11 +108,9 @@ def evaluation() -> tuple[Evaluation, CleanSet, HeldOutFailures]:
     before, wrong = labels.copy(), np.where(failed == 3, 8, (failed + 1) % 10)
     after, repaired = labels.copy(), np.where(failed == 3, 3, wrong)
     after[np.flatnonzero(labels == 5)[:2]] = 6
-    return (
-        evaluation_of([outputs(before), outputs(wrong)], [outputs(after), outputs(repaired)], clean, heldout),
-        clean,
-        heldout,
-    )
+    champions = predictions(outputs(wrong), failed)
+    found = evaluation_of(outputs(before), champions, [outputs(after), outputs(repaired)], clean, heldout)
+    return found, clean, heldout
 
 
 def test_changed_answers_are_counts_of_the_wrong_ones_that_differ() -> None:
