@@ -94,7 +94,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, int, int]] = {  # networ
     "two classes": (lambda: Viewing(1, 16, 2), 1, 16, 2),
     "1,000 classes": (lambda: Viewing(3, 16, 1000), 3, 16, 1000),
 }
-SLOW = {"resnet18 at 224", "mobilenet_v3_small"}
+MARKS = {"resnet18 at 224": pytest.mark.slow, "mobilenet_v3_small": pytest.mark.slow, "LayerNorm": pytest.mark.long}
 CONFIG = TrainingConfig(
     least_steps=0, epochs=2, batch_size=16, learning_rate=0.01, device="cpu", max_validation_images=8
 )
@@ -141,7 +141,7 @@ def seeded(make: Callable[[], nn.Module]) -> nn.Module:
         return make().eval()
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in NETWORKS])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=MARKS.get(n, ())) for n in NETWORKS])
 def test_any_network_is_trained_and_exported(name: str, tmp_path: Path) -> None:
     make, channels, side, classes = NETWORKS[name]
     train_set = digit_set(channels, side, classes, 40 if side > 100 else 168, seed=0)

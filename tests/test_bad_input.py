@@ -221,6 +221,7 @@ def _bomb() -> bytes:
     return bytes(data)
 
 
+@pytest.mark.long
 def test_labels_by_name_and_by_index_and_fewer_failures_than_clusters(
     scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:

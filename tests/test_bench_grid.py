@@ -86,6 +86,7 @@ def start(context: ForkServerContext, out: Path, log: Path, *options: str) -> Fo
     return start_command(context, bench, dict(os.environ), log)
 
 
+@pytest.mark.long
 def test_a_cell_gives_the_same_figures_twice_and_is_not_computed_again(grid: Path, template: Path) -> None:
     asked = ("fine_tune", "contrast")
     assert run(request(grid, *asked), workers=1) == {"done": 1}

@@ -300,6 +300,7 @@ def labelled_traffic(scene: Scene) -> tuple[torch.Tensor, np.ndarray, list[str],
     return pixels, labels, [f"scan {i}" for i in scans], predict(champion, pixels, labels).right
 
 
+@pytest.mark.long
 def test_a_job_says_what_becomes_of_the_traffic(scene: Scene) -> None:
     import mlflow
 

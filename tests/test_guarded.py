@@ -157,6 +157,7 @@ def test_the_onnx_file_decides_as_pytorch_does() -> None:
         assert ("If" in nodes) == (name == "pair")
 
 
+@pytest.mark.long
 def test_the_onnx_file_mixes_both_answers_between_the_limits(tmp_path: Path) -> None:
     served, pixels = pair(low=0.2, high=0.8), images(0.3, 0.49, 0.51, 0.7)
     export_onnx(served.network, SPEC, tmp_path / "m.onnx")

@@ -400,6 +400,7 @@ def test_a_loss_that_is_not_finite_stops_the_job(scene: Scene) -> None:
     assert str(checkpoint) in str(raised.value)
 
 
+@pytest.mark.long
 def test_fifty_clean_images_are_inconclusive_and_warned_of_before_training(
     scene: Scene, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

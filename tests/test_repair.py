@@ -128,6 +128,7 @@ def test_a_cell_and_a_job_of_the_same_arguments_end_with_the_same_weights(
     assert job.record.stages.keys() == {"split", "cluster", "style", "labels", "fine-tune", "guard"}
 
 
+@pytest.mark.long
 def test_a_job_fits_its_style_once(scene: Scene, fits: Fits) -> None:
     """For the picture, the sentences, all trials and the training."""
     outcome = repair(config=load_config(overrides=[*OPTIONS, "training.epochs=1", "method.name=auto"]))

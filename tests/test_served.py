@@ -155,6 +155,7 @@ def test_a_request_of_mlflow_s_server(model: Any) -> None:
         assert json.loads(answer.response) == {"predictions": wanted}
 
 
+@pytest.mark.long
 def test_a_guard_says_who_answers(tmp_path: Path) -> None:
     classifier, given = pair(low=0.4, high=0.6), images(0.1, 0.5, 0.9)
     form = mlflow.pyfunc.load_model(str(written(tmp_path / "onnx", classifier.network, SPEC)))
@@ -172,6 +173,7 @@ def test_the_form_says_what_it_takes(folder: Path) -> None:
     assert base64.b64decode(example["image"][0]).startswith(b"\x89PNG")
 
 
+@pytest.mark.long
 def test_it_loads_where_repairops_is_not_installed(folder: Path, tmp_path: Path) -> None:
     code = f"""
 import pandas as pd, mlflow
@@ -186,6 +188,7 @@ def export(*arguments: object) -> Result:
     return CliRunner().invoke(main, ["export", *map(str, arguments)])
 
 
+@pytest.mark.long
 def test_a_version_that_no_repair_made_is_exported(registry: str, tmp_path: Path) -> None:
     """Logged by us or by MLflow alone; where the registry says nothing of the input, the options do."""
     network = TinyNet(channels=3).eval()

@@ -39,6 +39,7 @@ def test_a_models_life(client: MlflowClient, tmp_path: Path) -> None:
     check_a_models_life(client, tmp_path)
 
 
+@pytest.mark.long
 def test_leftovers_of_an_interrupted_upload_are_removed_and_a_rival_s_upload_stays(
     client: MlflowClient, tmp_path: Path
 ) -> None:

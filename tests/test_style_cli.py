@@ -19,6 +19,7 @@ from pipeline_helpers import (
 from repairops.pipeline import repair
 
 
+@pytest.mark.long
 def test_diagnose_says_what_the_field_did_in_sentences_and_in_numbers(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:

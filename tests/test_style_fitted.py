@@ -47,6 +47,7 @@ def test_contrast_and_brightness_are_told_apart_on_digits() -> None:
     assert mean_of(found, "shift") == pytest.approx(0.1, abs=0.03)
 
 
+@pytest.mark.long
 def test_thirty_failures_do_and_leave_more_uncertain() -> None:
     few, many = (fit(degraded(digits()[:n], noise=0.15), digits()[300:1300]).found for n in (30, 240))
     assert mean_of(few, "noise") == pytest.approx(0.15, rel=0.3)
@@ -63,6 +64,7 @@ def test_two_noise_levels_are_told_apart() -> None:
     assert noise.std().item() == pytest.approx(0.1, rel=0.3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "value", "within"), [("blur", 0.8, 0.2), ("impulses", 0.04, 0.01)])
 def test_components_of_colour_images_are_found_alone(name: str, value: float, within: float) -> None:
     found = fit(degraded(scenes()[:100], **{name: value}), scenes()[100:]).found
