@@ -41,8 +41,8 @@ def call_followers(champion: Classifier, inputs: RepairInputs, config: Config) -
         return
     pixels = inputs.train_set.pixels
     without = dataclasses.replace(inputs.train_set, pixels=pixels[:0].clone())
-    sent = dataclasses.replace(inputs, train_set=without, failures=inputs.failures.subset(np.arange(0)))
-    sent = dataclasses.replace(sent, split=None, earlier=None)
+    none = inputs.failures.subset(np.arange(0))
+    sent = dataclasses.replace(inputs, train_set=without, failures=none, split=None, earlier=None)
     dist.broadcast_object_list([(champion, sent, config)], 0)
     for start in range(0, len(pixels), SENT_AT_ONCE):
         dist.broadcast(pixels[start : start + SENT_AT_ONCE].clone(), 0)

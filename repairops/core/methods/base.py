@@ -75,9 +75,9 @@ class FailureSampler:
         """
         count = round(self.share * train_images) if len(self.data.failures) else 0
         before = self.data.replayed
-        replayed = round(self.again * count) if before is not None and len(before) else 0
+        replayed = round(self.again * count) if before else 0
         images, labels = self._drawn(self.data.failures, count - replayed, generator)
-        if before is not None and replayed:
+        if before and replayed:
             more, theirs = self._drawn(before, replayed, generator)
             images, labels = torch.cat((images, more)), torch.cat((labels, theirs))
         return self.data.jitter(images, generator), labels
